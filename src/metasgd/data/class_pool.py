@@ -1,0 +1,85 @@
+"""The images of one split, grouped by class. Shape letters: M images, C classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUARTER_TURNS = 4
+
+
+@dataclass(frozen=True)
+class ClassPool:
+    """Images that stay uint8 in memory (or in a memory map), each class a contiguous run of them.
+
+    Attributes:
+        images: uint8 ``[M, channels, height, width]``.
+        starts: int64 ``[C]``, where each class's images begin.
+        counts: int64 ``[C]``, how many images each class has.
+        names: ``C`` names, ``"group/class"``; unique within a pool and over the splits of a source.
+        groups: int64 ``[C]``, the alphabet (script, super-category) of each class, numbered from 0.
+    """
+
+    images: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    names: tuple[str, ...]
+    groups: NDArray[np.int64]
+
+    @classmethod
+    def of_equal_counts(
+        cls, images: NDArray[np.uint8], names: tuple[str, ...], groups: NDArray[np.int64]
+    ) -> "ClassPool":
+        """A pool from ``[C, drawings, channels, height, width]``: as many images in each class."""
+        n_classes, drawings = images.shape[:2]
+        return cls(
+            images=images.reshape(n_classes * drawings, *images.shape[2:]),
+            starts=np.arange(n_classes, dtype=np.int64) * drawings,
+            counts=np.full(n_classes, drawings, dtype=np.int64),
+            names=names,
+            groups=groups,
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def select(self, classes: NDArray[np.int64]) -> "ClassPool":
+        """The pool of these classes only, in this order. The images are shared, not copied."""
+        return ClassPool(
+            images=self.images,
+            starts=self.starts[classes],
+            counts=self.counts[classes],
+            names=tuple(self.names[c] for c in classes),
+            groups=self.groups[classes],
+        )
+
+    def with_rotations(self) -> "ClassPool":
+        """Four classes for each one: turned by 0°, 90°, 180° and 270° (Santoro et al. 2016).
+
+        Copies the images of the pool's own classes, four times over.
+
+        Raises:
+            ValueError: the images are not square.
+        """
+        if self.images.shape[2] != self.images.shape[3]:
+            raise ValueError(f"only square images can be rotated by 90°, not {self.images.shape[2:]}")
+        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts, self.counts, strict=True)])
+        own = self.images[rows]
+        turned = np.concatenate([np.rot90(own, turn, axes=(2, 3)) for turn in range(QUARTER_TURNS)])
+        first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        return ClassPool(
+            images=turned,
+            starts=np.concatenate([first + turn * len(own) for turn in range(QUARTER_TURNS)]),
+            counts=np.tile(self.counts, QUARTER_TURNS),
+            names=tuple(f"{n}@{90 * turn}" for turn in range(QUARTER_TURNS) for n in self.names),
+            # a turned alphabet is another alphabet: one-alphabet episodes do not mix orientations
+            groups=np.concatenate(
+                [self.groups + turn * (self.groups.max() + 1) for turn in range(QUARTER_TURNS)]
+            ),
+        )
