@@ -2,28 +2,55 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.stream import Split
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+class Sampler(Protocol):
+    """Draws tasks. A task is a function of (seed, split, index); a sampler has the first two."""
+
+    def draw(self, indices: NDArray[np.int64]) -> Episode:
+        """The tasks with these numbers, as one meta-batch."""
+        ...
 
 
-class ClassSource(ABC):
-    """A source of classes with images, split so that no class is in two splits.
+class Source(ABC):
+    """Anything that tasks can be drawn from.
 
     Constructors take options only and touch no file: a configuration can be checked without the data.
     """
 
     @abstractmethod
     def prepare(self, root: Path, cache_dir: Path) -> None:
-        """Make the data ready for ``pool``: download, check, decode, cache. Runs once per machine.
+        """Make the data ready: download, check, decode, cache. Runs once per machine.
 
         Raises:
             UserError: the data is absent or damaged; the message says what to do.
         """
 
     @abstractmethod
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        """The tasks of ``split``, after ``prepare``.
+
+        Raises:
+            UserError: the split cannot fill such tasks; the message lists all the problems.
+        """
+
+
+class ClassSource(Source):
+    """A source of classes with images, split so that no class is in two splits."""
+
+    @abstractmethod
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
         """The classes of ``split``, after ``prepare``. The same options give the same bits."""
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        return ClassSampler(self.pool(split, root, cache_dir), split, seed, shape)

@@ -1,0 +1,1 @@
+"""Meta-train a network together with the optimizer that will train it."""

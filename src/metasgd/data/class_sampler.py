@@ -1,0 +1,88 @@
+"""N-way K-shot tasks from a pool of classes, whole meta-batches drawn by indexing."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.stream import Split, task_stream
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
+from metasgd.errors import refuse
+
+
+class ClassSampler:
+    """Draws a task's N classes without replacement, and of each class K + Q images without replacement.
+
+    Args:
+        pool: the classes of one split.
+        split: which split that is; it enters the random numbers.
+        seed: with the split and a task's number, determines the task.
+        shape: N, K, Q; with ``one_alphabet``, a task draws an alphabet first, each as likely as it has
+            classes, and then its classes from that alphabet alone.
+
+    Raises:
+        UserError: the pool has too few classes, or classes with too few images.
+    """
+
+    def __init__(self, pool: ClassPool, split: Split, seed: int, shape: TaskShape) -> None:
+        self.pool, self.split, self.seed, self.shape = pool, split, seed, shape
+        self._members = [np.flatnonzero(pool.groups == group) for group in np.unique(pool.groups)]
+        refuse(_problems(pool, split, shape, self._members))
+        if shape.one_alphabet:
+            self._members = [m for m in self._members if len(m) >= shape.n_way]
+            sizes = np.array([len(m) for m in self._members])
+            self._group_chance = sizes / sizes.sum()
+
+    def draw(self, indices: NDArray[np.int64]) -> Episode:
+        """The tasks with these numbers; images uint8 ``[B, N*(K or Q), channels, height, width]``."""
+        n, k, q = self.shape.n_way, self.shape.k_shot, self.shape.n_query
+        classes = np.empty((len(indices), n), dtype=np.int64)
+        rows = np.empty((len(indices), n, k + q), dtype=np.int64)
+        for b, index in enumerate(indices):
+            stream = task_stream(self.seed, self.split, int(index))
+            classes[b] = self._draw_classes(stream)
+            for way, c in enumerate(classes[b]):
+                chosen = stream.choice(self.pool.counts[c], size=k + q, replace=False)
+                rows[b, way] = self.pool.starts[c] + chosen
+        support_x = self.pool.images[rows[:, :, :k].reshape(len(indices), n * k)]
+        query_x = self.pool.images[rows[:, :, k:].reshape(len(indices), n * q)]
+        ways = torch.arange(n)
+        return Episode(
+            support_x=torch.from_numpy(support_x),
+            support_y=ways.repeat_interleave(k).repeat(len(indices), 1),
+            query_x=torch.from_numpy(query_x),
+            query_y=ways.repeat_interleave(q).repeat(len(indices), 1),
+            classes=torch.from_numpy(classes),
+            task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+        )
+
+    def _draw_classes(self, stream: np.random.Generator) -> NDArray[np.int64]:
+        if not self.shape.one_alphabet:
+            return stream.choice(len(self.pool), size=self.shape.n_way, replace=False)
+        members = self._members[stream.choice(len(self._members), p=self._group_chance)]
+        return stream.choice(members, size=self.shape.n_way, replace=False)
+
+
+def _problems(pool: ClassPool, split: Split, shape: TaskShape, members: list[NDArray[np.int64]]) -> list[str]:
+    problems = []
+    if shape.n_way > len(pool):
+        problems.append(
+            f"data.n_way is {shape.n_way}, but the {split} split has {len(pool)} classes: at most"
+            f" {len(pool)} ways are possible"
+        )
+    elif shape.one_alphabet and shape.n_way > max(map(len, members)):
+        problems.append(
+            f"data.n_way is {shape.n_way} with data.one_alphabet, but the largest alphabet of the {split}"
+            f" split has {max(map(len, members))} classes: at most that many ways are possible"
+        )
+    needed = shape.k_shot + shape.n_query
+    short = np.flatnonzero(pool.counts < needed)
+    if len(short):
+        least = short[np.argmin(pool.counts[short])]
+        problems.append(
+            f"data.k_shot + data.n_query is {shape.k_shot} + {shape.n_query} = {needed}, but {len(short)} of"
+            f" the {len(pool)} classes of the {split} split have fewer images; the least has"
+            f" {pool.counts[least]}, {pool.names[least]}: at most that many are possible"
+        )
+    return problems

@@ -1,0 +1,181 @@
+"""Supplies meta-batches of tasks to the Trainer."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from metasgd.data.source import Sampler, Source
+from metasgd.data.stream import Split
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
+from metasgd.errors import UserError, refuse
+
+
+def default_cache_dir() -> str:
+    """``$XDG_CACHE_HOME/metasgd``, by default ``~/.cache/metasgd``."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return f"{base}/metasgd"
+
+
+class MetaBatches(Dataset[Episode]):
+    """Item i is the tasks of block i: this process's share of the i-th meta-batch."""
+
+    def __init__(self, sampler: Sampler, blocks: list[range] | "OuterSteps") -> None:
+        self.sampler = sampler
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, i: int) -> Episode:
+        return self.sampler.draw(np.asarray(self.blocks[i], dtype=np.int64))
+
+
+class OuterSteps:
+    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share."""
+
+    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int) -> None:
+        self.n_steps, self.meta_batch_size = n_steps, meta_batch_size
+        share = meta_batch_size // world_size
+        self.own = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __getitem__(self, t: int) -> range:
+        return range(t * self.meta_batch_size, (t + 1) * self.meta_batch_size)[self.own]
+
+
+class EpisodicDataModule(LightningDataModule):
+    """Tasks for meta-training (``fit``) and meta-testing (``test``), on disjoint classes.
+
+    Task i of a split is a function of (seed, split, i) alone. Outer step t trains on the tasks
+    ``t*B … t*B + B-1``; validation and test judge on the tasks ``0 … val_tasks-1`` and ``0 … test_tasks-1``,
+    the same ones every time.
+
+    Args:
+        source: where the tasks come from.
+        root: the folder with the data set's files.
+        cache_dir: the folder for decoded images.
+        n_way: N, classes in a task.
+        k_shot: K, support examples per class.
+        n_query: Q, query examples per class.
+        eval_n_query: Q in validation and test, if another.
+        meta_batch_size: B, tasks per outer step, over all processes together.
+        val_tasks: tasks of each validation.
+        test_tasks: tasks of the test.
+        one_alphabet: draw all the classes of a task from one alphabet (group of classes).
+        seed: of the tasks; not of the initial weights, which is ``seed_everything``.
+        num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
+            where drawing is cheap.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        root: str = "data",
+        cache_dir: str | None = None,
+        n_way: int = 5,
+        k_shot: int = 1,
+        n_query: int = 15,
+        eval_n_query: int | None = None,
+        meta_batch_size: int = 16,
+        val_tasks: int = 200,
+        test_tasks: int = 1000,
+        one_alphabet: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        refuse(
+            [
+                f"data.{option} is {value}: at least {least} is needed"
+                for option, value, least in (
+                    ("meta_batch_size", meta_batch_size, 1),
+                    ("val_tasks", val_tasks, 2),
+                    ("test_tasks", test_tasks, 2),
+                    ("seed", seed, 0),
+                    ("num_workers", num_workers, 0),
+                )
+                if value < least
+            ]
+        )
+        self.source = source
+        self.root = Path(root).expanduser()
+        self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
+        self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
+        self.eval_shape = TaskShape(
+            n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet
+        )
+        self.meta_batch_size = meta_batch_size
+        self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
+        self.seed = seed
+        self.num_workers = num_workers
+        self.samplers: dict[Split, Sampler] = {}
+
+    def prepare_data(self) -> None:
+        self.source.prepare(self.root, self.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        needed: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("test",),
+        }
+        problems: list[str] = []
+        world_size = self.trainer.world_size if self.trainer else 1
+        if stage == "fit" and self.meta_batch_size % world_size:
+            near = [
+                world_size * k
+                for k in (self.meta_batch_size // world_size, -(-self.meta_batch_size // world_size))
+                if k
+            ]
+            problems.append(
+                f"data.meta_batch_size is {self.meta_batch_size}, which cannot be divided over {world_size}"
+                f" processes: use {' or '.join(map(str, near))}"
+            )
+        for split in needed[stage]:
+            shape = self.train_shape if split == "train" else self.eval_shape
+            try:
+                self.samplers[split] = self.source.sampler(split, self.root, self.cache_dir, self.seed, shape)
+            except UserError as error:
+                problems += error.problems
+        refuse(problems)
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        assert self.trainer is not None
+        steps = OuterSteps(
+            self.trainer.max_steps, self.meta_batch_size, self.trainer.global_rank, self.trainer.world_size
+        )
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        return self._loader(MetaBatches(self.samplers["train"], steps), first=done)
+
+    def val_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Episode]:
+        assert self.trainer is not None
+        n, rank, world_size = self.eval_tasks[split], self.trainer.global_rank, self.trainer.world_size
+        own = range(n * rank // world_size, n * (rank + 1) // world_size)
+        share = max(1, self.meta_batch_size // world_size)
+        blocks = [own[i : i + share] for i in range(0, len(own), share)]
+        return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
+
+    def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, len(batches)),
+            num_workers=self.num_workers,
+            persistent_workers=False,
+        )

@@ -1,0 +1,69 @@
+"""Sinusoid regression: fit a new curve from K points (Li et al. 2017, section 4.1)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metasgd.data.source import Sampler, Source
+from metasgd.data.stream import Split, task_stream
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
+from metasgd.errors import refuse
+
+AMPLITUDE = (0.1, 5.0)
+FREQUENCY = (0.8, 1.2)
+PHASE = (0.0, np.pi)
+X_RANGE = (-5.0, 5.0)
+
+
+class Sinusoid(Source):
+    """Curves ``y = A sin(ωx + b)`` with A in [0.1, 5], ω in [0.8, 1.2], b in [0, π], and x in [−5, 5].
+
+    The curves of different splits come from different random streams of the same family. Nothing is read
+    from ``root``.
+    """
+
+    def prepare(self, root: Path, cache_dir: Path) -> None:
+        """Nothing to do: curves are made as they are asked for."""
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
+        problems = []
+        if shape.n_way != 1:
+            problems.append(f"data.n_way is {shape.n_way}: a curve has no classes, use 1")
+        if shape.one_alphabet:
+            problems.append("data.one_alphabet is true: curves have no alphabets, use false")
+        refuse(problems)
+        return SinusoidSampler(split, seed, shape)
+
+
+class SinusoidSampler:
+    """Draws a curve, K support points and Q query points on it; float32 ``[B, points, 1]``."""
+
+    def __init__(self, split: Split, seed: int, shape: TaskShape) -> None:
+        self.split, self.seed, self.shape = split, seed, shape
+
+    def curves(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``(A, ω, b)`` of each task, ``[B, 3]``, and its points' x, ``[B, K+Q]``, support first."""
+        points = self.shape.k_shot + self.shape.n_query
+        uniform = np.stack([task_stream(self.seed, self.split, int(i)).random(3 + points) for i in indices])
+        low, high = np.array([AMPLITUDE, FREQUENCY, PHASE]).T
+        parameters = low + uniform[:, :3] * (high - low)
+        return parameters, X_RANGE[0] + uniform[:, 3:] * (X_RANGE[1] - X_RANGE[0])
+
+    def draw(self, indices: NDArray[np.int64]) -> Episode:
+        parameters, x = self.curves(indices)
+        amplitude, frequency, phase = parameters.T[:, :, None]
+        y = amplitude * np.sin(frequency * x + phase)
+        xs = torch.from_numpy(x.astype(np.float32))[..., None]
+        ys = torch.from_numpy(y.astype(np.float32))[..., None]
+        k = self.shape.k_shot
+        return Episode(
+            support_x=xs[:, :k],
+            support_y=ys[:, :k],
+            query_x=xs[:, k:],
+            query_y=ys[:, k:],
+            classes=torch.zeros(len(indices), 1, dtype=torch.int64),
+            task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+        )

@@ -1,0 +1,122 @@
+"""How the tasks of a meta-batch are dealt out: one by one, over CPU threads, or stacked under ``vmap``.
+
+Every engine gives the same result as the others up to the rounding of its sums, and the same bits each time.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.adaptation import Learner, MetaGradient
+from metasgd.episode import Episode
+from metasgd.update_rules import Params
+
+Part = TypeVar("Part")
+Work = Callable[[Learner, Episode], Part]
+Merge = Callable[[Iterable[Part]], Part]
+
+EngineName = Literal["auto", "loop", "threads", "vmap"]
+
+
+class Engine(ABC):
+    """Deals the tasks of a meta-batch to a function of (learner, tasks), and merges what it returns."""
+
+    @abstractmethod
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part: ...
+
+
+class Loop(Engine):
+    """One task after the other."""
+
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
+        return merge(work(learner, one) for one in _in_pieces(tasks, 1))
+
+
+class Vmap(Engine):
+    """Stacks of ``chunk`` tasks at a time: best where a task is too small to fill the machine."""
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
+        return merge(work(learner, stack) for stack in _in_pieces(tasks, self.chunk))
+
+
+class Threads(Engine):
+    """Tasks dealt over CPU threads; each has a replica of the network and one intra-op thread.
+
+    Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(
+            n_threads, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._replicas: list[nn.Module] = []
+        self._of: nn.Module | None = None
+
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
+        if self._of is not learner.network:
+            self._replicas = [copy.deepcopy(learner.network) for _ in range(self.n_threads)]
+            self._of = learner.network
+        autocast = _autocast_here(tasks.query_x.device.type)
+
+        def share(network: nn.Module, own: Episode) -> Part:
+            mine = replace(learner, network=network)
+            with autocast():
+                return merge(work(mine, one) for one in _in_pieces(own, 1))
+
+        bounds = [tasks.n_tasks * i // self.n_threads for i in range(self.n_threads + 1)]
+        shares = [tasks.tasks(a, b) for a, b in pairwise(bounds) if a < b]
+        return merge(self._pool.map(share, self._replicas[: len(shares)], shares))
+
+
+def _in_pieces(tasks: Episode, size: int) -> Iterator[Episode]:
+    for start in range(0, tasks.n_tasks, size):
+        yield tasks.tasks(start, min(start + size, tasks.n_tasks))
+
+
+def _autocast_here(device_type: str) -> Callable[[], torch.autocast | nullcontext[None]]:
+    """Autocast is a property of a thread; this makes the caller's again in another."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext
+    dtype = torch.get_autocast_dtype(device_type)
+    return lambda: torch.autocast(device_type, dtype=dtype)
+
+
+class _Delivered(torch.autograd.Function):
+    """A loss whose gradient is already known, handed to autograd so that hooks (DDP's) see it arrive."""
+
+    @staticmethod
+    def forward(ctx, loss: Tensor, grads: list[Tensor], *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ARG004
+        ctx.grads = grads
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        return None, None, *(grad_output * g for g in ctx.grads)
+
+
+def deliver(loss: Tensor, gradient: MetaGradient, theta: Params, phi: Params) -> Tensor:
+    """``loss``, such that ``backward`` gives θ and φ the mean over tasks of ``gradient``.
+
+    Args:
+        loss: a scalar without a graph.
+        gradient: summed over tasks.
+        theta: the parameters to receive ``gradient.theta``, by name.
+        phi: the parameters to receive ``gradient.phi``, by name.
+    """
+    b = gradient.query_losses.shape[0]
+    pairs = [(p, gradient.theta[n] / b) for n, p in theta.items() if p.requires_grad]
+    pairs += [(p, gradient.phi[n] / b) for n, p in phi.items() if p.requires_grad]
+    delivered: Tensor = _Delivered.apply(loss, [g for _, g in pairs], *(p for p, _ in pairs))
+    return delivered

@@ -1,0 +1,43 @@
+"""What a learner is given: tasks, in meta-batches.
+
+Shape letters, the same in every file: B tasks, N ways, K shots, Q query examples per class.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Episode(NamedTuple):
+    """A meta-batch of B tasks.
+
+    Examples are ordered by class, then by example: row ``n * K + k`` of a support set is shot ``k`` of way
+    ``n``. A regression task has one way, whose K shots are its points.
+
+    Attributes:
+        support_x: ``[B, N*K, …]``, the examples to adapt on; images are uint8 until they reach the device.
+        support_y: ``[B, N*K]`` int64 class positions in 0…N-1, or ``[B, K, outputs]`` regression targets.
+        query_x: ``[B, N*Q, …]``, the examples to judge the adapted network on.
+        query_y: ``[B, N*Q]`` or ``[B, Q, outputs]``.
+        classes: ``[B, N]`` int64, which class of its pool each way is (0 for a regression task).
+        task_index: ``[B]`` int64, the task's number: with seed and split it determines everything above.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    classes: Tensor
+    task_index: Tensor
+
+    @property
+    def n_tasks(self) -> int:
+        return self.task_index.shape[0]
+
+    @property
+    def n_way(self) -> int:
+        return self.classes.shape[1]
+
+    def tasks(self, start: int, stop: int) -> "Episode":
+        """The tasks ``start … stop-1`` of this meta-batch."""
+        return Episode(*(field[start:stop] for field in self))

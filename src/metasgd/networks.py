@@ -1,0 +1,198 @@
+"""Base networks. They know nothing of inner loops; any ``nn.Module`` with ``forward(batch)`` will do.
+
+Shapes: X examples in a batch, N ways.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metasgd.errors import UserError, refuse
+
+
+class ClassAgnosticHead(nn.Module):
+    """A linear classifier that knows no class: every row starts from one learned vector.
+
+    A task's adaptation expands the single row to as many as the task has ways, so that the learner is
+    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022).
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, features))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, features]`` to ``[X, rows]``: N rows in a task, 1 before it."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class BatchNorm2d(nn.Module):
+    """Batch normalisation by the statistics of the batch it is given, or of its first examples only.
+
+    There are no running statistics: a task must not depend on the tasks before it. On a query set, the
+    batch's own statistics are the transductive protocol of the published numbers; see
+    :func:`statistics_from_first` for the other.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.first: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, channels, height, width]``, of the same shape."""
+        if self.first is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        # F.batch_norm takes given statistics for constants; here they carry gradients
+        var, mean = torch.var_mean(x[: self.first], dim=(0, 2, 3), correction=0, keepdim=True)
+        scale = self.weight[:, None, None] * torch.rsqrt(var + self.eps)
+        return (x - mean) * scale + self.bias[:, None, None]
+
+
+@contextmanager
+def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
+    """Let every :class:`BatchNorm2d` normalise whole batches by the statistics of their first n examples.
+
+    Raises:
+        UserError: the network has a normalisation over the batch that cannot do this.
+    """
+    refuse(
+        [
+            f"model.transductive is false, but {name} is a {type(module).__name__}, which always normalises"
+            " by the whole batch. Use metasgd.networks.BatchNorm2d, or set model.transductive to true."
+            for name, module in network.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+    )
+    layers = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    for layer in layers:
+        layer.first = n
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.first = None
+
+
+class Conv4(nn.Module):
+    """Four 3×3 convolutions with BatchNorm and ReLU, then a linear head (Vinyals 2016; Finn 2017).
+
+    BatchNorm normalises by the batch that it is given and keeps no running statistics.
+
+    Args:
+        n_way: classes that a linear head tells apart; unused by the class-agnostic head.
+        head: ``linear``, or ``class_agnostic`` (see :class:`ClassAgnosticHead`).
+        in_channels: 1 for grey, 3 for colour.
+        width: filters of each convolution.
+        image_size: height and width of the images, in pixels.
+        downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
+    """
+
+    def __init__(
+        self,
+        n_way: int = 5,
+        head: Literal["linear", "class_agnostic"] = "class_agnostic",
+        in_channels: int = 1,
+        width: int = 64,
+        image_size: int = 28,
+        downsample: Literal["stride", "pool"] = "stride",
+    ) -> None:
+        super().__init__()
+        where = "model.network.init_args"
+        refuse(
+            [
+                f"{where}.{option} is {value}: at least {least} is needed"
+                for option, value, least in (
+                    ("n_way", n_way, 2),
+                    ("in_channels", in_channels, 1),
+                    ("width", width, 1),
+                    ("image_size", image_size, 16 if downsample == "pool" else 1),
+                )
+                if value < least
+            ]
+        )
+        self.image_shape = (in_channels, image_size, image_size)
+        channels = [in_channels] + [width] * 4
+        self.body = nn.Sequential(
+            *(_block(c_in, c_out, downsample) for c_in, c_out in pairwise(channels)), nn.Flatten()
+        )
+        size = image_size
+        for _ in range(4):
+            size = (size + 1) // 2 if downsample == "stride" else size // 2
+        features = width * size * size
+        self.head = nn.Linear(features, n_way) if head == "linear" else ClassAgnosticHead(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[X, channels, height, width]`` to logits ``[X, N]``."""
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+
+def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"]) -> nn.Sequential:
+    stride = 2 if downsample == "stride" else 1
+    block = nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1),
+        BatchNorm2d(c_out),
+        nn.ReLU(),
+    )
+    if downsample == "pool":
+        block.append(nn.MaxPool2d(2))
+    return block
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid (Finn 2017).
+
+    Args:
+        in_features: inputs of each example, after flattening.
+        hidden: width of each hidden layer.
+        out_features: outputs (N for a classifier).
+    """
+
+    def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), out_features: int = 1) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden, out_features]
+        if min(sizes) < 1:
+            raise UserError(f"model.network.init_args: MLP sizes are {sizes}, each must be at least 1")
+        *inner, last = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.body = nn.Sequential(nn.Flatten(), *(layer for linear in inner for layer in (linear, nn.ReLU())))
+        self.head = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``."""
+        outputs: Tensor = self.head(self.body(x))
+        return outputs
+
+
+def class_agnostic_names(network: nn.Module) -> frozenset[str]:
+    """Names of the parameters whose single row a task expands to its N ways."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, ClassAgnosticHead)
+        for name, _ in module.named_parameters()
+    )
+
+
+def refuse_running_statistics(network: nn.Module) -> None:
+    """Refuse a network that remembers batches: its result would depend on the tasks met before.
+
+    Raises:
+        UserError: names the modules with running statistics, and the remedy.
+    """
+    refuse(
+        [
+            f"model.network: {name or 'the network'} ({type(module).__name__}) keeps running statistics,"
+            " which would leak from one task into the next. Build it with track_running_stats=False."
+            for name, module in network.named_modules()
+            if getattr(module, "running_mean", None) is not None
+        ]
+    )

@@ -1,0 +1,38 @@
+"""What a task is judged by: its loss, and the figure that people read."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metasgd.adaptation import Loss
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and the metric logged beside it.
+
+    Attributes:
+        loss: one task's mean loss.
+        metric: the metric's name, as logged.
+        higher_is_better: which way the metric improves.
+    """
+
+    loss: Loss
+    metric: str
+    higher_is_better: bool
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The metric of each task: outputs ``[B, X, …]`` and targets ``[B, X, …]`` to ``[B]``."""
+        if self.metric == "accuracy":
+            return (outputs.argmax(dim=-1) == targets).float().mean(dim=-1)
+        return (outputs - targets).square().flatten(1).mean(dim=-1)
+
+
+OBJECTIVES: dict[LossName, Objective] = {
+    "cross_entropy": Objective(F.cross_entropy, metric="accuracy", higher_is_better=True),
+    "mse": Objective(F.mse_loss, metric="mse", higher_is_better=False),
+}
