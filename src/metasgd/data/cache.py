@@ -1,0 +1,197 @@
+"""Decoded images kept on disk: built once, checked at every load, never half-written."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metasgd.data.class_pool import ClassPool
+from metasgd.errors import UserError
+
+FORMAT = 1
+IMAGES, CLASSES = "images.npy", "classes.json"
+ABANDONED_AFTER = 24 * 3600  # seconds; no build takes nearly as long
+
+
+def load_or_build(cache_dir: Path, key: str, build: Callable[[], ClassPool]) -> ClassPool:
+    """The pool kept as the folder ``cache_dir/key``; made by ``build`` and kept there if there is none.
+
+    The images come back as a read-only memory map, whether they were there or have just been built.
+    Several processes may build one key at once: each has its own folder until it is complete, and the first
+    one to finish is kept.
+
+    Args:
+        cache_dir: made if absent; only read from if the key is there.
+        key: a file name that says what is inside, with a hash of everything that determines it.
+        build: makes the pool; its errors pass through.
+
+    Raises:
+        UserError: the kept files are damaged, or ``cache_dir`` cannot be read or written.
+        ValueError: ``key`` is not a plain file name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", key):
+        raise ValueError(f"{key!r} is not a plain file name")
+    folder = cache_dir / key
+    with _cache_dir_named(cache_dir):
+        is_kept = folder.exists()
+    if not is_kept:
+        _build(folder, build)
+    return _load(folder)
+
+
+@contextmanager
+def staging_folder(parent: Path, name: str) -> Iterator[Path]:
+    """An empty folder in ``parent`` to complete something in before it is renamed into place.
+
+    It is removed at the end, with what is left in it. Those of writers that were killed are removed by the
+    next one, a day later.
+
+    Raises:
+        OSError: ``parent`` cannot be made or written.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{name}.*.partial"):
+        with suppress(FileNotFoundError):  # another process is removing it too
+            if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f".{name}.{uuid.uuid4().hex}.partial"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(folder: Path, build: Callable[[], ClassPool]) -> None:
+    with ExitStack() as stack:
+        # before the build, so that a folder that cannot be written is told at once
+        with _cache_dir_named(folder.parent):
+            staging = stack.enter_context(staging_folder(folder.parent, folder.name))
+        pool = build()
+        with _cache_dir_named(folder.parent):
+            _write(staging, pool)
+            _publish(staging, folder)
+
+
+def _write(folder: Path, pool: ClassPool) -> None:
+    with (folder / IMAGES).open("wb") as file:
+        np.save(file, pool.images, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    classes: dict[str, Any] = {
+        "format": FORMAT,
+        "images_sha256": _sha256(folder / IMAGES),
+        "images_shape": list(pool.images.shape),
+        "starts": pool.starts.tolist(),
+        "counts": pool.counts.tolist(),
+        "groups": pool.groups.tolist(),
+        "names": list(pool.names),
+    }
+    classes["sha256"] = _sha256_of_json(classes)
+    with (folder / CLASSES).open("wb") as file:
+        file.write(json.dumps(classes).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return  # another process has built the same thing meanwhile: its copy is kept
+    _sync_folder(folder.parent)
+
+
+def _load(folder: Path) -> ClassPool:
+    classes = _load_classes(folder / CLASSES)
+    with _damage_named(folder / IMAGES):
+        if _sha256(folder / IMAGES) != classes["images_sha256"]:
+            raise ValueError("its checksum is wrong")
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        if images.dtype != np.uint8 or list(images.shape) != classes["images_shape"]:
+            raise ValueError(f"it holds {images.dtype} {images.shape}")
+    starts, counts, groups = (np.array(classes[k], dtype=np.int64) for k in ("starts", "counts", "groups"))
+    with _damage_named(folder / CLASSES):
+        _check_classes(images, starts, counts, groups, classes["names"])
+    return ClassPool(np.asarray(images), starts, counts, tuple(classes["names"]), groups)
+
+
+def _load_classes(path: Path) -> dict[str, Any]:
+    with _damage_named(path):
+        classes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(classes, dict) or classes.get("format") != FORMAT:
+            raise ValueError(f"it is not of format {FORMAT}")
+        if classes.pop("sha256", None) != _sha256_of_json(classes):
+            raise ValueError("its checksum is wrong")
+    return classes
+
+
+def _check_classes(
+    images: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    names: list[str],
+) -> None:
+    if images.ndim != 4 or not len(starts) == len(counts) == len(groups) == len(names) > 0:
+        raise ValueError("its shapes do not fit together")
+    if starts.min() < 0 or counts.min() < 0 or (starts + counts).max() > len(images):
+        raise ValueError("a class lies outside the images")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _cache_dir_named(cache_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir is {cache_dir}: it cannot be used ({error.strerror or error}). Make room there"
+            " and allow writing, or choose another folder with --data.cache_dir"
+        ) from error
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): allow reading it, or choose another folder with"
+            " --data.cache_dir"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"{path}: this file of the cache is damaged ({reason}). Delete the folder {path.parent}:"
+            " it will be built again"
+        ) from error
