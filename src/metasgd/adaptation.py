@@ -153,14 +153,10 @@ class TaskStack:
         """
         with torch.enable_grad():
             loss = self.support_loss(params)
-            grads = torch.autograd.grad(
-                loss.sum(), list(params.values()), create_graph=create_graph, allow_unused=True
-            )
+            grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=create_graph, allow_unused=True)
         return (loss if create_graph else loss.detach()), _all_used(params, grads)
 
-    def adapt(
-        self, inner_steps: int, graph: bool = False, recompute: bool = False
-    ) -> tuple[list[InnerStep], Params]:
+    def adapt(self, inner_steps: int, graph: bool = False, recompute: bool = False) -> tuple[list[InnerStep], Params]:
         """Take the inner steps; return them, and ``θ_S`` as leaves.
 
         Args:
@@ -303,9 +299,7 @@ class Judgement:
     outputs: Tensor
 
 
-def judge(
-    learner: Learner, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
-) -> Judgement:
+def judge(learner: Learner, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Judgement:
     """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
     stack = TaskStack(learner, theta, tasks)
     steps, final = stack.adapt(inner_steps)

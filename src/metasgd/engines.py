@@ -23,6 +23,11 @@ Part = TypeVar("Part")
 Work = Callable[[Learner, Episode], Part]
 Merge = Callable[[Iterable[Part]], Part]
 
+CPU_THREADS = torch.get_num_threads()
+"""The threads that this process was given, before any engine sets its own threads to one."""
+VMAP_CHUNK = 256
+"""Tasks stacked at a time."""
+
 EngineName = Literal["auto", "loop", "threads", "vmap"]
 
 
@@ -78,6 +83,27 @@ class Threads(Engine):
         bounds = [tasks.n_tasks * i // self.n_threads for i in range(self.n_threads + 1)]
         shares = [tasks.tasks(a, b) for a, b in pairwise(bounds) if a < b]
         return merge(self._pool.map(share, self._replicas[: len(shares)], shares))
+
+
+def choose_engine(name: EngineName, network: nn.Module, device: torch.device) -> tuple[Engine, str]:
+    """The engine of that name, or for ``auto`` the one expected to be fastest; and why, in a line.
+
+    On a CPU, tasks of a convolutional network keep a core busy each and grouped convolutions are slow, so
+    they are dealt over threads; tasks of a small dense network are far too small for that and are stacked.
+    On other devices stacks fill the machine.
+    """
+    convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules())
+    if name == "auto":
+        on_cpu = device.type == "cpu"
+        chosen: EngineName = "threads" if convolutional and on_cpu and CPU_THREADS > 1 else "vmap"
+        chosen = "loop" if convolutional and on_cpu and CPU_THREADS == 1 else chosen
+        kind = "a convolutional" if convolutional else "a dense"
+        reason = f"{chosen}, chosen for {kind} network on {device.type} with {CPU_THREADS} CPU threads"
+    else:
+        chosen, reason = name, f"{name}, as model.engine asks"
+    if chosen == "threads":
+        return Threads(CPU_THREADS), reason
+    return (Vmap(VMAP_CHUNK) if chosen == "vmap" else Loop()), reason
 
 
 def _in_pieces(tasks: Episode, size: int) -> Iterator[Episode]:

@@ -1,21 +1,33 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from metasgd.adaptation import Judgement, Learner, MetaGradient, judge, merge_gradients, merge_judgements, meta_gradient
+from metasgd.adaptation import (
+    Judgement,
+    Learner,
+    MetaGradient,
+    judge,
+    merge_gradients,
+    merge_judgements,
+    meta_gradient,
+)
 from metasgd.engines import EngineName, choose_engine, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
 from metasgd.metrics import TaskMean
 from metasgd.networks import refuse_running_statistics
 from metasgd.objectives import OBJECTIVES, LossName
+from metasgd.results import TestResult
 from metasgd.update_rules import Params, PerParameter, UpdateRule
 
 
@@ -50,7 +62,7 @@ class MetaSGDModule(LightningModule):
         first_order: bool = False,
         transductive: bool = True,
         loss: LossName = "cross_entropy",
-        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
+        optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable | None = None,
         gradient_clip_norm: float | None = None,
         max_skipped_steps: int = 10,
@@ -80,19 +92,159 @@ class MetaSGDModule(LightningModule):
         self.make_scheduler = scheduler
         self.gradient_clip_norm = gradient_clip_norm
         self.max_skipped_steps = max_skipped_steps
+        self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.skipped_in_a_row = 0
         self.engine_name = engine
         self.engine, self.engine_reason = choose_engine(engine, network, torch.device("cpu"))
 
         adapted = dict(network.named_parameters())
         self.update_rule.bind(adapted, inner_steps)
-        self.learner = Learner(
-            network, self.update_rule, self.objective.loss, frozenset(adapted), transductive
-        )
-        self.val_loss, self.val_metric = TaskMean(), TaskMean()
+        self.learner = Learner(network, self.update_rule, self.objective.loss, frozenset(adapted), transductive)
+        self.val_figures = TaskMean(n_figures=2)
+        self.test_figures = TaskMean(n_figures=2 * (self.eval_inner_steps + 1))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
         return [optimizer], [self.make_scheduler(optimizer)]
+
+    outer_steps: Tensor
+    """How many outer steps made these weights; kept in checkpoints."""
+
+    def setup(self, stage: str) -> None:
+        self.engine, self.engine_reason = choose_engine(self.engine_name, self.network, self.device)
+        if stage == "fit":
+            rank_zero_info(f"engine: {self.engine_reason}")
+
+    def training_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
+        gradient = self._meta_gradient(batch)
+        loss = deliver(gradient.query_losses.mean(), gradient, *self._parameters_by_name())
+        self.manual_backward(loss)
+        self._outer_step(batch)
+        targets = batch.query_y
+        self.log_dict(
+            {
+                "train/loss": loss.detach(),
+                f"train/{self.objective.metric}": self.objective.measure(gradient.outputs, targets).mean(),
+            },
+            prog_bar=True,
+            batch_size=batch.n_tasks,
+        )
+
+    def _outer_step(self, batch: Episode) -> None:
+        """Step the outer optimizer, unless the gradient is not finite."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        limit = math.inf if self.gradient_clip_norm is None else self.gradient_clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        if norm.isfinite():
+            optimizer.step()
+            self.outer_steps += 1
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.max_skipped_steps:
+                raise UserError(self._not_finite(batch))
+        optimizer.zero_grad()
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+        self.log_dict(
+            {"outer/gradient_norm": norm, "outer/skipped_in_a_row": float(self.skipped_in_a_row)},
+            batch_size=batch.n_tasks,
+        )
+
+    def _not_finite(self, batch: Episode) -> str:
+        rates = [r.flatten() for r in self.update_rule.rates().values()]
+        spread = f", rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
+        return (
+            f"the outer gradient was not finite {self.skipped_in_a_row} times in a row, last at outer step"
+            f" {self.global_step} on the tasks {batch.task_index[0]} to {batch.task_index[-1]}{spread}. Lower"
+            " the outer learning rate or the start of the inner rates, or set model.gradient_clip_norm; the last"
+            " good checkpoint is kept."
+        )
+
+    def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
+        self.val_figures.update(self._figures(batch, after=[self.eval_inner_steps]))
+
+    def on_validation_epoch_end(self) -> None:
+        loss, measure = self.val_figures.compute()[0].float()
+        self.log_dict({"val/loss": loss, f"val/{self.objective.metric}": measure}, prog_bar=True)
+        self.val_figures.reset()
+
+    def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
+        self.test_figures.update(self._figures(batch, after=range(self.eval_inner_steps + 1)))
+
+    def on_test_epoch_start(self) -> None:
+        self.test_figures.reset()
+
+    def on_test_epoch_end(self) -> None:
+        metric = f"test/{self.objective.metric}"
+        result = self.test_result()
+        self.log_dict(
+            {
+                "test/loss": result.loss[-1],
+                metric: result.metric[-1],
+                f"{metric}_ci95": result.metric_ci95[-1],
+            }
+        )
+
+    def test_result(self) -> TestResult:
+        """What the test found, over the tasks of all processes."""
+        mean, ci95 = self.test_figures.compute()
+        (loss, measure), (loss_ci95, measure_ci95) = mean.chunk(2), ci95.chunk(2)
+        return TestResult(
+            loss=loss.tolist(),
+            loss_ci95=loss_ci95.tolist(),
+            metric=measure.tolist(),
+            metric_ci95=measure_ci95.tolist(),
+            n_tasks=int(self.test_figures.count),
+        )
+
+    def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Class probabilities (or regression outputs) on the query sets, ``[B, X, outputs]``."""
+        outputs = self.judge(batch, after=[self.eval_inner_steps]).outputs[:, 0]
+        return outputs.softmax(dim=-1) if self.objective.metric == "accuracy" else outputs
+
+    def _figures(self, batch: Episode, after: Sequence[int]) -> Tensor:
+        """``[B, 2J]``: query losses after each of J numbers of inner steps, then the metric after each."""
+        judgement = self.judge(batch, after)
+        measured = [self.objective.measure(judgement.outputs[:, j], batch.query_y) for j in range(len(after))]
+        return torch.cat([judgement.query_losses, torch.stack(measured, dim=1)], dim=1)
+
+    def judge(self, batch: Episode, after: Sequence[int]) -> Judgement:
+        """Adapt to each task of ``batch`` and judge after each number of inner steps in ``after``.
+
+        Raises:
+            UserError: under ``torch.inference_mode``, where no inner gradient can be had.
+        """
+        if torch.is_inference_mode_enabled():
+            raise UserError(
+                "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too:"
+                " set trainer.inference_mode to false"
+            )
+        theta, _ = self._parameters_by_name()
+
+        def on(learner: Learner, tasks: Episode) -> Judgement:
+            return judge(learner, theta, tasks, self.eval_inner_steps, after)
+
+        return self.engine.run(on, merge_judgements, self.learner, self._as_inputs(batch))
+
+    def _meta_gradient(self, batch: Episode) -> MetaGradient:
+        theta, _ = self._parameters_by_name()
+
+        def on(learner: Learner, tasks: Episode) -> MetaGradient:
+            return meta_gradient(learner, theta, tasks, self.inner_steps, self.first_order)
+
+        return self.engine.run(on, merge_gradients, self.learner, self._as_inputs(batch))
+
+    def _parameters_by_name(self) -> tuple[Params, Params]:
+        return dict(self.network.named_parameters()), dict(self.update_rule.named_parameters())
+
+    def _as_inputs(self, batch: Episode) -> Episode:
+        """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
+        if batch.support_x.dtype != torch.uint8:
+            return batch
+        dtype = next(self.network.parameters()).dtype
+        return batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)

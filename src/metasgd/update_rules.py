@@ -26,9 +26,7 @@ class UpdateRule(nn.Module):
         """``m_0`` for the given θ: nothing, for a rule without momentum."""
         return {}
 
-    def forward(
-        self, step: int, params: Params, grads: Params, loss: Tensor, state: State
-    ) -> tuple[Params, State]:
+    def forward(self, step: int, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         """``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``, differentiable in all of them and in φ."""
         raise NotImplementedError
 

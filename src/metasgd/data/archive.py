@@ -22,8 +22,6 @@ DAMAGE = (
     ValueError,
     OverflowError,
 )
-
-
 ADVICE = "Put an intact copy of the archive in its place"
 
 
@@ -36,9 +34,7 @@ class Limits:
     total_bytes: int = 2**28
 
 
-def read_images(
-    archive: Path, suffix: str = ".png", limits: Limits | None = None
-) -> Iterator[tuple[str, bytes]]:
+def read_images(archive: Path, suffix: str = ".png", limits: Limits | None = None) -> Iterator[tuple[str, bytes]]:
     """Path within the archive and content of each member whose path ends in ``suffix``, sorted by path.
 
     Nothing is written. Every member, of this suffix or not, must pass the checks before the first is read.

@@ -79,7 +79,5 @@ class ClassPool:
             counts=np.tile(self.counts, QUARTER_TURNS),
             names=tuple(f"{n}@{90 * turn}" for turn in range(QUARTER_TURNS) for n in self.names),
             # a turned alphabet is another alphabet: one-alphabet episodes do not mix orientations
-            groups=np.concatenate(
-                [self.groups + turn * (self.groups.max() + 1) for turn in range(QUARTER_TURNS)]
-            ),
+            groups=np.concatenate([self.groups + turn * (self.groups.max() + 1) for turn in range(QUARTER_TURNS)]),
         )

@@ -1,9 +1,12 @@
 """Supplies meta-batches of tasks to the Trainer."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch.utils.data
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,10 +23,25 @@ def default_cache_dir() -> str:
     return f"{base}/metasgd"
 
 
-class MetaBatches(Dataset[Episode]):
-    """Item i is the tasks of block i: this process's share of the i-th meta-batch."""
+class OuterSteps(Sequence[range]):
+    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share of them."""
 
-    def __init__(self, sampler: Sampler, blocks: list[range] | "OuterSteps") -> None:
+    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int) -> None:
+        self.n_steps, self.meta_batch_size = n_steps, meta_batch_size
+        share = meta_batch_size // world_size
+        self.own = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __getitem__(self, t: int) -> range:  # type: ignore[override] # steps are never sliced
+        return range(t * self.meta_batch_size, (t + 1) * self.meta_batch_size)[self.own]
+
+
+class MetaBatches(Dataset[Episode]):
+    """Item i is the tasks of block i."""
+
+    def __init__(self, sampler: Sampler, blocks: Sequence[range]) -> None:
         self.sampler = sampler
         self.blocks = blocks
 
@@ -34,19 +52,27 @@ class MetaBatches(Dataset[Episode]):
         return self.sampler.draw(np.asarray(self.blocks[i], dtype=np.int64))
 
 
-class OuterSteps:
-    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share."""
+class _From(torch.utils.data.Sampler[int]):
+    """``first … n-1``. Its length is n: Lightning counts the batches before ``first`` as fetched already."""
 
-    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int) -> None:
-        self.n_steps, self.meta_batch_size = n_steps, meta_batch_size
-        share = meta_batch_size // world_size
-        self.own = slice(rank * share, (rank + 1) * share)
+    def __init__(self, first: int, n: int) -> None:
+        self.first, self.n = first, n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.n))
 
     def __len__(self) -> int:
-        return self.n_steps
+        return self.n
 
-    def __getitem__(self, t: int) -> range:
-        return range(t * self.meta_batch_size, (t + 1) * self.meta_batch_size)[self.own]
+
+class _ResumingLoader(DataLoader[Episode]):
+    """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: see ``EpisodicDataModule.train_dataloader``."""
 
 
 class EpisodicDataModule(LightningDataModule):
@@ -107,9 +133,7 @@ class EpisodicDataModule(LightningDataModule):
         self.root = Path(root).expanduser()
         self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
         self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
-        self.eval_shape = TaskShape(
-            n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet
-        )
+        self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
         self.meta_batch_size = meta_batch_size
         self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
         self.seed = seed
@@ -172,10 +196,6 @@ class EpisodicDataModule(LightningDataModule):
         return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
 
     def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(first, len(batches)),
-            num_workers=self.num_workers,
-            persistent_workers=False,
+        return _ResumingLoader(
+            batches, batch_size=None, sampler=_From(first, len(batches)), num_workers=self.num_workers
         )

@@ -83,8 +83,11 @@ class Omniglot(ClassSource):
 
     def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
         """All the characters, of all splits: one cache serves every split and rotation."""
-        found = _find_parts(root, self.release)
-        content = {part: fingerprint(path) for part, path in found.items()}
+        try:
+            found = _find_parts(root, self.release)
+            content = {part: fingerprint(path) for part, path in found.items()}
+        except OSError as error:
+            raise UserError(f"data.root is {root}: cannot be read ({error}). Allow reading it") from error
         made_by = (PIL.__version__, RESAMPLING.name, self.image_size, sorted(content.items()))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
         return load_or_build(
@@ -101,9 +104,7 @@ def random_split(names: Sequence[str], sizes: tuple[int, int, int]) -> dict[Spli
     ``"Alphabet/characterNN"``. The first of them are train, the next val, the last test. So the split depends
     on the names alone: not on files, platform or any library's random numbers.
     """
-    order = sorted(
-        range(len(names)), key=lambda c: hashlib.sha256(f"{SPLIT_SALT}:{names[c]}".encode()).digest()
-    )
+    order = sorted(range(len(names)), key=lambda c: hashlib.sha256(f"{SPLIT_SALT}:{names[c]}".encode()).digest())
     ends = np.cumsum(sizes)[:-1]
     parts = np.split(np.array(order, dtype=np.int64), ends)
     return {split: np.sort(part) for split, part in zip(SPLITS, parts, strict=True)}
@@ -127,9 +128,9 @@ def _find_parts(root: Path, release: Release) -> dict[str, Path]:
     if missing:
         raise UserError(
             f"data.root is {root}: Omniglot's {missing} cannot be found there. Put {BACKGROUND}.zip and"
-            f" {EVALUATION}.zip of the official release (github.com/brendenlake/omniglot, folder python) there,"
-            " or let --data.source.init_args.download true fetch them; or use configs/glyphs.yaml, which needs"
-            " no files"
+            f" {EVALUATION}.zip of the official release (github.com/brendenlake/omniglot, folder python)"
+            " there, or let --data.source.init_args.download true fetch them; or use configs/glyphs.yaml,"
+            " which needs no files"
         )
     return {part: path for part, path in found.items() if path is not None}
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ RESAMPLING = Image.Resampling.LANCZOS
 MOST_PROBLEMS = 10  # a tree can lack thousands of drawings
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FILE_LIMIT = 2**16  # bytes; the drawings have a few hundred
-# what Pillow raises on damaged PNG files
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+ADVICE = "Put an intact copy in its place"
+# what Pillow raises on damaged PNG files, or warns of
+DAMAGE = (UserWarning, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 
 # path → content of the drawings of one part, "images_background/Greek/character01/0394_01.png"
 Files = dict[str, bytes]
@@ -41,9 +43,7 @@ def find_part(root: Path, part: str) -> Path | None:
     folders = (root, root / TORCHVISION_FOLDER)
     archives = [folder / f"{part}.zip" for folder in folders]
     trees = [folder / part for folder in folders]
-    return next(
-        (path for path in archives if path.is_file()), next((path for path in trees if path.is_dir()), None)
-    )
+    return next((path for path in archives if path.is_file()), next((path for path in trees if path.is_dir()), None))
 
 
 def fingerprint(found: Path) -> str:
@@ -81,9 +81,7 @@ def read_characters(found: Mapping[str, Path], image_size: int, release: Release
         for path, data in sorted(content.items()):
             _, alphabet, character, _ = path.split("/")
             # an archive's paths begin with the part's name, which is the tree's own
-            where = (
-                f"{found[part]}, member {path}" if found[part].is_file() else f"{found[part].parent / path}"
-            )
+            where = f"{found[part]}, member {path}" if found[part].is_file() else f"{found[part].parent / path}"
             drawings[f"{alphabet}/{character}"].append((where, data))
     names = sorted(drawings)
     alphabets = sorted({name.split("/")[0] for name in names})
@@ -106,27 +104,22 @@ def decode_drawing(data: bytes, where: str, image_size: int) -> NDArray[np.uint8
     """
     # the size is read before Pillow sees the file, which may otherwise claim gigabytes
     if len(data) < 24 or not data.startswith(PNG_SIGNATURE):
-        raise UserError(f"{where}: not a PNG image. {_ADVICE}")
+        raise UserError(f"{where}: not a PNG image. {ADVICE}")
     width, height = struct.unpack(">II", data[16:24])
     if (width, height) != (SIDE, SIDE):
-        raise UserError(
-            f"{where}: {width}×{height} pixels, Omniglot's drawings have {SIDE}×{SIDE}. {_ADVICE}"
-        )
+        raise UserError(f"{where}: {width}×{height} pixels, Omniglot's drawings have {SIDE}×{SIDE}. {ADVICE}")
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if getattr(image, "is_animated", False):
-                raise UserError(f"{where}: an animated image, a single drawing was expected. {_ADVICE}")
+                raise UserError(f"{where}: an animated image, a single drawing was expected. {ADVICE}")
             if image.mode not in ("1", "L"):
-                raise UserError(f"{where}: pixels of mode {image.mode}, not black and white. {_ADVICE}")
+                raise UserError(f"{where}: pixels of mode {image.mode}, not black and white. {ADVICE}")
             small = image.convert("L").resize((image_size, image_size), RESAMPLING)
     except UserError:
         raise
     except DAMAGE as error:
-        raise UserError(f"{where}: cannot be decoded ({error}). {_ADVICE}") from error
+        raise UserError(f"{where}: cannot be decoded ({error}). {ADVICE}") from error
     return 255 - np.asarray(small)
-
-
-_ADVICE = "Put an intact copy in its place"
 
 
 def _read_part(found: Path, part: str) -> Files:
@@ -145,9 +138,9 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). {_ADVICE}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). {ADVICE}") from error
     if len(data) > FILE_LIMIT:
-        raise UserError(f"{path}: over {FILE_LIMIT} bytes, too large for a drawing. {_ADVICE}")
+        raise UserError(f"{path}: over {FILE_LIMIT} bytes, too large for a drawing. {ADVICE}")
     return data
 
 
@@ -156,15 +149,20 @@ def _part_problems(found: Path, files: Files, part: str, release: Release) -> li
     stray = [path for path in files if not well_placed.fullmatch(path)]
     if stray:
         layout = f"{part}/ALPHABET/characterNN/NAME.png"
-        return [f"{found}: {path!r} does not belong there, only {layout} does. {_ADVICE}" for path in stray]
+        return [f"{found}: {path!r} does not belong there, only {layout} does. {ADVICE}" for path in stray]
     drawings = Counter(path.rsplit("/", 1)[0].split("/", 1)[1] for path in files)
+    present = {name.split("/")[0] for name in drawings}
     expected = {
         f"{alphabet}/character{number:02d}"
         for alphabet, characters in release.parts[part].items()
+        if alphabet in present  # one that lacks altogether is named once
         for number in range(1, characters + 1)
     }
     return [
-        f"{found}: character {name!r} has {n} drawings, {wanted} are expected. {_ADVICE}"
+        f"{found}: alphabet {alphabet!r} is missing. {ADVICE}"
+        for alphabet in sorted(set(release.parts[part]) - present)
+    ] + [
+        f"{found}: character {name!r} has {n} drawings, {wanted} are expected. {ADVICE}"
         for name in sorted(expected | set(drawings))
         if (n := drawings[name]) != (wanted := release.drawings * (name in expected))
     ]

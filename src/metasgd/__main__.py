@@ -1,0 +1,5 @@
+import sys
+
+from metasgd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,115 @@
+"""What happens around training: checkpoints, the record of a test."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from rich.console import Console
+
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.module import MetaSGDModule
+from metasgd.results import Protocol, table, write_json
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Keeps the configuration of a training run in its folder; evaluating a run does not change it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits.
+
+    After a batch that a validation follows, that is after the validation. On SIGTERM and SIGINT (once) the
+    outer step at work is finished, saved, and left with ``128 + signal``, as a scheduler expects; a second
+    signal leaves at once.
+
+    Args:
+        every_n_steps: outer steps between two writes; after each validation and at the end as well.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        self.every_n_steps = every_n_steps
+        self.signal: int | None = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.signal is not None:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)  # the Trainer restores the handlers when it ends
+
+    def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
+        if self.signal is not None:  # the step before is saved and logged, nothing of this one has happened
+            raise SystemExit(128 + self.signal)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
+        step = trainer.fit_loop.total_batch_idx + 1
+        validation_follows = trainer.enable_validation and step % int(trainer.val_check_batch or 1) == 0
+        ending = trainer.global_step == trainer.max_steps
+        due = self.signal is not None or step % self.every_n_steps == 0 or ending
+        if due and not validation_follows:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        assert trainer.log_dir is not None
+        trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+
+
+def best_checkpoint(module: MetaSGDModule) -> ModelCheckpoint:
+    """Keeps ``checkpoints/best.ckpt``, by the metric on the validation tasks."""
+    return ModelCheckpoint(
+        filename="best",
+        monitor=f"val/{module.objective.metric}",
+        mode="max" if module.objective.higher_is_better else "min",
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+class RecordTest(Callback):
+    """Prints the table of a test and writes ``results.json`` in the run's folder."""
+
+    def __init__(self, source: str, checkpoint: str | None) -> None:
+        self.source, self.checkpoint = source, checkpoint
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        assert trainer.log_dir is not None
+        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.test
+        assert isinstance(data, EpisodicDataModule)
+        result = pl_module.test_result()
+        if not trainer.is_global_zero:
+            return
+        shape = data.eval_shape
+        protocol = Protocol(
+            metric=pl_module.objective.metric,
+            n_way=shape.n_way,
+            k_shot=shape.k_shot,
+            n_query=shape.n_query,
+            inner_steps=pl_module.eval_inner_steps,
+            transductive=pl_module.learner.transductive,
+            one_alphabet=shape.one_alphabet,
+            data_seed=data.seed,
+            source=self.source,
+            update_rule=type(pl_module.update_rule).__name__,
+            checkpoint=self.checkpoint,
+            outer_steps=int(pl_module.outer_steps),
+        )
+        Console().print(table(result, protocol))
+        path = Path(trainer.log_dir) / "results.json"
+        write_json(path, result, protocol)
+        Console().print(f"written to {path}")

@@ -1,0 +1,102 @@
+"""The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+# importing the sources, networks and rules lets a configuration name them by class name alone
+from metasgd import networks, update_rules  # noqa: F401
+from metasgd.callbacks import LastCheckpoint, RecordTest, SaveFitConfig, best_checkpoint
+from metasgd.data import omniglot, sinusoid  # noqa: F401
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.errors import UserError
+from metasgd.module import MetaSGDModule
+from metasgd.runs import read_checkpoint, refuse_misfit, resolve_checkpoint, run_of
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # a run is one pass of max_steps outer steps
+    "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "inference_mode": False,  # adapting to a validation task takes gradients
+    "use_distributed_sampler": False,  # the data module deals the tasks over processes itself
+    "enable_model_summary": False,
+}
+
+
+class MetaSGDCLI(LightningCLI):
+    """LightningCLI with checkpoints by keyword, runs that go on in their own folder, and a test record."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            MetaSGDModule,
+            EpisodicDataModule,
+            save_config_callback=SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        options = self.config[self.subcommand]
+        source = options.data.source.class_path.rpartition(".")[2]
+        logger = config.get("logger")
+        if not isinstance(logger, TensorBoardLogger):
+            raise UserError(
+                "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir"
+                " and name are yours to choose"
+            )
+        checkpoint = self._checkpoint(options.ckpt_path, logger)
+        config["logger"] = self._logger(logger, checkpoint)
+        callbacks = [
+            *callbacks,
+            best_checkpoint(self.model),
+            RecordTest(source, str(checkpoint) if checkpoint else None),
+        ]
+        trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        return trainer
+
+    def _checkpoint(self, ckpt_path: str | None, logger: TensorBoardLogger) -> Path | None:
+        """Check the checkpoint that was asked for before anything is written."""
+        if ckpt_path is None:
+            return None
+        path = resolve_checkpoint(ckpt_path, Path(logger.root_dir).parent, logger.name)
+        content = read_checkpoint(path)
+        refuse_misfit(path, content, self.model)
+        self.config_init[self.subcommand]["ckpt_path"] = str(path)
+        return path
+
+    def _logger(self, logger: TensorBoardLogger, checkpoint: Path | None) -> TensorBoardLogger:
+        """The logger of the run that the checkpoint lies in, or of a new run."""
+        run = run_of(checkpoint) if checkpoint else None
+        kwargs: dict[str, Any] = {}
+        if run is not None and checkpoint is not None and self.subcommand == "fit":
+            # what was logged after the checkpoint is logged again
+            kwargs["purge_step"] = read_checkpoint(checkpoint)["global_step"]
+        return TensorBoardLogger(
+            save_dir=run.save_dir if run else logger.save_dir,
+            name=run.name if run else logger.name,
+            version=run.version if run else None,
+            default_hp_metric=False,
+            **kwargs,
+        )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    try:
+        MetaSGDCLI(args)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0

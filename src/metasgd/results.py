@@ -1,0 +1,86 @@
+"""What a test found: the printed table and ``results.json``."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Means over test tasks after 0 … S inner steps, with the half-widths of their 95 % intervals."""
+
+    __test__ = False  # pytest: this is no test class
+
+    loss: list[float]
+    loss_ci95: list[float]
+    metric: list[float]
+    metric_ci95: list[float]
+    n_tasks: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the figures were obtained, as far as they depend on it."""
+
+    metric: str
+    n_way: int
+    k_shot: int
+    n_query: int
+    inner_steps: int
+    transductive: bool
+    one_alphabet: bool
+    data_seed: int
+    source: str
+    update_rule: str
+    checkpoint: str | None
+    outer_steps: int
+
+    def in_words(self) -> str:
+        ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} points"
+        statistics = "transductive (query statistics)" if self.transductive else "inductive (support statistics)"
+        within = ", within one alphabet" if self.one_alphabet else ""
+        return f"{ways}{within}, {self.n_query} queries, {self.inner_steps} inner steps, {statistics}"
+
+
+def table(result: TestResult, protocol: Protocol) -> Table:
+    """The table that ``test`` prints."""
+    last = len(result.metric) - 1
+    accuracy = protocol.metric == "accuracy"
+    scale, digits = (100, 2) if accuracy else (1, 4)
+    rows = Table(title=f"test: {protocol.source}", caption=protocol.in_words(), min_width=60)
+    rows.add_column("after")
+    rows.add_column("accuracy, %" if accuracy else protocol.metric, justify="right")
+    rows.add_column("± 95 %", justify="right")
+    rows.add_column("loss", justify="right")
+    rows.add_column("± 95 %", justify="right")
+    for s in range(last + 1):
+        rows.add_row(
+            "no step" if s == 0 else f"{s} step{'s' if s > 1 else ''}",
+            f"{scale * result.metric[s]:.{digits}f}",
+            f"{scale * result.metric_ci95[s]:.{digits}f}",
+            f"{result.loss[s]:.4f}",
+            f"{result.loss_ci95[s]:.4f}",
+            style="bold" if s == last else None,
+        )
+    return rows
+
+
+def write_json(path: Path, result: TestResult, protocol: Protocol) -> None:
+    """Write both, beside the place and then into it, so that a reader never sees half a file."""
+    content: dict[str, Any] = {
+        f"test/{protocol.metric}": result.metric[-1],
+        f"test/{protocol.metric}_ci95": result.metric_ci95[-1],
+        "test/loss": result.loss[-1],
+        "test/loss_before": result.loss[0],
+        "n_tasks": result.n_tasks,
+        "protocol": asdict(protocol) | {"in_words": protocol.in_words()},
+        "by_inner_step": asdict(result),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".json.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.replace(path)
