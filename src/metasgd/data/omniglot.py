@@ -1,7 +1,8 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al. 2015)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -68,8 +69,10 @@ class Omniglot(ClassSource):
 
     def prepare(self, root: Path, cache_dir: Path) -> None:
         if self.download:
-            missing = [part for part in self.release.parts if find_part(root, part) is None]
-            _download(root, missing)
+            with _root_named(root):
+                missing = [part for part in self.release.parts if find_part(root, part) is None]
+            for part in missing:
+                _download(root, part)
         self._characters(root, cache_dir)
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
@@ -83,11 +86,9 @@ class Omniglot(ClassSource):
 
     def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
         """All the characters, of all splits: one cache serves every split and rotation."""
-        try:
+        with _root_named(root):
             found = _find_parts(root, self.release)
             content = {part: fingerprint(path) for part, path in found.items()}
-        except OSError as error:
-            raise UserError(f"data.root is {root}: cannot be read ({error}). Allow reading it") from error
         made_by = (PIL.__version__, RESAMPLING.name, self.image_size, sorted(content.items()))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
         return load_or_build(
@@ -135,22 +136,28 @@ def _find_parts(root: Path, release: Release) -> dict[str, Path]:
     return {part: path for part, path in found.items() if path is not None}
 
 
-def _download(root: Path, parts: Sequence[str]) -> None:
-    """Fetch the archives of ``parts`` into torchvision's folder, each there only when it is complete."""
-    if not parts:
-        return
+def _download(root: Path, part: str) -> None:
+    """Fetch the archive of ``part`` into torchvision's folder; it is there only when it is complete."""
     from torchvision.datasets import Omniglot as TorchvisionOmniglot  # slow to import, and rarely needed
 
     folder = root / TORCHVISION_FOLDER
     try:
-        with staging_folder(root, TORCHVISION_FOLDER) as staging:
-            for part in parts:
-                TorchvisionOmniglot(str(staging), background=part == BACKGROUND, download=True)
-                folder.mkdir(exist_ok=True)
-                (staging / TORCHVISION_FOLDER / f"{part}.zip").replace(folder / f"{part}.zip")
+        with staging_folder(root, part) as staging:
+            TorchvisionOmniglot(str(staging), background=part == BACKGROUND, download=True)
+            folder.mkdir(exist_ok=True)
+            (staging / TORCHVISION_FOLDER / f"{part}.zip").replace(folder / f"{part}.zip")
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(
-            f"data.source.init_args.download is true, but {' and '.join(parts)} could not be fetched from"
-            f" {TorchvisionOmniglot.download_url_prefix} into {root} ({error}). Check the network and that"
-            f" {root} can be written, or put the .zip files there yourself"
+            f"data.source.init_args.download is true, but {part}.zip could not be fetched from"
+            f" {TorchvisionOmniglot.download_url_prefix} into {folder} ({error}). Check the network and that"
+            f" {folder} can be written, put the .zip file there yourself, or use configs/glyphs.yaml, which"
+            " needs no files"
         ) from error
+
+
+@contextmanager
+def _root_named(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"data.root is {root}: cannot be read ({error}). Allow reading it") from error

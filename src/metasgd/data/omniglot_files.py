@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,11 +25,21 @@ SIDE = 105  # pixels
 TORCHVISION_FOLDER = "omniglot-py"
 RESAMPLING = Image.Resampling.LANCZOS
 MOST_PROBLEMS = 10  # a tree can lack thousands of drawings
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FILE_LIMIT = 2**16  # bytes; the drawings have a few hundred
 ADVICE = "Put an intact copy in its place"
-# what Pillow raises on damaged PNG files, or warns of
-DAMAGE = (UserWarning, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+# what Pillow raises on damaged PNG files, or warns of; and those below
+DAMAGE = (
+    Warning,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    struct.error,
+    zlib.error,
+)
 
 # path → content of the drawings of one part, "images_background/Greek/character01/0394_01.png"
 Files = dict[str, bytes]
@@ -100,25 +110,23 @@ def decode_drawing(data: bytes, where: str, image_size: int) -> NDArray[np.uint8
     Lanczos is antialiased: each pixel weighs all the area it stands for. MAML's own code reduces so.
 
     Raises:
-        UserError: not an intact PNG of 105×105 black-on-white pixels, or an animated one.
+        UserError: not an intact PNG of 105×105 black-on-white pixels.
     """
-    # the size is read before Pillow sees the file, which may otherwise claim gigabytes
-    if len(data) < 24 or not data.startswith(PNG_SIGNATURE):
-        raise UserError(f"{where}: not a PNG image. {ADVICE}")
-    width, height = struct.unpack(">II", data[16:24])
-    if (width, height) != (SIDE, SIDE):
-        raise UserError(f"{where}: {width}×{height} pixels, Omniglot's drawings have {SIDE}×{SIDE}. {ADVICE}")
     try:
-        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if getattr(image, "is_animated", False):
-                raise UserError(f"{where}: an animated image, a single drawing was expected. {ADVICE}")
-            if image.mode not in ("1", "L"):
-                raise UserError(f"{where}: pixels of mode {image.mode}, not black and white. {ADVICE}")
-            small = image.convert("L").resize((image_size, image_size), RESAMPLING)
-    except UserError:
-        raise
+        with warnings.catch_warnings(action="error"):
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+                image.verify()  # decoding does not look at the checksums, and this image cannot be decoded after it
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+                # known before any pixel is decoded: a small file can claim gigabytes
+                if image.size != (SIDE, SIDE):
+                    raise ValueError(f"{image.width}×{image.height} pixels, Omniglot's drawings have {SIDE}×{SIDE}")
+                if image.mode not in ("1", "L"):
+                    raise ValueError(f"pixels of mode {image.mode}, not black and white")
+                small = image.convert("L").resize((image_size, image_size), RESAMPLING)
+    except UnidentifiedImageError as error:  # its message has nothing to tell
+        raise UserError(f"{where}: not an intact PNG image. {ADVICE}") from error
     except DAMAGE as error:
-        raise UserError(f"{where}: cannot be decoded ({error}). {ADVICE}") from error
+        raise UserError(f"{where}: not an intact drawing ({error}). {ADVICE}") from error
     return 255 - np.asarray(small)
 
 
