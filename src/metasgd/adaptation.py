@@ -1,21 +1,12 @@
-"""The inner loop and its exact gradient, for one task or for b tasks stacked.
+"""The inner loop, for one task or for b tasks stacked.
 
 One task, S inner steps, network f, loss L, update rule u with parameters φ:
 
     θ_0 = θ,  m_0 = 0
     g_s = ∇ L(f(θ_s; support))
     (θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)
-    outer loss = Σ_s w_s L(f(θ_s; query)),  by default w_S = 1 and no other
 
-The gradient of the outer loss is not taken through a graph of the whole inner loop. It runs backwards over
-the steps, carrying λ = d outer / d θ_{s+1} and ν = d outer / d m_{s+1}, and needs of the forward pass only
-θ_s, m_s, g_s and L_s:
-
-    (λ', ω, ℓ, ν', dφ) = (λ, ν) · ∂u/∂(θ_s, g_s, L_s, m_s, φ)
-    λ ← λ' + ω · ∂²L_s/∂θ² + ℓ g_s + w_s ∇ L(f(θ_s; query)),    ν ← ν'
-
-so memory does not grow with a graph per inner step. First order leaves out ``ω · ∂²L_s/∂θ²`` and nothing
-else. Pure functions: they read a network and a rule, and change neither.
+Pure functions: they read a network and a rule, and change neither.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +19,7 @@ from torch.func import functional_call, vmap
 from metasgd.episode import Episode
 from metasgd.errors import refuse
 from metasgd.networks import class_agnostic_names, statistics_from_first
-from metasgd.update_rules import Params, State, UpdateRule
+from metasgd.update_rules import CHOSEN, Params, State, UpdateRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs ``[X, …]`` and targets ``[X, …]`` of one task to its mean loss, a scalar."""
@@ -52,25 +43,6 @@ class Learner:
     loss: Loss
     adapted: frozenset[str]
     transductive: bool = True
-
-
-@dataclass(frozen=True)
-class MetaGradient:
-    """The outer loss of some tasks and its gradient, summed over these tasks.
-
-    Attributes:
-        theta: d Σ outer / dθ by name, of θ's shapes.
-        phi: d Σ outer / dφ by name, of φ's shapes.
-        support_losses: ``[b, S]``, before each inner step.
-        query_losses: ``[b]``, after the last.
-        outputs: ``[b, X, …]``, the adapted networks' outputs on the query sets.
-    """
-
-    theta: Params
-    phi: Params
-    support_losses: Tensor
-    query_losses: Tensor
-    outputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -156,8 +128,10 @@ class TaskStack:
             grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=create_graph, allow_unused=True)
         return (loss if create_graph else loss.detach()), _all_used(params, grads)
 
-    def adapt(self, inner_steps: int, graph: bool = False, recompute: bool = False) -> tuple[list[InnerStep], Params]:
-        """Take the inner steps; return them, and ``θ_S`` as leaves.
+    def adapt(
+        self, inner_steps: int, graph: bool = False, recompute: bool = False
+    ) -> tuple[list[InnerStep], Params, dict[str, Tensor]]:
+        """Take the inner steps; return them, ``θ_S`` as leaves, and what the rule chose, ``[*lead, S, …]``.
 
         Args:
             inner_steps: S.
@@ -165,123 +139,17 @@ class TaskStack:
             recompute: keep neither that graph nor ``g_s``.
         """
         rule = self.learner.rule
-        params, state = _leaves(self.start), rule.init_state(self.start)
+        params, state = leaves(self.start), rule.init_state(self.start)
         steps = []
         for s in range(inner_steps):
             loss, grads = self.loss_and_grads(params, create_graph=graph and not recompute)
             steps.append(InnerStep(params, state, loss, None if recompute else grads))
             with torch.no_grad():
                 params, state = rule(s, params, grads, loss, state)
-            params = _leaves(params)
-        return steps, params
-
-
-class _Reverse:
-    """The reverse pass over one stack's inner steps: λ and ν, and what has been gathered so far."""
-
-    def __init__(self, stack: TaskStack, first_order: bool) -> None:
-        self.stack = stack
-        self.first_order = first_order
-        self.rule = stack.learner.rule
-        self.phi = {n: p for n, p in self.rule.named_parameters() if p.requires_grad}
-        self.phi_grads = {n: torch.zeros_like(p) for n, p in self.phi.items()}
-        self.shared_grads = {n: torch.zeros_like(p) for n, p in stack.shared.items()}
-        self.lam = {n: torch.zeros_like(p) for n, p in stack.start.items()}
-        self.nu: State = {}
-
-    def _pull(self, outputs: list[tuple[Tensor, Tensor]], params: Params) -> None:
-        """Add ``cotangent · ∂output/∂(θ_s, shared θ)`` of each pair to λ and to the shared gradients."""
-        outputs = [(out, cotangent) for out, cotangent in outputs if out.requires_grad]
-        if not outputs:
-            return
-        inputs = [*params.values(), *self.stack.shared.values()]
-        outs, cotangents = zip(*outputs, strict=True)
-        pulled = torch.autograd.grad(outs, inputs, cotangents, allow_unused=True)
-        for name, g in zip([*params, *self.stack.shared], pulled, strict=True):
-            if g is not None:
-                into = self.lam if name in params else self.shared_grads
-                into[name] = into[name] + g
-
-    def query(self, params: Params, weight: float) -> tuple[Tensor, Tensor]:
-        """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs, detached."""
-        with torch.enable_grad():
-            losses, outputs = self.stack.query_loss(params)
-        self._pull([(losses, torch.full_like(losses, weight))], params)
-        return losses.detach(), outputs.detach()
-
-    def step(self, s: int, step: InnerStep) -> None:
-        """Go back over inner step s."""
-        loss, grads = step.loss, step.grads
-        if grads is None:
-            loss, grads = self.stack.loss_and_grads(step.params, create_graph=not self.first_order)
-        theta, g, m = _leaves(step.params), _leaves(grads), _leaves(step.state)
-        loss_leaf = loss.detach().requires_grad_()
-        with torch.enable_grad():
-            new_theta, new_m = self.rule(s, theta, g, loss_leaf, m)
-        outputs = [(new_theta[n], self.lam[n]) for n in new_theta]
-        outputs += [(new_m[n], self.nu[n]) for n in self.nu]
-        outs, cotangents = zip(*outputs, strict=True)
-        inputs = [*theta.values(), *g.values(), *m.values(), loss_leaf, *self.phi.values()]
-        pulled = iter(torch.autograd.grad(outs, inputs, cotangents, allow_unused=True))
-        self.lam = {n: _or_zero(next(pulled), p) for n, p in theta.items()}
-        omega = {n: next(pulled) for n in g}
-        self.nu = {n: _or_zero(next(pulled), p) for n, p in m.items()}
-        ell = next(pulled)
-        for n, p in self.phi.items():
-            self.phi_grads[n] = self.phi_grads[n] + _or_zero(next(pulled), p)
-
-        back: list[tuple[Tensor, Tensor]] = []
-        if not self.first_order:
-            back += [(grads[n], w) for n, w in omega.items() if w is not None]
-        if ell is not None:
-            if self.first_order:  # the graph of L_s was not kept; rules that look at the loss are few
-                with torch.enable_grad():
-                    loss = self.stack.support_loss(step.params)
-            back.append((loss, ell))
-        self._pull(back, step.params)
-
-
-def meta_gradient(
-    learner: Learner,
-    theta: Params,
-    tasks: Episode,
-    inner_steps: int,
-    first_order: bool = False,
-    recompute: bool = False,
-    query_weights: Sequence[float] | None = None,
-) -> MetaGradient:
-    """The outer loss of ``tasks`` and its gradient in θ and φ, by the recursion at the head of this file.
-
-    Args:
-        learner: what adapts.
-        theta: θ, by name; these values are used, not those in ``learner.network``.
-        tasks: b tasks; more than one are stacked.
-        inner_steps: S, at least 1.
-        first_order: leave out the Hessian term.
-        recompute: run each inner step again in the reverse pass instead of keeping its graph: memory that
-            does not grow with S by more than ``θ_s`` and ``m_s``, for one more support pass per step.
-        query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
-    """
-    weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else list(query_weights)
-    stack = TaskStack(learner, theta, tasks)
-    steps, final = stack.adapt(inner_steps, graph=not first_order, recompute=recompute)
-    reverse = _Reverse(stack, first_order)
-    query_losses, outputs = reverse.query(final, weights[-1])
-    support_losses = torch.stack([step.loss.detach() for step in steps], dim=-1)
-    for s in reversed(range(inner_steps)):
-        step = steps.pop()
-        reverse.step(s, step)
-        if s and weights[s - 1]:
-            reverse.query(step.params, weights[s - 1])
-    gathered = reverse.lam | reverse.shared_grads
-    b = tasks.n_tasks
-    return MetaGradient(
-        theta={n: gathered[n].sum_to_size(p.shape) for n, p in theta.items()},
-        phi=reverse.phi_grads,
-        support_losses=support_losses.reshape(b, inner_steps),
-        query_losses=query_losses.reshape(b),
-        outputs=outputs if stack.lead else outputs[None],
-    )
+            params = leaves(params)
+        states = [*(step.state for step in steps[1:]), state]
+        chosen = {c: torch.stack([m[c] for m in states], dim=len(self.lead)) for c in CHOSEN if c in state}
+        return steps, params, chosen
 
 
 @dataclass(frozen=True)
@@ -302,7 +170,7 @@ class Judgement:
 def judge(learner: Learner, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Judgement:
     """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
     stack = TaskStack(learner, theta, tasks)
-    steps, final = stack.adapt(inner_steps)
+    steps, final, _ = stack.adapt(inner_steps)
     params = [*(step.params for step in steps), final]
     with torch.no_grad():
         judged = [stack.query_loss(params[s]) for s in after]
@@ -316,24 +184,6 @@ def judge(learner: Learner, theta: Params, tasks: Episode, inner_steps: int, aft
     )
 
 
-def merge_gradients(parts: Iterable[MetaGradient]) -> MetaGradient:
-    """The meta-gradient of all the parts' tasks, summed in the order given."""
-    first, *others = parts
-    theta, phi = dict(first.theta), dict(first.phi)
-    for part in others:
-        for total, more in ((theta, part.theta), (phi, part.phi)):
-            for name, g in more.items():
-                total[name] = total[name] + g
-    every = (first, *others)
-    return MetaGradient(
-        theta=theta,
-        phi=phi,
-        support_losses=torch.cat([p.support_losses for p in every]),
-        query_losses=torch.cat([p.query_losses for p in every]),
-        outputs=torch.cat([p.outputs for p in every]),
-    )
-
-
 def merge_judgements(parts: Iterable[Judgement]) -> Judgement:
     """The judgement of all the parts' tasks, in the order given."""
     every = tuple(parts)
@@ -344,12 +194,8 @@ def merge_judgements(parts: Iterable[Judgement]) -> Judgement:
     )
 
 
-def _leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach().requires_grad_() for n, t in tensors.items()}
-
-
-def _or_zero(g: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if g is None else g
 
 
 def _all_used(params: Params, grads: Sequence[Tensor | None]) -> Params:

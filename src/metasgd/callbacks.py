@@ -11,16 +11,32 @@ from lightning.pytorch.cli import SaveConfigCallback
 from rich.console import Console
 
 from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
+from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write_json
+from metasgd.runs import CONFIG_KEY
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Keeps the configuration of a training run in its folder; evaluating a run does not change it."""
+    """Keeps the configuration of a training run in its folder and in its checkpoints.
+
+    Evaluating a run changes neither.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage != "fit":
+            return
+        try:
             super().setup(trainer, pl_module, stage)
+        except OSError as error:
+            raise UserError(
+                f"trainer.logger.init_args.save_dir: the run's folder {trainer.log_dir} cannot be written"
+                f" ({error.strerror or error}). Allow writing there, make room, or choose another folder"
+            ) from error
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint[CONFIG_KEY] = self.parser.dump(self.config, skip_none=False)
 
 
 class LastCheckpoint(Checkpoint):
@@ -42,6 +58,10 @@ class LastCheckpoint(Checkpoint):
         if self.signal is not None:
             raise SystemExit(128 + number)
         self.signal = number
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        # of a finished run too, which goes on if it is resumed with more steps
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,19 +85,31 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         assert trainer.log_dir is not None
-        trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt", weights_only=False)
 
 
-def best_checkpoint(module: MetaSGDModule) -> ModelCheckpoint:
-    """Keeps ``checkpoints/best.ckpt``, by the metric on the validation tasks."""
-    return ModelCheckpoint(
-        filename="best",
-        monitor=f"val/{module.objective.metric}",
-        mode="max" if module.objective.higher_is_better else "min",
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/best.ckpt``, by the metric on the validation tasks; also in a run that was moved."""
+
+    def __init__(self, metric: str, higher_is_better: bool) -> None:
+        super().__init__(
+            filename="best",
+            monitor=f"val/{metric}",
+            mode="max" if higher_is_better else "min",
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+            save_weights_only=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.dirpath is not None
+        best = Path(self.dirpath) / "best.ckpt"
+        if not best.is_file():
+            return  # a new run from another's checkpoint: its own best is still to come
+        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(best))
+        scores = {str(best): state_dict["kth_value"]}
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
 
 
 class RecordTest(Callback):
@@ -85,6 +117,9 @@ class RecordTest(Callback):
 
     def __init__(self, source: str, checkpoint: str | None) -> None:
         self.source, self.checkpoint = source, checkpoint
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        trainer.test_loop.verbose = False  # the table below says it all
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
@@ -101,7 +136,7 @@ class RecordTest(Callback):
             k_shot=shape.k_shot,
             n_query=shape.n_query,
             inner_steps=pl_module.eval_inner_steps,
-            transductive=pl_module.learner.transductive,
+            transductive=pl_module.learner.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,
             source=self.source,

@@ -5,20 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 # importing the sources, networks and rules lets a configuration name them by class name alone
-from metasgd import networks, update_rules  # noqa: F401
-from metasgd.callbacks import LastCheckpoint, RecordTest, SaveFitConfig, best_checkpoint
+from metasgd import networks, optimizer_network, update_rules  # noqa: F401
+from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
+from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.data import omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
+from metasgd.progress import ProgressBar, quieten
 from metasgd.runs import read_checkpoint, refuse_misfit, resolve_checkpoint, run_of
 
 TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": -1,  # a run is one pass of max_steps outer steps
+    "max_epochs": 1,  # a run is one pass of max_steps outer steps
     "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
@@ -43,6 +46,12 @@ class MetaSGDCLI(LightningCLI):
             args=args,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        commands: dict[str, set[str]] = LightningCLI.subcommands()
+        commands["test"].add("verbose")  # it prints a table of its own
+        return commands
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
 
@@ -58,10 +67,13 @@ class MetaSGDCLI(LightningCLI):
         checkpoint = self._checkpoint(options.ckpt_path, logger)
         config["logger"] = self._logger(logger, checkpoint)
         callbacks = [
+            # before LastCheckpoint, which is to save what this one found
+            BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better),
             *callbacks,
-            best_checkpoint(self.model),
+            *([] if config["enable_progress_bar"] is False else [ProgressBar()]),
             RecordTest(source, str(checkpoint) if checkpoint else None),
         ]
+        config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
         trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         return trainer
 
@@ -93,10 +105,17 @@ class MetaSGDCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
+    quieten()
     try:
         MetaSGDCLI(args)
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return _refuse(*error.problems)
+    except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
+        return _refuse(str(error))
     return 0
+
+
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2

@@ -15,8 +15,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metasgd.adaptation import Learner, MetaGradient
+from metasgd.adaptation import Learner
 from metasgd.episode import Episode
+from metasgd.meta_gradient import MetaGradient
 from metasgd.update_rules import Params
 
 Part = TypeVar("Part")

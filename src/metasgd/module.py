@@ -2,31 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from metasgd.adaptation import (
-    Judgement,
-    Learner,
-    MetaGradient,
-    judge,
-    merge_gradients,
-    merge_judgements,
-    meta_gradient,
-)
+from metasgd.adaptation import Judgement, Learner, judge, merge_judgements
 from metasgd.engines import EngineName, choose_engine, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
+from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.metrics import TaskMean
-from metasgd.networks import refuse_running_statistics
+from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
 from metasgd.objectives import OBJECTIVES, LossName
+from metasgd.outer import OuterProblem
 from metasgd.results import TestResult
 from metasgd.update_rules import Params, PerParameter, UpdateRule
 
@@ -35,7 +28,7 @@ class MetaSGDModule(LightningModule):
     """Meta-trains a network θ together with the update rule φ that adapts it to a task.
 
     Each outer step adapts the network to B tasks on their support sets and moves (θ, φ) against the mean
-    query loss of the adapted networks, with a ``torch.optim`` optimizer.
+    query loss of the adapted networks.
 
     Args:
         network: f, any module whose ``forward`` takes a batch.
@@ -43,15 +36,19 @@ class MetaSGDModule(LightningModule):
         inner_steps: S, inner steps of an adaptation in training.
         eval_inner_steps: S in validation and test, if another.
         first_order: leave the Hessian term out of the meta-gradient.
+        recompute: run each inner step again in the backward pass instead of keeping its graph: slower, in
+            memory that hardly grows with S. ``auto`` does so where S supports are larger than the query set.
+        adapts: what the inner steps change: ``all``, ``head`` (ANIL), ``body`` (BOIL), or patterns of
+            parameter names such as ``body.3.*``.
         transductive: let BatchNorm normalise the query set by its own statistics, as in the published
             protocols; otherwise by the support set's.
         loss: ``cross_entropy`` for classes, ``mse`` for regression.
-        optimizer: of the outer step, for θ and φ together.
-        scheduler: of the outer step's learning rate, stepped once per outer step.
-        gradient_clip_norm: the outer gradient's norm is cut to this; no cut by default.
-        max_skipped_steps: stop after this many outer steps in a row were skipped for a non-finite gradient.
+        outer: what learns at an outer step, and by which optimizer.
         engine: how tasks are dealt out; ``auto`` chooses by device and network.
     """
+
+    outer_steps: Tensor
+    """How many outer steps made these weights; kept in checkpoints."""
 
     def __init__(
         self,
@@ -60,12 +57,11 @@ class MetaSGDModule(LightningModule):
         inner_steps: int = 1,
         eval_inner_steps: int | None = None,
         first_order: bool = False,
+        recompute: bool | Literal["auto"] = "auto",
+        adapts: str | list[str] = "all",
         transductive: bool = True,
         loss: LossName = "cross_entropy",
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        scheduler: LRSchedulerCallable | None = None,
-        gradient_clip_norm: float | None = None,
-        max_skipped_steps: int = 10,
+        outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
@@ -76,7 +72,6 @@ class MetaSGDModule(LightningModule):
                 for option, value, least in (
                     ("inner_steps", inner_steps, 1),
                     ("eval_inner_steps", eval_inner_steps, 0),
-                    ("max_skipped_steps", max_skipped_steps, 1),
                 )
                 if value is not None and value < least
             ]
@@ -86,92 +81,88 @@ class MetaSGDModule(LightningModule):
         self.update_rule = PerParameter() if update_rule is None else update_rule
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.first_order = first_order
+        self.first_order, self.recompute = first_order, recompute
         self.objective = OBJECTIVES[loss]
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
-        self.gradient_clip_norm = gradient_clip_norm
-        self.max_skipped_steps = max_skipped_steps
+        self.outer = outer
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.skipped_in_a_row = 0
         self.engine_name = engine
         self.engine, self.engine_reason = choose_engine(engine, network, torch.device("cpu"))
+        self.fits = False
 
-        adapted = dict(network.named_parameters())
-        self.update_rule.bind(adapted, inner_steps)
-        self.learner = Learner(network, self.update_rule, self.objective.loss, frozenset(adapted), transductive)
+        adapted = adapted_names(network, adapts)
+        self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps)
+        if outer.freeze_network:
+            network.requires_grad_(False)
+        self.learner = Learner(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures = TaskMean(n_figures=2)
         self.test_figures = TaskMean(n_figures=2 * (self.eval_inner_steps + 1))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.make_scheduler is None:
-            return optimizer
-        return [optimizer], [self.make_scheduler(optimizer)]
-
-    outer_steps: Tensor
-    """How many outer steps made these weights; kept in checkpoints."""
+        optimizer = self.outer.make_optimizer(self.network, self.update_rule)
+        scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
+        return optimizer if scheduler is None else ([optimizer], [scheduler])
 
     def setup(self, stage: str) -> None:
         self.engine, self.engine_reason = choose_engine(self.engine_name, self.network, self.device)
         if stage == "fit":
             rank_zero_info(f"engine: {self.engine_reason}")
 
-    def training_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        gradient = self._meta_gradient(batch)
+    def training_step(self, batch: Episode, batch_idx: int) -> None:
+        gradient = self._meta_gradient(batch, step=batch_idx)
         loss = deliver(gradient.query_losses.mean(), gradient, *self._parameters_by_name())
         self.manual_backward(loss)
-        self._outer_step(batch)
-        targets = batch.query_y
-        self.log_dict(
-            {
-                "train/loss": loss.detach(),
-                f"train/{self.objective.metric}": self.objective.measure(gradient.outputs, targets).mean(),
-            },
-            prog_bar=True,
-            batch_size=batch.n_tasks,
-        )
+        self._outer_step(batch, step=batch_idx)
+        accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y).mean()
+        figures = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
+        self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=batch.n_tasks)
+        for name, chosen in gradient.chosen.items():
+            by_step = {f"{name}/inner_step_{s}": chosen[:, s].mean() for s in range(self.inner_steps)}
+            self.log_dict(by_step, sync_dist=True, batch_size=batch.n_tasks)
 
-    def _outer_step(self, batch: Episode) -> None:
+    def _outer_step(self, batch: Episode, step: int) -> None:
         """Step the outer optimizer, unless the gradient is not finite."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        limit = math.inf if self.gradient_clip_norm is None else self.gradient_clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
+            if not learns:
+                module.zero_grad()  # to None, which optimizers pass over
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.outer.gradient_clip_norm or math.inf)
         if norm.isfinite():
             optimizer.step()
+            self.update_rule.project()
             self.outer_steps += 1
             self.skipped_in_a_row = 0
         else:
             self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= self.max_skipped_steps:
+            if self.skipped_in_a_row >= self.outer.max_skipped_steps:
                 raise UserError(self._not_finite(batch))
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
-        self.log_dict(
-            {"outer/gradient_norm": norm, "outer/skipped_in_a_row": float(self.skipped_in_a_row)},
-            batch_size=batch.n_tasks,
-        )
+        figures: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_in_a_row": float(self.skipped_in_a_row)}
+        self.log_dict(figures, batch_size=batch.n_tasks)
 
     def _not_finite(self, batch: Episode) -> str:
-        rates = [r.flatten() for r in self.update_rule.rates().values()]
+        rates = [rate.detach().flatten() for rate in self.update_rule.learned_rates().values()]
         spread = f", rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
         return (
             f"the outer gradient was not finite {self.skipped_in_a_row} times in a row, last at outer step"
             f" {self.global_step} on the tasks {batch.task_index[0]} to {batch.task_index[-1]}{spread}. Lower"
-            " the outer learning rate or the start of the inner rates, or set model.gradient_clip_norm; the last"
-            " good checkpoint is kept."
+            " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the"
+            " last good checkpoint is kept."
         )
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.val_figures.update(self._figures(batch, after=[self.eval_inner_steps]))
 
+    def on_validation_epoch_start(self) -> None:
+        self.val_figures.reset()
+
     def on_validation_epoch_end(self) -> None:
         loss, measure = self.val_figures.compute()[0].float()
         self.log_dict({"val/loss": loss, f"val/{self.objective.metric}": measure}, prog_bar=True)
-        self.val_figures.reset()
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.test_figures.update(self._figures(batch, after=range(self.eval_inner_steps + 1)))
@@ -183,11 +174,7 @@ class MetaSGDModule(LightningModule):
         metric = f"test/{self.objective.metric}"
         result = self.test_result()
         self.log_dict(
-            {
-                "test/loss": result.loss[-1],
-                metric: result.metric[-1],
-                f"{metric}_ci95": result.metric_ci95[-1],
-            }
+            {"test/loss": result.loss[-1], metric: result.metric[-1], f"{metric}_ci95": result.metric_ci95[-1]}
         )
 
     def test_result(self) -> TestResult:
@@ -231,11 +218,16 @@ class MetaSGDModule(LightningModule):
 
         return self.engine.run(on, merge_judgements, self.learner, self._as_inputs(batch))
 
-    def _meta_gradient(self, batch: Episode) -> MetaGradient:
+    def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
         theta, _ = self._parameters_by_name()
+        first_order = self.first_order or step < self.outer.first_order_until
+        weights = self.outer.query_weights(step, self.inner_steps)
+        recompute = self.recompute
+        if recompute == "auto":
+            recompute = self.inner_steps * batch.support_y.shape[1] > batch.query_y.shape[1]
 
         def on(learner: Learner, tasks: Episode) -> MetaGradient:
-            return meta_gradient(learner, theta, tasks, self.inner_steps, self.first_order)
+            return meta_gradient(learner, theta, tasks, self.inner_steps, first_order, recompute, weights)
 
         return self.engine.run(on, merge_gradients, self.learner, self._as_inputs(batch))
 
@@ -244,7 +236,10 @@ class MetaSGDModule(LightningModule):
 
     def _as_inputs(self, batch: Episode) -> Episode:
         """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
-        if batch.support_x.dtype != torch.uint8:
-            return batch
-        dtype = next(self.network.parameters()).dtype
-        return batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
+        if batch.support_x.dtype == torch.uint8:
+            dtype = next(self.network.parameters()).dtype
+            batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
+        if not self.fits:
+            refuse_unfit_tasks(self.network, batch.support_x[0], batch.n_way)
+            self.fits = True
+        return batch

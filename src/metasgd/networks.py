@@ -5,6 +5,7 @@ Shapes: X examples in a batch, N ways.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal
 
@@ -180,6 +181,68 @@ def class_agnostic_names(network: nn.Module) -> frozenset[str]:
         if isinstance(module, ClassAgnosticHead)
         for name, _ in module.named_parameters()
     )
+
+
+def uses_batch_statistics(network: nn.Module) -> bool:
+    """Whether an example's output depends on the others in its batch through a normalisation."""
+    return any(isinstance(m, BatchNorm2d | nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
+def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[str]:
+    """Names of the parameters that adapt.
+
+    Args:
+        network: what adapts; its head is its submodule ``head``.
+        adapts: ``all``, ``head``, ``body`` (all but the head), or patterns of parameter names.
+
+    Raises:
+        UserError: a pattern fits no parameter.
+    """
+    names = frozenset(name for name, _ in network.named_parameters())
+    head = frozenset(name for name in names if name.startswith("head."))
+    if adapts == "all":
+        return names
+    if adapts in ("head", "body") and head:
+        return head if adapts == "head" else names - head
+    patterns = [adapts] if isinstance(adapts, str) else list(adapts)
+    found = {pattern: frozenset(n for n in names if fnmatchcase(n, pattern)) for pattern in patterns}
+    refuse(
+        [
+            f"model.adapts has {pattern!r}, which fits no parameter of {type(network).__name__}: use all, head, body"
+            f" (where the network has a submodule named head) or patterns of {', '.join(sorted(names))}"
+            for pattern in patterns
+            if not found[pattern]
+        ]
+    )
+    return frozenset().union(*found.values())
+
+
+@torch.no_grad()
+def refuse_unfit_tasks(network: nn.Module, support_x: Tensor, n_way: int) -> None:
+    """Refuse a network that does not take the tasks' inputs, or does not answer a value for each way.
+
+    Args:
+        network: f, as it was built.
+        support_x: one task's support inputs, ``[X, …]``.
+        n_way: N; 1 in regression, where the outputs are the loss's business.
+
+    Raises:
+        UserError: names what the network was given and what it made of it.
+    """
+    try:
+        outputs: Tensor = network(support_x)
+    except RuntimeError as error:
+        raise UserError(
+            f"model.network: {type(network).__name__} does not take the tasks' inputs of shape"
+            f" {tuple(support_x.shape[1:])} ({str(error).splitlines()[0]}). Set its input options (such as"
+            " in_channels and image_size, or in_features) to fit the data"
+        ) from error
+    if n_way > 1 and not class_agnostic_names(network) and outputs.shape[1:] != (n_way,):
+        raise UserError(
+            f"model.network: {type(network).__name__} answers values of shape {tuple(outputs.shape[1:])} for each"
+            f" example, but data.n_way is {n_way}. Set model.network.init_args.n_way (of an MLP, out_features) to"
+            f" {n_way}, or use a class-agnostic head, which meets any number of ways"
+        )
 
 
 def refuse_running_statistics(network: nn.Module) -> None:

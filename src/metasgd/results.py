@@ -31,7 +31,7 @@ class Protocol:
     k_shot: int
     n_query: int
     inner_steps: int
-    transductive: bool
+    transductive: bool | None  # none: nothing in the network looks at a whole batch
     one_alphabet: bool
     data_seed: int
     source: str
@@ -41,9 +41,12 @@ class Protocol:
 
     def in_words(self) -> str:
         ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} points"
-        statistics = "transductive (query statistics)" if self.transductive else "inductive (support statistics)"
-        within = ", within one alphabet" if self.one_alphabet else ""
-        return f"{ways}{within}, {self.n_query} queries, {self.inner_steps} inner steps, {statistics}"
+        if self.one_alphabet:
+            ways += " within one alphabet"
+        parts = [ways, f"{self.n_query} queries", f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}"]
+        if self.transductive is not None:
+            parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")
+        return ", ".join(parts)
 
 
 def table(result: TestResult, protocol: Protocol) -> Table:

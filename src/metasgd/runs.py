@@ -12,6 +12,8 @@ import torch
 from metasgd.errors import UserError
 
 KEYWORDS = ("last", "best")
+CONFIG_KEY = "metasgd_config"
+"""A checkpoint holds the run's config.yaml under this key."""
 _VERSION = re.compile(r"version_(\d+)")
 
 

@@ -10,14 +10,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, refuse
 
 Params = dict[str, Tensor]
 State = dict[str, Tensor]
+Start = float | tuple[float, float]
+Bounds = tuple[float, float] | None
+
+M = "m."
+"""A state's key for the momentum of the parameter NAME is ``m.NAME``."""
+CHOSEN = ("learning_rate", "momentum")
+"""A rule that chooses these as it goes leaves them in the state it returns, for whoever wants to look."""
 
 
 class UpdateRule(nn.Module):
     """Base of all rules. A rule is bound once to the names and shapes of what it updates."""
+
+    bounds: Bounds = None
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
@@ -30,9 +39,16 @@ class UpdateRule(nn.Module):
         """``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``, differentiable in all of them and in φ."""
         raise NotImplementedError
 
-    def rates(self) -> dict[str, Tensor]:
-        """The learning rates that do not depend on the loss, by parameter name; for logging."""
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        """The learning rates among φ, by the name of what they serve."""
         return {}
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Move the learned rates back into their bounds, if there are any; after every outer step."""
+        if self.bounds is not None:
+            for rate in self.learned_rates().values():
+                rate.clamp_(*self.bounds)
 
 
 class PerParameter(UpdateRule):
@@ -42,17 +58,17 @@ class PerParameter(UpdateRule):
 
     Args:
         init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
+        bounds: ``[low, high]`` that the rates are kept in; none by default.
     """
 
-    def __init__(self, init: float | tuple[float, float] = 0.1) -> None:
+    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
-        self.init = init
+        self.init, self.bounds = init, checked_bounds(bounds, init)
         self.alpha = nn.ParameterDict()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
-        start = draw_init("init", self.init)
-        for name, p in params.items():
-            self.alpha[key_of(name)] = nn.Parameter(torch.full_like(p, start))
+        start = draw(self.init)
+        self.alpha = nn.ParameterDict({key_of(n): torch.full_like(p, start) for n, p in params.items()})
 
     def forward(
         self,
@@ -64,8 +80,135 @@ class PerParameter(UpdateRule):
     ) -> tuple[Params, State]:
         return {n: p - self.alpha[key_of(n)] * grads[n] for n, p in params.items()}, state
 
-    def rates(self) -> dict[str, Tensor]:
-        return {name_of(k): a.detach() for k, a in self.alpha.items()}
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        return {name_of(k): alpha for k, alpha in self.alpha.items()}
+
+
+class PerParameterMomentum(PerParameter):
+    """Meta-SGD with a learned momentum coefficient for every tensor.
+
+    ``m_{s+1} = σ(ρ) m_s + g_s,  θ_{s+1} = θ_s − α ⊙ m_{s+1}``
+
+    Args:
+        init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
+        momentum: where every coefficient σ(ρ) starts, above 0 and below 1.
+        bounds: ``[low, high]`` that the rates α are kept in; none by default.
+    """
+
+    def __init__(self, init: Start = 0.1, momentum: float = 0.5, bounds: Bounds = None) -> None:
+        super().__init__(init, bounds)
+        refuse(outside("momentum", momentum, 0, 1))
+        self.momentum = momentum
+        self.rho = nn.ParameterDict()
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
+        start = logit(self.momentum)
+        self.rho = nn.ParameterDict({key_of(n): p.new_tensor(start) for n, p in params.items()})
+
+    def init_state(self, params: Params) -> State:
+        return no_momentum(params)
+
+    def forward(
+        self,
+        step: int,  # noqa: ARG002
+        params: Params,
+        grads: Params,
+        loss: Tensor,  # noqa: ARG002
+        state: State,
+    ) -> tuple[Params, State]:
+        m = {M + n: self.rho[key_of(n)].sigmoid() * state[M + n] + grads[n] for n in params}
+        return {n: p - self.alpha[key_of(n)] * m[M + n] for n, p in params.items()}, m
+
+
+class PerLayerPerStep(UpdateRule):
+    """A rate for every tensor and every inner step (LSLR of MAML++, Antoniou et al. 2019, section 4).
+
+    ``θ_{s+1} = θ_s − η_{tensor, s} g_s``; steps beyond those it was trained with use the last rate.
+
+    Args:
+        init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
+        bounds: ``[low, high]`` that the rates are kept in; none by default.
+    """
+
+    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
+        super().__init__()
+        self.init, self.bounds = init, checked_bounds(bounds, init)
+        self.eta = nn.ParameterDict()
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        start = draw(self.init)
+        self.eta = nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
+
+    def forward(
+        self,
+        step: int,
+        params: Params,
+        grads: Params,
+        loss: Tensor,  # noqa: ARG002
+        state: State,
+    ) -> tuple[Params, State]:
+        eta = {n: self.eta[key_of(n)] for n in params}
+        return {n: p - eta[n][min(step, len(eta[n]) - 1)] * grads[n] for n, p in params.items()}, state
+
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        return {name_of(k): eta for k, eta in self.eta.items()}
+
+
+class Scalar(UpdateRule):
+    """One learned rate for everything, with a given momentum coefficient.
+
+    ``m_{s+1} = μ m_s + g_s,  θ_{s+1} = θ_s − η m_{s+1}``
+
+    Args:
+        init: where η starts: a number, or ``[low, high]`` to draw it from.
+        momentum: μ, from 0 to below 1; not learned.
+        bounds: ``[low, high]`` that η is kept in; none by default.
+    """
+
+    def __init__(self, init: Start = 0.1, momentum: float = 0.0, bounds: Bounds = None) -> None:
+        super().__init__()
+        refuse(outside("momentum", momentum, 0, 1, low_allowed=True))
+        self.init, self.bounds, self.momentum = init, checked_bounds(bounds, init), momentum
+        self.eta = nn.Parameter(torch.tensor(draw(init)))
+
+    def init_state(self, params: Params) -> State:
+        return no_momentum(params)
+
+    def forward(
+        self,
+        step: int,  # noqa: ARG002
+        params: Params,
+        grads: Params,
+        loss: Tensor,  # noqa: ARG002
+        state: State,
+    ) -> tuple[Params, State]:
+        m = {M + n: self.momentum * state[M + n] + grads[n] for n in params}
+        return {n: p - self.eta * m[M + n] for n, p in params.items()}, m
+
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        return {"all parameters": self.eta}
+
+
+class Fixed(Scalar):
+    """Plain gradient descent with a given rate and momentum: nothing is learned but θ (MAML, Finn et al. 2017).
+
+    Args:
+        init: η, a number, or ``[low, high]`` to draw it from.
+        momentum: μ, from 0 to below 1.
+    """
+
+    def __init__(self, init: Start = 0.1, momentum: float = 0.0) -> None:
+        super().__init__(init, momentum)
+        self.eta.requires_grad_(False)
+
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        return {}
+
+
+def no_momentum(params: Params) -> State:
+    """``m_0 = 0`` for every parameter."""
+    return {M + n: torch.zeros_like(p) for n, p in params.items()}
 
 
 def key_of(name: str) -> str:
@@ -77,12 +220,41 @@ def name_of(key: str) -> str:
     return key.replace("/", ".")
 
 
-def draw_init(option: str, init: float | tuple[float, float]) -> float:
+def draw(start: Start) -> float:
     """A start value: the number itself, or one drawn uniformly from ``(low, high)``."""
-    low, high = init if isinstance(init, tuple | list) else (init, init)
+    low, high = start if isinstance(start, tuple | list) else (start, start)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise UserError(
-            f"model.update_rule.init_args.{option} is {init}: a finite number, or [low, high] with low <="
-            " high, is needed"
+            f"model.update_rule.init_args.init is {start}: a finite number, or [low, high] with low <= high, is needed"
         )
     return low if low == high else float(torch.empty(()).uniform_(low, high))
+
+
+def checked_bounds(bounds: Bounds, start: Start) -> Bounds:
+    """``bounds``, if they are an interval that holds every start value.
+
+    Raises:
+        UserError: they are not.
+    """
+    if bounds is None:
+        return None
+    low, high = bounds
+    starts = start if isinstance(start, tuple | list) else (start,)
+    if not (low < high and all(low <= s <= high for s in starts)):
+        raise UserError(
+            f"model.update_rule.init_args.bounds is {list(bounds)}: [low, high] with low < high and init ({start})"
+            " between them is needed"
+        )
+    return low, high
+
+
+def outside(option: str, value: float, low: float, high: float, low_allowed: bool = False) -> list[str]:
+    """The problem with an option that must lie between ``low`` and ``high``, if there is one."""
+    if low < value < high or (low_allowed and value == low):
+        return []
+    least = "at least" if low_allowed else "above"
+    return [f"model.update_rule.init_args.{option} is {value}: a number {least} {low:g} and below {high:g} is needed"]
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))

@@ -1,0 +1,100 @@
+"""The optimizer network: an update rule that reads the loss and answers (learning rate, momentum)."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.errors import refuse
+from metasgd.update_rules import M, Params, State, UpdateRule, logit, no_momentum, outside
+
+Input = Literal["loss", "step", "gradient_norm"]
+INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm")
+
+
+class OptimizerNetwork(UpdateRule):
+    """An MLP φ maps the support loss to the (learning rate, momentum) of the next inner step.
+
+    ``(η_s, μ_s) = MLP_φ(L_s),  m_{s+1} = μ_s m_s + g_s,  θ_{s+1} = θ_s − η_s m_{s+1}``
+
+    with ``η = η₀ exp(o₁) > 0`` and ``0 < μ = σ(σ⁻¹(μ₀) + o₂) < 1`` of the MLP's two outputs. The last layer
+    starts at zero, so that (η₀, μ₀) is what it answers first, whatever it reads. Losses are read on a
+    logarithmic scale that maps 1e-4 … 1e2 to −1 … 1.
+
+    Args:
+        learning_rate: η₀, above 0.
+        momentum: μ₀, above 0 and below 1.
+        hidden: width of each hidden layer of the MLP.
+        inputs: what it reads: ``loss``, ``step`` (the number of the inner step, as log(1+s)),
+            ``gradient_norm`` (its logarithm), in this order.
+        per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        momentum: float = 0.1,
+        hidden: Sequence[int] = (32, 32),
+        inputs: Sequence[Input] = ("loss",),
+        per_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        where = "model.update_rule.init_args"
+        problems = outside("learning_rate", learning_rate, 0, math.inf) + outside("momentum", momentum, 0, 1)
+        if not hidden or min(hidden) < 1:
+            problems.append(f"{where}.hidden is {list(hidden)}: widths of at least 1 are needed")
+        if not inputs or list(inputs) != [i for i in INPUTS if i in inputs]:
+            problems.append(f"{where}.inputs is {list(inputs)}: some of {list(INPUTS)}, each once, in this order")
+        refuse(problems)
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.inputs, self.per_layer = tuple(inputs), per_layer
+        self.hidden = tuple(hidden)
+        self.names: tuple[str, ...] = ()
+        self.mlp = nn.Sequential()
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
+        self.names = tuple(params) if self.per_layer else ("",)
+        sizes = [len(self.inputs), *self.hidden]
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.Tanh()]
+        last = nn.Linear(sizes[-1], 2 * len(self.names))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(*layers, last).to(next(iter(params.values())).dtype)
+
+    def init_state(self, params: Params) -> State:
+        return no_momentum(params)
+
+    def read(self, step: int, loss: Tensor, grads: Params) -> Tensor:
+        """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``)."""
+        features = {"loss": (loss.clamp(1e-8, 1e8).log10() + 1) / 3}
+        if "step" in self.inputs:
+            features["step"] = torch.full_like(loss, math.log1p(step))
+        if "gradient_norm" in self.inputs:
+            squares = [g.reshape(*loss.shape, -1).square().sum(dim=-1) for g in grads.values()]
+            # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
+            features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
+        return torch.stack([features[i] for i in self.inputs], dim=-1)
+
+    def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
+        log_factor, shift = self.mlp(features).chunk(2, dim=-1)
+        return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
+
+    def forward(self, step: int, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
+        eta, mu = self.choose(self.read(step, loss, grads))
+        new_params, new_state = {}, {"learning_rate": eta, "momentum": mu}
+        for i, (n, p) in enumerate(params.items()):
+            own = i if self.per_layer else 0
+            m = _beside(mu[..., own], p) * state[M + n] + grads[n]
+            new_params[n], new_state[M + n] = p - _beside(eta[..., own], p) * m, m
+        return new_params, new_state
+
+
+def _beside(figure: Tensor, p: Tensor) -> Tensor:
+    """A figure per task, shaped to broadcast against that task's parameters."""
+    return figure.reshape(figure.shape + (1,) * (p.ndim - figure.ndim))

@@ -1,0 +1,39 @@
+"""What a run shows on the terminal while it works."""
+
+import logging
+import warnings
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import Task, TextColumn
+from rich.text import Text
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs."""
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        return [_Description(""), *super().configure_columns(trainer)[1:]]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class _Description(TextColumn):
+    def render(self, task: Task) -> Text:
+        return Text("Meta-training" if task.description.startswith("Epoch") else task.description)
+
+
+def quieten() -> None:
+    """Keep off the terminal what is no concern of the user's."""
+    # advertisements, which Lightning sends at every start
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    # Lightning's use of torch and torch's of its own parts
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")
+    # a run that goes on in its own folder
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
+    # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
