@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from metasgd.data.omniglot import Omniglot
 from metasgd.data.omniglot_release import BACKGROUND, EVALUATION, Release
 
 FAKE = Release(
@@ -18,6 +19,10 @@ FAKE = Release(
     val_alphabets=("Beth_(old)",),
 )
 PARTS = tuple(FAKE.parts)
+
+
+class Fake(Omniglot):
+    release = FAKE
 
 
 def is_ink(path: str) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import ClassVar, Literal
+from urllib.error import HTTPError
 
 import numpy as np
 import PIL
@@ -147,6 +148,8 @@ def _download(root: Path, part: str) -> None:
             folder.mkdir(exist_ok=True)
             (staging / TORCHVISION_FOLDER / f"{part}.zip").replace(folder / f"{part}.zip")
     except (OSError, RuntimeError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise UserError(
             f"data.source.init_args.download is true, but {part}.zip could not be fetched from"
             f" {TorchvisionOmniglot.download_url_prefix} into {folder} ({error}). Check the network and that"
