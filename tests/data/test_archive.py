@@ -68,6 +68,23 @@ def test_a_wrong_checksum_names_the_member(tmp_path: Path, method: int) -> None:
         next(read)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_no_flipped_bit_gives_other_content_or_another_error(tmp_path: Path, method: int) -> None:
+    archive = make(tmp_path / "a.zip", ("p/a.png", b"abc" * 20), ("p/b.png", b"xyz" * 20), method=method)
+    intact, data = set(read_images(archive)), archive.read_bytes()
+    refused = 0
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(flipped)
+        try:
+            # it may lack a member, if the table of contents is cut by a wrong length in it
+            assert set(read_images(archive)) <= intact
+        except UserError:
+            refused += 1
+    assert refused > 0.4 * 8 * len(data)
+
+
 def patch_records(archive: Path, local_offset: int, central_offset: int, value: bytes) -> None:
     """Overwrite a field of the only member, in its local header and in the central directory."""
     data = bytearray(archive.read_bytes())

@@ -72,6 +72,11 @@ def damage_empty_images(folder: Path) -> None:
     os.truncate(folder / "images.npy", 0)
 
 
+def damage_other_shape(folder: Path) -> None:
+    images = np.load(folder / "images.npy")
+    np.save(folder / "images.npy", images.reshape(3, 2, 4, 4))
+
+
 def damage_lose_images(folder: Path) -> None:
     (folder / "images.npy").unlink()
 
@@ -108,6 +113,7 @@ def damage_other_format(folder: Path) -> None:
         (damage_flip_pixel, "images.npy"),
         (damage_cut_images, "images.npy"),
         (damage_empty_images, "images.npy"),
+        (damage_other_shape, "images.npy"),
         (damage_lose_images, "images.npy"),
         (damage_lose_classes, "classes.json"),
         (damage_cut_classes, "classes.json"),
