@@ -90,7 +90,7 @@ class Omniglot(ClassSource):
         with _root_named(root):
             found = _find_parts(root, self.release)
             content = {part: fingerprint(path) for part, path in found.items()}
-        made_by = (PIL.__version__, RESAMPLING.name, self.image_size, sorted(content.items()))
+        made_by = (PIL.__version__, RESAMPLING.name, sorted(content.items()))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
         return load_or_build(
             cache_dir,
