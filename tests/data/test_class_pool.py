@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from metasgd.data.class_pool import ClassPool
+
+
+@pytest.fixture
+def pool():
+    """Four classes in two groups, three drawings each, every pixel known."""
+    images = np.arange(4 * 3 * 1 * 2 * 2, dtype=np.uint8).reshape(4, 3, 1, 2, 2)
+    return ClassPool.of_equal_counts(images, ("A/1", "A/2", "B/1", "B/2"), np.array([0, 0, 1, 1]))
+
+
+def images_of(pool, c):
+    return pool.images[pool.starts[c] : pool.starts[c] + pool.counts[c]]
+
+
+def test_classes_are_runs_of_images(pool):
+    assert len(pool) == 4
+    assert pool.image_shape == (1, 2, 2)
+    assert images_of(pool, 1)[0].tolist() == [[[12, 13], [14, 15]]]
+
+
+def test_a_selection_shares_the_images(pool):
+    some = pool.select(np.array([3, 0]))
+    assert some.names == ("B/2", "A/1")
+    assert some.groups.tolist() == [1, 0]
+    assert images_of(some, 0).tolist() == images_of(pool, 3).tolist()
+    assert np.shares_memory(some.images, pool.images)
+
+
+def test_rotations_are_new_classes_of_new_alphabets(pool):
+    turned = pool.select(np.array([2, 1])).with_rotations()
+    assert len(turned) == 8
+    assert turned.names[:3] == ("B/1@0", "A/2@0", "B/1@90")
+    for turn in range(4):
+        for place, c in enumerate((2, 1)):
+            expected = [np.rot90(image[0], turn).tolist() for image in images_of(pool, c)]
+            assert images_of(turned, 2 * turn + place)[:, 0].tolist() == expected
+    assert len(np.unique(turned.groups)) == 8
+    assert len(set(turned.names)) == 8
+
+
+def test_only_square_images_rotate():
+    pool = ClassPool.of_equal_counts(np.zeros((1, 1, 1, 2, 3), np.uint8), ("A/1",), np.array([0]))
+    with pytest.raises(ValueError, match="square"):
+        pool.with_rotations()
