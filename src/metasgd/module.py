@@ -136,7 +136,7 @@ class MetaSGDModule(LightningModule):
         else:
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.outer.max_skipped_steps:
-                raise UserError(self._not_finite(batch))
+                raise UserError(self._not_finite(batch, step))
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
@@ -144,12 +144,12 @@ class MetaSGDModule(LightningModule):
         figures: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_in_a_row": float(self.skipped_in_a_row)}
         self.log_dict(figures, batch_size=batch.n_tasks)
 
-    def _not_finite(self, batch: Episode) -> str:
+    def _not_finite(self, batch: Episode, step: int) -> str:
         rates = [rate.detach().flatten() for rate in self.update_rule.learned_rates().values()]
         spread = f", rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
         return (
             f"the outer gradient was not finite {self.skipped_in_a_row} times in a row, last at outer step"
-            f" {self.global_step} on the tasks {batch.task_index[0]} to {batch.task_index[-1]}{spread}. Lower"
+            f" {step} on the tasks {batch.task_index[0]} to {batch.task_index[-1]}{spread}. Lower"
             " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the"
             " last good checkpoint is kept."
         )

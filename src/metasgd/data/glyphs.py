@@ -121,7 +121,8 @@ def _drawing(mask: Mask, stream: np.random.Generator, image_size: int) -> NDArra
     cut = min(cut, 0.6 * float(field.max()))
     ink = np.clip((field - cut) * 4 + 0.5, 0, 1)
     pixels = ink.reshape(image_size, SAMPLES, image_size, SAMPLES).mean(axis=(1, 3))
-    return np.round(255 * pixels).astype(np.uint8)
+    drawing: NDArray[np.uint8] = np.round(255 * pixels).astype(np.uint8)
+    return drawing
 
 
 def _places(shape: tuple[int, ...], stream: np.random.Generator, side: int) -> NDArray[np.float64]:
@@ -143,7 +144,8 @@ def _places(shape: tuple[int, ...], stream: np.random.Generator, side: int) -> N
     axis = (np.arange(side) + 0.5) / side - 0.5
     place = np.stack(np.meshgrid(axis, axis, indexing="ij")) - shift[:, None, None] + bend
     backward: NDArray[np.float64] = np.linalg.inv(forward) / scale
-    return np.einsum("ij,jyx->iyx", backward, place)
+    places: NDArray[np.float64] = np.einsum("ij,jyx->iyx", backward, place)
+    return places
 
 
 def _between_knots(side: int) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ def _font(typeface: str, size: int) -> ImageFont.FreeTypeFont:
 def mask_of(code: int, typeface: str, size: int = FONT_SIZE) -> Mask:
     """A letter's ink from 0 to 1, cropped to it; of no size if it is blank."""
     mask = _font(typeface, size).getmask(chr(code), mode="L")
-    ink = np.array(mask, dtype=np.float32).reshape(mask.size[::-1]) / 255
+    ink = (np.array(mask).reshape(mask.size[::-1]) / 255).astype(np.float32)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink[:0, :0]
 
@@ -124,7 +124,7 @@ def letters() -> list[Letter]:
         shared[np.ix_(own, own)] += 1
     alike = apart < SAME_LOOK * shared
     first: list[int] = []
-    for i in np.flatnonzero(~blank):
+    for i in np.flatnonzero(~blank).tolist():
         if not alike[i, first].any():
             first.append(i)
     return [found[i] for i in first]
@@ -155,11 +155,13 @@ def _look(mask: Mask) -> NDArray[np.float32]:
     pixels = np.arange(longer)
     overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
     overlap = (overlap / (longer / LOOK_SIDE)).astype(np.float32)
-    return (overlap @ square @ overlap.T).ravel()
+    look: Mask = (overlap @ square @ overlap.T).ravel()
+    return look
 
 
 def _distances(looks: NDArray[np.float32]) -> NDArray[np.float32]:
     """Between each two rows: the squared difference as a share of the larger one's squares, ``[C, C]``."""
     squares = (looks**2).sum(axis=1)
     difference = squares[:, None] + squares - 2 * looks @ looks.T
-    return difference / np.maximum(np.maximum(squares[:, None], squares), 1e-9)
+    share: NDArray[np.float32] = difference / np.maximum(np.maximum(squares[:, None], squares), 1e-9)
+    return share

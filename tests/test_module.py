@@ -1,0 +1,203 @@
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.data.sinusoid import Sinusoid
+from metasgd.errors import UserError
+from metasgd.module import MetaSGDModule
+from metasgd.networks import MLP, Conv4
+from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.outer import OuterProblem
+from metasgd.update_rules import Fixed, PerParameter, Scalar
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*",  # Lightning's use of torch's internals
+    "ignore:.*does not have many workers.*",  # episodes are drawn where that is fastest
+    "ignore:.*GPU available but not used.*",
+)
+
+
+def module_of(rule=None, **options):
+    torch.manual_seed(0)
+    return MetaSGDModule(MLP(1, [8], 1), rule or PerParameter(0.02), loss="mse", **options)
+
+
+def data_of(**options):
+    return EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, **{"val_tasks": 20, "test_tasks": 30} | options)
+
+
+def trainer_of(max_steps=4, **options):
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode"), False
+    )
+    options = {"check_val_every_n_epoch": None, "val_check_interval": max_steps, "limit_val_batches": 2, **options}
+    return Trainer(
+        max_steps=max_steps,
+        max_epochs=1,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **quiet | options,
+    )
+
+
+def weights(module):
+    return {n: p.detach().clone() for n, p in module.named_parameters()}
+
+
+def changed(before, after):
+    return {n for n in before if not torch.equal(before[n], after[n])}
+
+
+@pytest.mark.parametrize("rule", [PerParameter(0.02), Scalar(0.02), OptimizerNetwork(0.02, 0.1)])
+def test_training_moves_everything_that_learns(rule):
+    module = module_of(rule, inner_steps=2)
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    after = weights(module)
+    # a hidden unit that is off for all inputs is possible, a tensor that never moves is not
+    assert changed(before, after) == set(before)
+    assert int(module.outer_steps) == 4
+
+
+def test_training_lowers_the_loss_of_validation():
+    module, data = module_of(outer=OuterProblem(lambda ps: torch.optim.Adam(ps, lr=1e-2))), data_of(val_tasks=300)
+    trainer = trainer_of(300, limit_val_batches=None)
+    before = trainer.validate(module, data, verbose=False)[0]["val/mse"]
+    trainer.fit(module, data)
+    assert trainer.validate(module, data, verbose=False)[0]["val/mse"] < 0.8 * before
+
+
+def test_a_golden_run_stays_as_it_is():
+    """Refactoring does not change what is learned: the same seed, the same losses."""
+    module = module_of(inner_steps=2)
+    losses = []
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: (
+        losses.append(module._meta_gradient(batch, batch_idx).query_losses.mean().item()),
+        step(batch, batch_idx),
+    )[1]
+    trainer_of().fit(module, data_of())
+    assert losses == pytest.approx(GOLDEN, rel=1e-4)
+
+
+GOLDEN = [3.8743844032...8543863296509]
+
+
+def test_a_frozen_network_leaves_only_the_rule_to_learn():
+    module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=True))
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    assert changed(before, weights(module)) == {"update_rule.eta"}
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(2, "network."), (4, "network. update_rule.")])
+def test_turns_leave_the_other_side_untouched(steps, expected):
+    module = module_of(outer=OuterProblem(alternate=2))
+    before = weights(module)
+    trainer_of(steps).fit(module, data_of())
+    prefixes = {n.split(".")[0] + "." for n in changed(before, weights(module))}
+    assert prefixes == set(expected.split())
+
+
+def test_bounds_hold_after_every_outer_step():
+    rule = PerParameter(0.02, bounds=(0.015, 0.025))
+    trainer_of(20).fit(module_of(rule, outer=OuterProblem(lambda ps: torch.optim.Adam(ps, lr=0.1))), data_of())
+    rates = torch.cat([rate.detach().flatten() for rate in rule.learned_rates().values()])
+    assert rates.min() >= 0.015
+    assert rates.max() == pytest.approx(0.025)  # steps of 0.1 would have left it far behind
+
+
+def test_first_order_until_a_step_is_first_order_until_then():
+    runs = {}
+    for name, options in {
+        "exact": {},
+        "first": {"first_order": True},
+        "until 2": {"outer": OuterProblem(first_order_until=2)},
+        "until 9": {"outer": OuterProblem(first_order_until=9)},
+    }.items():
+        module = module_of(**options)
+        trainer_of(4).fit(module, data_of())
+        runs[name] = torch.cat([p.flatten() for p in weights(module).values()])
+    assert torch.equal(runs["until 9"], runs["first"])
+    assert not torch.equal(runs["until 2"], runs["first"])
+    assert not torch.equal(runs["until 2"], runs["exact"])
+
+
+@pytest.mark.parametrize("method", ["validate", "test"])
+def test_evaluation_adapts_and_leaves_no_trace(method):
+    module, data = module_of(inner_steps=1, eval_inner_steps=3), data_of()
+    before = weights(module)
+    run = getattr(trainer_of(), method)
+    first, second = (run(module, data, verbose=False)[0] for _ in range(2))
+    assert first == second
+    assert changed(before, weights(module)) == set()
+    assert all(p.grad is None for p in module.parameters())
+    if method == "test":
+        result = module.test_result()
+        assert result.n_tasks == 30
+        assert len(result.loss) == 4
+        assert len(set(result.loss)) == 4
+
+
+def test_prediction_gives_outputs_for_every_query():
+    outputs = trainer_of().predict(module_of(), data_of())
+    assert torch.cat(outputs).shape == (30, 10, 1)
+
+
+def test_inference_mode_is_refused_with_the_option_to_set():
+    with pytest.raises(UserError, match="set trainer.inference_mode to false"):
+        trainer_of(inference_mode=True).validate(module_of(), data_of(), verbose=False)
+
+
+class Exploding(nn.Module):
+    """Gives no finite output from its sixth call on: the first outer step's are five."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(1, 1), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * (float("inf") if self.calls > 5 else 1.0)
+
+
+def test_steps_without_a_finite_gradient_are_skipped_then_stop_the_run():
+    network = Exploding()
+    module = MetaSGDModule(
+        network, Fixed(0.01), loss="mse", engine="loop", outer=OuterProblem(max_skipped_steps=3)
+    )
+    with pytest.raises(UserError, match=r"not finite 3 times in a row, last at outer step 3 on the tasks 6 to 7") as raised:
+        trainer_of(20, val_check_interval=20).fit(module, data_of(meta_batch_size=2))
+    assert "outer learning rate" in str(raised.value)
+    assert all(p.isfinite().all() for p in module.parameters())
+    assert int(module.outer_steps) == 1
+
+
+def test_images_reach_the_network_as_numbers_from_0_to_1():
+    module = MetaSGDModule(Conv4(width=2, image_size=4))
+    from metasgd.episode import Episode
+
+    images = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).repeat(4).reshape(1, 1, 1, 4, 4).repeat(1, 2, 1, 1, 1)
+    labels = torch.arange(2)[None]
+    inputs = module._as_inputs(Episode(images, labels, images, labels, torch.zeros(1, 2), torch.zeros(1)))
+    assert inputs.query_x[0, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
+        ({"adapts": "nothing"}, "model.adapts has 'nothing'"),
+    ],
+)
+def test_unusable_options_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        module_of(**options)
+
+
+def test_running_statistics_are_refused():
+    with pytest.raises(UserError, match="keeps running statistics"):
+        MetaSGDModule(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
