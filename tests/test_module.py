@@ -179,12 +179,12 @@ def test_steps_without_a_finite_gradient_are_skipped_then_stop_the_run():
 
 
 def test_images_reach_the_network_as_numbers_from_0_to_1():
-    module = MetaSGDModule(Conv4(width=2, image_size=4))
+    module = MetaSGDModule(Conv4(width=2, image_size=4), Scalar())
     from metasgd.episode import Episode
 
     images = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).repeat(4).reshape(1, 1, 1, 4, 4).repeat(1, 2, 1, 1, 1)
     labels = torch.arange(2)[None]
-    inputs = module._as_inputs(Episode(images, labels, images, labels, torch.zeros(1, 2), torch.zeros(1)))
+    inputs = module.as_inputs(Episode(images, labels, images, labels, torch.zeros(1, 2), torch.zeros(1)))
     assert inputs.query_x[0, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1, 0.4])
 
 
@@ -202,4 +202,4 @@ def test_unusable_options_are_refused(options, said):
 
 def test_running_statistics_are_refused():
     with pytest.raises(UserError, match="keeps running statistics"):
-        MetaSGDModule(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+        MetaSGDModule(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), Scalar())

@@ -25,10 +25,11 @@ class SaveFitConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
+        """Nothing: it is written at the start of the fit."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         try:
-            super().setup(trainer, pl_module, stage)
+            super().setup(trainer, pl_module, "fit")
         except OSError as error:
             raise UserError(
                 f"trainer.logger.init_args.save_dir: the run's folder {trainer.log_dir} cannot be written"

@@ -8,6 +8,7 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 # importing the sources, networks and rules lets a configuration name them by class name alone
 from metasgd import networks, optimizer_network, update_rules  # noqa: F401
@@ -42,6 +43,7 @@ class MetaSGDCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
+            parser_kwargs={"prog": "python -m metasgd"},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -54,6 +56,7 @@ class MetaSGDCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.set_defaults({"model.update_rule": {"class_path": "metasgd.update_rules.PerParameter"}})
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         options = self.config[self.subcommand]
@@ -76,6 +79,26 @@ class MetaSGDCLI(LightningCLI):
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
         trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         return trainer
+
+    def before_fit(self) -> None:
+        self._refuse_unfit("fit")
+
+    def before_validate(self) -> None:
+        self._refuse_unfit("validate")
+
+    def before_test(self) -> None:
+        self._refuse_unfit("test")
+
+    def before_predict(self) -> None:
+        self._refuse_unfit("predict")
+
+    @rank_zero_only
+    def _refuse_unfit(self, stage: str) -> None:
+        """Refuse data that is not there, or tasks that fit neither it nor the network, before a run has a folder."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.prepare_data()
+        self.datamodule.setup(stage)
+        self.model.as_inputs(self.datamodule.example())
 
     def _checkpoint(self, ckpt_path: str | None, logger: TensorBoardLogger) -> Path | None:
         """Check the checkpoint that was asked for before anything is written."""

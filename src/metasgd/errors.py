@@ -18,6 +18,6 @@ class UserError(ValueError):
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise one ``UserError`` with all the problems found, or do nothing if there are none."""
+    """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))

@@ -21,7 +21,7 @@ from metasgd.networks import adapted_names, refuse_running_statistics, refuse_un
 from metasgd.objectives import OBJECTIVES, LossName
 from metasgd.outer import OuterProblem
 from metasgd.results import TestResult
-from metasgd.update_rules import Params, PerParameter, UpdateRule
+from metasgd.update_rules import Params, UpdateRule
 
 
 class MetaSGDModule(LightningModule):
@@ -53,7 +53,7 @@ class MetaSGDModule(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        update_rule: UpdateRule | None = None,
+        update_rule: UpdateRule,
         inner_steps: int = 1,
         eval_inner_steps: int | None = None,
         first_order: bool = False,
@@ -78,7 +78,7 @@ class MetaSGDModule(LightningModule):
         )
         refuse_running_statistics(network)
         self.network = network
-        self.update_rule = PerParameter() if update_rule is None else update_rule
+        self.update_rule = update_rule
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.first_order, self.recompute = first_order, recompute
@@ -216,7 +216,7 @@ class MetaSGDModule(LightningModule):
         def on(learner: Learner, tasks: Episode) -> Judgement:
             return judge(learner, theta, tasks, self.eval_inner_steps, after)
 
-        return self.engine.run(on, merge_judgements, self.learner, self._as_inputs(batch))
+        return self.engine.run(on, merge_judgements, self.learner, self.as_inputs(batch))
 
     def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
         theta, _ = self._parameters_by_name()
@@ -229,12 +229,12 @@ class MetaSGDModule(LightningModule):
         def on(learner: Learner, tasks: Episode) -> MetaGradient:
             return meta_gradient(learner, theta, tasks, self.inner_steps, first_order, recompute, weights)
 
-        return self.engine.run(on, merge_gradients, self.learner, self._as_inputs(batch))
+        return self.engine.run(on, merge_gradients, self.learner, self.as_inputs(batch))
 
     def _parameters_by_name(self) -> tuple[Params, Params]:
         return dict(self.network.named_parameters()), dict(self.update_rule.named_parameters())
 
-    def _as_inputs(self, batch: Episode) -> Episode:
+    def as_inputs(self, batch: Episode) -> Episode:
         """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
         if batch.support_x.dtype == torch.uint8:
             dtype = next(self.network.parameters()).dtype

@@ -170,6 +170,10 @@ class EpisodicDataModule(LightningDataModule):
                 problems += error.problems
         refuse(problems)
 
+    def example(self) -> Episode:
+        """The first task of a split that was set up, as a meta-batch of one."""
+        return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
+
     def train_dataloader(self) -> DataLoader[Episode]:
         assert self.trainer is not None
         steps = OuterSteps(
