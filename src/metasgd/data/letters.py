@@ -107,9 +107,9 @@ def full_size_mask_of(code: int, typeface: str) -> Mask:
 def letters() -> list[Letter]:
     """Every letter of ``SCRIPTS`` with a look of its own, ordered by split (train first) and code point.
 
-    Drawings vary in size, place and slant, so two letters whose shapes agree up to size and place (``c`` and
-    ``C``, Latin ``A`` and Greek ``Α``, a letter and its superscript) in the typefaces that both have are one
-    class, which belongs to the first of their splits.
+    Drawings vary in size and place, so letters whose shapes agree up to these in the typefaces that both have
+    (Latin ``A`` and Greek ``Α``, a letter and its superscript) are one class, which belongs to the first of
+    their splits.
     """
     order: tuple[Split, ...] = ("train", "val", "test")
     found = sorted(_present(), key=lambda letter: (order.index(SCRIPTS[letter.script]), letter.code))
