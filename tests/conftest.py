@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from metasgd.data.letters import Letter, letters
+
 ROOT = Path(__file__).parents[1]
 TINY = [
     "--config",
@@ -38,3 +40,9 @@ def metasgd(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def found() -> list[Letter]:
+    """All the letters of the glyphs; finding them takes seconds."""
+    return letters()

@@ -12,12 +12,6 @@ from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.outer import OuterProblem
 from metasgd.update_rules import Fixed, PerParameter, Scalar
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec.*",  # Lightning's use of torch's internals
-    "ignore:.*does not have many workers.*",  # episodes are drawn where that is fastest
-    "ignore:.*GPU available but not used.*",
-)
-
 
 def module_of(rule=None, **options):
     torch.manual_seed(0)

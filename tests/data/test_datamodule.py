@@ -10,7 +10,7 @@ from metasgd.errors import UserError
 
 def module(rank=0, world_size=1, done=0, max_steps=6, stage="fit", **options):
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, **options)
-    progress = SimpleNamespace(current=SimpleNamespace(completed=done))
+    progress = SimpleNamespace(current=SimpleNamespace(processed=done))
     data.trainer = SimpleNamespace(
         max_steps=max_steps,
         global_rank=rank,

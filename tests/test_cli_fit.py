@@ -1,0 +1,146 @@
+"""The main job through the real command line: train, stop, resume, judge."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+RUN = "runs/sinusoid/version_0"
+
+
+def scalars(folder, tag):
+    """What TensorBoard shows of a run, with the events of every process that wrote to it."""
+    accumulator = EventAccumulator(str(folder)).Reload()
+    return [(e.step, e.value) for e in accumulator.Scalars(tag)]
+
+
+def state(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b):
+    """Whether two nests of plain types and tensors are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def succeeded(done):
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one complete run."""
+    folder = tmp_path_factory.mktemp("trained")
+    subprocess.run([sys.executable, "-m", "metasgd", "fit", *TINY], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_a_run_has_its_folder(trained):
+    run = trained / RUN
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert (run / "config.yaml").is_file()
+    assert [step for step, _ in scalars(run, "train/loss")] == list(range(8))
+    assert [step for step, _ in scalars(run, "val/mse")] == [3, 7]
+    assert len(scalars(run, "train/mse")) == 8
+    assert len(scalars(run, "val/loss")) == 2
+
+
+def test_the_saved_configuration_repeats_the_run(trained, metasgd, tmp_path):
+    succeeded(metasgd("fit", "--config", str(trained / RUN / "config.yaml")))
+    first, again = (state(root / RUN / "checkpoints" / "last.ckpt") for root in (trained, tmp_path))
+    assert same(first["state_dict"], again["state_dict"])
+    assert same(first["optimizer_states"], again["optimizer_states"])
+
+
+def test_a_reloaded_checkpoint_is_judged_the_same_to_the_last_digit(trained, tmp_path, metasgd):
+    path = str(trained / RUN / "checkpoints" / "best.ckpt")
+    found = []
+    for _ in range(2):
+        done = succeeded(metasgd("test", *TINY, "--ckpt_path", path))
+        assert "1 step" in done.stdout
+        assert "5 points, 100 queries, 1 inner step" in done.stdout
+        found.append(json.loads((trained / RUN / "results.json").read_text()))
+    assert found[0] == found[1]
+    assert found[0]["n_tasks"] == 40
+    assert found[0]["protocol"]["checkpoint"] == path
+    assert found[0]["test/mse_ci95"] > 0
+    assert not (tmp_path / "runs").exists()  # the record lies with the run that was judged
+
+
+def test_validate_gives_the_number_that_fit_logged(trained, metasgd):
+    done = succeeded(metasgd("validate", *TINY, "--ckpt_path", str(trained / RUN / "checkpoints" / "last.ckpt")))
+    logged = scalars(trained / RUN, "val/mse")[-1][1]
+    assert f"{logged:.5f}" in done.stdout
+
+
+def test_predict_runs_on_a_checkpoint(trained, metasgd):
+    succeeded(metasgd("predict", *TINY, "--ckpt_path", str(trained / RUN / "checkpoints" / "last.ckpt")))
+
+
+LONGER = [
+    *TINY,
+    *("--trainer.max_steps", "300", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "7"),
+]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of 300 outer steps that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [sys.executable, "-m", "metasgd", "fit", *LONGER]
+    subprocess.run(command, cwd=folder, env=ONE_THREAD, check=True, capture_output=True)
+    return folder / RUN
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metasgd, whole):
+    """Stopped by a signal at some step, resumed with ``last``: weights, optimizer, curves and best are the same."""
+    arguments = [*LONGER, "--data.num_workers", workers, "--last_checkpoint.every_n_steps", "20"]
+    command = [sys.executable, "-m", "metasgd", "fit", *arguments]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=tmp_path, env=ONE_THREAD, **quiet)
+    resumed = tmp_path / RUN
+    last = resumed / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
+    stopped_at = state(last)["global_step"]
+    assert 0 < stopped_at < 300
+    succeeded(metasgd("fit", *arguments, "--ckpt_path", "last"))
+    for name in ("last", "best"):
+        a, b = (state(folder / "checkpoints" / f"{name}.ckpt") for folder in (resumed, whole))
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+            assert same(a[key], b[key]), (name, key)
+    for tag in ("train/loss", "val/mse", "outer/gradient_norm"):
+        assert scalars(resumed, tag) == scalars(whole, tag)
+
+
+def test_a_finished_run_goes_on_when_made_longer(trained, tmp_path, metasgd):
+    path = str(trained / RUN / "checkpoints" / "last.ckpt")
+    longer = ["--trainer.max_steps", "12", "--trainer.logger.init_args.save_dir", str(tmp_path)]
+    before = state(path)["global_step"]
+    copied = tmp_path / "elsewhere.ckpt"
+    copied.write_bytes((trained / RUN / "checkpoints" / "last.ckpt").read_bytes())
+    succeeded(metasgd("fit", *TINY, *longer, "--ckpt_path", str(copied)))
+    run = tmp_path / "sinusoid" / "version_0"
+    assert before == 8
+    assert state(run / "checkpoints" / "last.ckpt")["global_step"] == 12
+    assert [step for step, _ in scalars(run, "train/loss")] == [8, 9, 10, 11]
