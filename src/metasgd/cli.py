@@ -48,6 +48,13 @@ class MetaSGDCLI(LightningCLI):
             args=args,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        # LightningCLI is about to look into the checkpoint for hyperparameters, and would trip over a damaged one
+        ckpt_path = self.config[self.config.subcommand].ckpt_path
+        if ckpt_path is not None and Path(ckpt_path).is_file():
+            read_checkpoint(Path(ckpt_path))
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         commands: dict[str, set[str]] = LightningCLI.subcommands()
@@ -67,6 +74,10 @@ class MetaSGDCLI(LightningCLI):
                 "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir"
                 " and name are yours to choose"
             )
+        if config["inference_mode"]:
+            raise UserError(
+                "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
+            )
         checkpoint = self._checkpoint(options.ckpt_path, logger)
         config["logger"] = self._logger(logger, checkpoint)
         callbacks = [
@@ -77,7 +88,15 @@ class MetaSGDCLI(LightningCLI):
             RecordTest(source, str(checkpoint) if checkpoint else None),
         ]
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
-        trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        try:
+            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            chosen = ", ".join(
+                f"trainer.{o} is {config[o]}" for o in ("accelerator", "devices", "strategy", "precision")
+            )
+            raise UserError(
+                f"{error} ({chosen}). Choose what this machine has, as --trainer.accelerator cpu"
+            ) from error
         return trainer
 
     def before_fit(self) -> None:
@@ -99,6 +118,8 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
         self.model.as_inputs(self.datamodule.example())
+        if stage == "fit":
+            self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
 
     def _checkpoint(self, ckpt_path: str | None, logger: TensorBoardLogger) -> Path | None:
         """Check the checkpoint that was asked for before anything is written."""

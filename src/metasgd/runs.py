@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is not a complete checkpoint of this program.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError) as error:
+        with warnings.catch_warnings(action="error"):  # torch warns of formats that it does not write itself
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        UserWarning,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."

@@ -180,7 +180,7 @@ class EpisodicDataModule(LightningDataModule):
             self.trainer.max_steps, self.meta_batch_size, self.trainer.global_rank, self.trainer.world_size
         )
         # not ``completed``, which a checkpoint written at the end of a step does not count that step in
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base
         return self._loader(MetaBatches(self.samplers["train"], steps), first=done)
 
     def val_dataloader(self) -> DataLoader[Episode]:

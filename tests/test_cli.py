@@ -1,0 +1,162 @@
+"""What the command line refuses, and how; in this process, where that says as much as in another."""
+
+import pickle
+import re
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from metasgd.cli import main
+
+GLYPHS = ["--config", str(ROOT / "configs" / "glyphs.yaml")]
+OMNIGLOT = ["--config", str(ROOT / "configs" / "omniglot.yaml")]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.argv", ["metasgd"])
+
+
+def run(*arguments):
+    """The exit code, whichever way it comes."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as leaving:
+        return leaving.code
+
+
+CASES = {
+    # what jsonargparse finds
+    "no command": ([], "expected"),
+    "unknown command": (["fot", *TINY], "fot"),
+    "nothing to train": (["fit"], "model.network"),
+    "unknown option": (["fit", *TINY, "--data.nway", "5"], "data.nway"),
+    "misspelt option": (["fit", *TINY, "--model.outer.altrnate", "5"], "altrnate"),
+    "no number": (["fit", *TINY, "--data.n_way", "five"], "data.n_way"),
+    "a fraction": (["fit", *TINY, "--data.k_shot", "1.5"], "data.k_shot"),
+    "no truth value": (["fit", *TINY, "--model.first_order", "perhaps"], "model.first_order"),
+    "unknown rule": (["fit", *TINY, "--model.update_rule", "Scalr"], "Scalr"),
+    "unknown network": (["fit", *TINY, "--model.network", "metasgd.networks.Conv5"], "Conv5"),
+    "unknown source": (["fit", *TINY, "--data.source", "metasgd.data.nowhere.Nothing"], "nowhere"),
+    "another's option": (
+        ["fit", *TINY, "--model.update_rule", "Scalar", "--model.update_rule.init_args.hidden", "3"],
+        "hidden",
+    ),
+    "unknown loss": (["fit", *TINY, "--model.loss", "hinge"], "model.loss"),
+    "unknown engine": (["fit", *TINY, "--model.engine", "warp"], "model.engine"),
+    "unknown split": (["fit", *OMNIGLOT, "--data.source.init_args.split", "ofical"], "split"),
+    "unknown head": (["fit", *GLYPHS, "--model.network.init_args.head", "none"], "head"),
+    "no config": (["fit", "--config", "nothere.yaml"], "nothere.yaml"),
+    # what the options' owners find
+    "no inner step": (["fit", *TINY, "--model.inner_steps", "0"], "model.inner_steps is 0: at least 1"),
+    "pattern without parameter": (["fit", *TINY, "--model.adapts", "tail"], "model.adapts has 'tail'"),
+    "no width": (["fit", *GLYPHS, "--model.network.init_args.width", "0"], "width is 0: at least 1"),
+    "momentum": (
+        ["fit", *TINY, "--model.update_rule", "Fixed", "--model.update_rule.init_args.momentum", "1"],
+        "momentum is 1.0",
+    ),
+    "bounds": (["fit", *TINY, "--model.update_rule.init_args.bounds", "[1, 0]"], "bounds is [1.0, 0.0]"),
+    "range upside down": (["fit", *TINY, "--model.update_rule.init_args.init", "[0.1, 0.01]"], "init is (0.1, 0.01)"),
+    "turns": (["fit", *TINY, "--model.outer.alternate", "-1"], "model.outer.alternate is -1"),
+    "clip": (["fit", *TINY, "--model.outer.gradient_clip_norm", "0"], "gradient_clip_norm is 0.0"),
+    "no tasks": (["fit", *TINY, "--data.meta_batch_size", "0"], "data.meta_batch_size is 0"),
+    "no shot": (["fit", *TINY, "--data.k_shot", "0"], "data.k_shot is 0"),
+    "no query": (["fit", *TINY, "--data.n_query", "0"], "data.n_query is 0"),
+    "negative seed": (["fit", *TINY, "--data.seed", "-1"], "data.seed is -1"),
+    "image size": (["fit", *OMNIGLOT, "--data.source.init_args.image_size", "1000"], "image_size is 1000"),
+    "curves have no classes": (["fit", *TINY, "--data.n_way", "3"], "data.n_way is 3: a curve has no classes"),
+    "no data": (["fit", *OMNIGLOT, "--data.root", "empty"], "configs/glyphs.yaml"),
+    "network and tasks": (
+        ["fit", *TINY, "--model.network", "metasgd.networks.Conv4"],
+        "Conv4 does not take the tasks' inputs of shape (1,)",
+    ),
+    "unknown setting of the optimizer": (
+        ["fit", *TINY, "--model.outer.rule_settings", '{"rate": 1}'],
+        "rule_settings has rate, which Adam does not know",
+    ),
+    "nothing to learn": (
+        ["fit", *TINY, "--model.update_rule", "Fixed", "--model.outer.freeze_network", "true"],
+        "Fixed has nothing to learn",
+    ),
+    "no such device": (["fit", *TINY, "--trainer.accelerator", "tpu"], "trainer.accelerator is tpu"),
+    "no logger": (["fit", *TINY, "--trainer.logger", "false"], "trainer.logger must be a TensorBoardLogger"),
+    "inference mode": (["validate", *TINY, "--trainer.inference_mode", "true"], "trainer.inference_mode is true"),
+    "nothing to resume": (["fit", *TINY, "--ckpt_path", "last"], "--ckpt_path is last, but no run in"),
+    "no best": (["test", *TINY, "--ckpt_path", "best"], "--ckpt_path is best, but no run in"),
+    "no such checkpoint": (["test", *TINY, "--ckpt_path", "none.ckpt"], "which is not there"),
+    "a folder as checkpoint": (["test", *TINY, "--ckpt_path", "."], "which is a folder"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_ends_in_one_message_and_exit_code_2(case, capsys, tmp_path):
+    arguments, said = CASES[case]
+    assert run(*arguments) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "runs").exists() or not [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
+
+
+def test_a_config_that_is_no_yaml(tmp_path, capsys):
+    for content in ("a: [1, 2", "\x00\x01", "just words", "- 1\n- 2\n"):
+        (tmp_path / "broken.yaml").write_text(content)
+        assert run("fit", "--config", "broken.yaml") == 2
+        assert re.search("error: (Problems parsing|Unexpected) config", capsys.readouterr().err)
+
+
+def test_all_the_problems_of_a_configuration_in_one_message(capsys):
+    assert run("fit", *TINY, "--data.meta_batch_size", "0", "--data.val_tasks", "0", "--data.num_workers", "-2") == 2
+    printed = capsys.readouterr().err
+    assert all(option in printed for option in ("meta_batch_size is 0", "val_tasks is 0", "num_workers is -2"))
+
+
+DAMAGED = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"These are notes about the run.\n",
+    "truncated": lambda whole: whole[: len(whole) * 2 // 3],
+    "a pickle": lambda whole: pickle.dumps({"state_dict": {}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_checkpoint_is_refused(damage, tmp_path, capsys):
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(100)}}, path)
+    path.write_bytes(DAMAGED[damage](path.read_bytes()))
+    assert run("test", *TINY, "--ckpt_path", path) == 2
+    assert "x.ckpt cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--model.network.init_args.hidden", "[40]"], "network.body.3.weight"),
+        (["--model.update_rule", "Scalar"], "update_rule"),
+        (["--model.update_rule", "OptimizerNetwork"], "update_rule"),
+        (["--model.network.init_args.out_features", "2"], "head"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(change, said, capsys, tmp_path):
+    assert run("fit", *TINY) == 0
+    before = sorted(tmp_path.rglob("*"))
+    assert run("test", *TINY, *change, "--ckpt_path", "last") == 2
+    printed = capsys.readouterr().err
+    assert "does not fit the model" in printed
+    assert said in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_option_is_in_the_help(capsys):
+    assert run("fit", "--help") == 0
+    text = capsys.readouterr().out
+    for option in ("n_way", "k_shot", "n_query", "meta_batch_size", "seed", "root"):
+        assert f"--data.{option}" in text
+    for option in ("network", "update_rule", "inner_steps", "first_order", "adapts", "engine"):
+        assert f"--model.{option}" in text
+    for option in ("optimizer", "scheduler", "alternate", "multi_step_until"):
+        assert f"--model.outer.{option}" in text
+    assert "--ckpt_path" in text
