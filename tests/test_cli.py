@@ -160,3 +160,10 @@ def test_every_option_is_in_the_help(capsys):
     for option in ("optimizer", "scheduler", "alternate", "multi_step_until"):
         assert f"--model.outer.{option}" in text
     assert "--ckpt_path" in text
+
+
+def test_the_help_tells_what_each_command_does(capsys):
+    assert run("--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "fit Meta-train a network together with its update rule." in text
+    assert "test Judge a checkpoint on tasks of unseen classes" in text

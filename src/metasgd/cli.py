@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import auto_cli
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from metasgd import networks, optimizer_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
+from metasgd.commands import COMMANDS
 from metasgd.data import glyphs, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
@@ -21,6 +23,14 @@ from metasgd.module import MetaSGDModule
 from metasgd.progress import ProgressBar, quieten
 from metasgd.runs import read_checkpoint, refuse_misfit, resolve_checkpoint, run_of
 
+PROGRAM = "python -m metasgd"
+MAIN_JOB = {
+    "fit": "Meta-train a network together with its update rule.",
+    "validate": "Judge a checkpoint on the validation tasks.",
+    "test": "Judge a checkpoint on tasks of unseen classes: a table and results.json.",
+    "predict": "Adapt to the test tasks and predict their query sets.",
+}
+"""The Trainer's methods, in the terms of meta-training."""
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,  # a run is one pass of max_steps outer steps
     "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
@@ -43,10 +53,21 @@ class MetaSGDCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={"prog": "python -m metasgd"},
+            parser_kwargs={
+                "prog": PROGRAM,
+                "description": "Meta-train a network together with the optimizer that will train it, and use both.",
+                "epilog": _further_commands(),
+            },
             auto_configure_optimizers=False,
             args=args,
         )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for command, description in MAIN_JOB.items():
+            self._subcommand_parsers[command].description = description
+        for listed in parser._subcommands_action._choices_actions:
+            listed.help = MAIN_JOB[listed.dest]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -147,11 +168,21 @@ class MetaSGDCLI(LightningCLI):
         )
 
 
+def _further_commands() -> str:
+    names = ", ".join(COMMANDS)
+    return f"further commands: {names}; more of each: {PROGRAM} COMMAND --help" if COMMANDS else ""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     quieten()
+    arguments = sys.argv[1:] if args is None else args
+    command = COMMANDS.get(arguments[0]) if arguments else None
     try:
-        MetaSGDCLI(args)
+        if command is not None:
+            auto_cli(command, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}", as_positional=False)
+        else:
+            MetaSGDCLI(args)
     except UserError as error:
         return _refuse(*error.problems)
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there

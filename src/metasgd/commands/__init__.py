@@ -1,0 +1,6 @@
+"""The commands beside the Trainer's own: what is done with a learner once it is meta-trained."""
+
+from collections.abc import Callable
+
+COMMANDS: dict[str, Callable[..., None]] = {}
+"""Each command is a function in a file of its own: its signature and docstring are its options and their help."""

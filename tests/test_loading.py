@@ -1,0 +1,50 @@
+import pytest
+import torch
+from conftest import TINY
+
+from metasgd.errors import UserError
+from metasgd.loading import load
+from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.runs import CONFIG_KEY
+
+
+@pytest.fixture
+def last(tmp_path, metasgd):
+    done = metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def test_a_checkpoint_alone_gives_the_learner_back(last):
+    loaded = load(last)
+    assert isinstance(loaded.module.update_rule, OptimizerNetwork)
+    assert loaded.module.inner_steps == 2
+    assert loaded.module.outer_steps == 8
+    assert loaded.config["data"]["k_shot"] == 5
+    saved = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(t, saved[n]) for n, t in loaded.module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.pop(CONFIG_KEY), "does not carry the configuration"),
+        (lambda content: content.update({CONFIG_KEY: "data: {}"}), "cannot be built"),
+        (
+            lambda content: content.update(
+                {CONFIG_KEY: content[CONFIG_KEY].replace("metasgd.networks.MLP", "builtins.print")}
+            ),
+            "cannot be built",
+        ),
+        (
+            lambda content: content.update({CONFIG_KEY: content[CONFIG_KEY].replace("- 40", "- 30")}),
+            "does not fit the model",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_say_what_it_holds(last, change, said):
+    content = torch.load(last, weights_only=True)
+    change(content)
+    torch.save(content, last)
+    with pytest.raises(UserError, match=said):
+        load(last)
