@@ -1,3 +1,7 @@
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import TINY
@@ -8,11 +12,19 @@ from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.runs import CONFIG_KEY
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"]
+    command = [sys.executable, "-m", "metasgd", "fit", *TINY, *options]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
+
+
 @pytest.fixture
-def last(tmp_path, metasgd):
-    done = metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2")
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
+def last(trained, tmp_path):
+    """The checkpoint of a small run, to change at will."""
+    return shutil.copy(trained, tmp_path / "last.ckpt")
 
 
 def test_a_checkpoint_alone_gives_the_learner_back(last):

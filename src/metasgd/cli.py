@@ -66,6 +66,7 @@ class MetaSGDCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
         for command, description in MAIN_JOB.items():
             self._subcommand_parsers[command].description = description
+        assert parser._subcommands_action is not None
         for listed in parser._subcommands_action._choices_actions:
             listed.help = MAIN_JOB[listed.dest]
 

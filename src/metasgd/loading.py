@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
@@ -38,11 +38,11 @@ def load(path: str | Path) -> Loaded:
     if CONFIG_KEY not in content:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
     config = yaml.safe_load(content[CONFIG_KEY])
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(MetaSGDModule, "model")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MetaSGDModule, "model")
     try:
-        module = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
-    except (ValueError, KeyError, TypeError) as error:
+        module = parser.instantiate(parser.parse_object({"model": config["model"]})).model
+    except (ArgumentError, KeyError, TypeError) as error:
         raise UserError(
             f"the model of the checkpoint {path} cannot be built: {str(error).splitlines()[0]}. Its own classes must be"
             " importable here, in the versions that it was trained with."
