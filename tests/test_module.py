@@ -133,7 +133,7 @@ def test_evaluation_adapts_and_leaves_no_trace(method):
     assert all(p.grad is None for p in module.parameters())
     if method == "test":
         result = module.test_result()
-        assert result.n_tasks == 30
+        assert len(result.by_task) == 30
         assert len(result.loss) == 4
         assert len(set(result.loss)) == 4
 

@@ -4,10 +4,14 @@ import json
 
 from rich.console import Console
 
-from metasgd.results import Protocol, TestResult, table, write_json
+from metasgd.results import Protocol, TestResult, table, write
 
 RESULT = TestResult(
-    loss=[1.6094, 0.0696], loss_ci95=[0.0, 0.0063], metric=[0.2, 0.97657], metric_ci95=[0.0, 0.00228], n_tasks=1000
+    loss=[1.6094, 0.0696],
+    loss_ci95=[0.0, 0.0063],
+    metric=[0.2, 0.97657],
+    metric_ci95=[0.0, 0.00228],
+    by_task=[0.96, 1.0],
 )
 PROTOCOL = Protocol(
     metric="accuracy",
@@ -50,12 +54,14 @@ def test_protocols_in_words():
     assert "mse" in shown(curves)
 
 
-def test_json_holds_the_same(tmp_path):
-    path = tmp_path / "run" / "results.json"
-    write_json(path, RESULT, PROTOCOL)
-    content = json.loads(path.read_text())
+def test_the_files_hold_the_same(tmp_path):
+    folder = tmp_path / "run"
+    write(folder, RESULT, PROTOCOL)
+    content = json.loads((folder / "results.json").read_text())
     assert content["test/accuracy"] == 0.97657
     assert content["test/accuracy_ci95"] == 0.00228
     assert content["test/loss_before"] == 1.6094
+    assert content["n_tasks"] == 2
     assert content["protocol"]["transductive"] is True
-    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+    assert (folder / "tasks.csv").read_text() == "task,accuracy\n0,0.96\n1,1\n"
+    assert {p.name for p in folder.iterdir()} == {"results.json", "tasks.csv"}

@@ -14,7 +14,7 @@ from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
-from metasgd.results import Protocol, table, write_json
+from metasgd.results import Protocol, table, write
 from metasgd.runs import CONFIG_KEY
 
 
@@ -146,6 +146,5 @@ class RecordTest(Callback):
             outer_steps=int(pl_module.outer_steps),
         )
         Console().print(table(result, protocol))
-        path = Path(trainer.log_dir) / "results.json"
-        write_json(path, result, protocol)
-        Console().print(f"written to {path}")
+        write(Path(trainer.log_dir), result, protocol)
+        Console().print(f"written to {trainer.log_dir}/results.json, task by task to tasks.csv", soft_wrap=True)

@@ -1,40 +1,52 @@
-"""A mean over tasks and how sure of it one may be."""
+"""Figures of tasks, their mean, and how sure of it one may be."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the normal distribution."""
 
 
-class TaskMean(Metric):
-    """The mean of J figures over tasks, and the half-width of each one's 95 % confidence interval.
+class Summary(NamedTuple):
+    """J figures over n tasks.
 
-    The interval is the normal one for the mean of independent tasks, ``1.96 · s / √n``, over the tasks of
-    all processes. Sums are kept in float64, so that their order does not show.
+    Attributes:
+        mean: ``[J]``.
+        ci95: ``[J]``, half-widths of the 95 % confidence intervals of the means, the normal ones for
+            independent tasks, ``1.96 · s / √n``.
+        by_task: ``[n, J]``, in the order of the tasks' numbers.
+    """
+
+    mean: Tensor
+    ci95: Tensor
+    by_task: Tensor
+
+
+class TaskFigures(Metric):
+    """J figures of every task, over all processes.
+
+    They are summed in float64 and in the order of the tasks' numbers: the same however the tasks were dealt.
     """
 
     full_state_update = False
-    total: Tensor
-    squares: Tensor
-    count: Tensor
+    indices: list[Tensor]
+    values: list[Tensor]
 
-    def __init__(self, n_figures: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "squares"):
-            self.add_state(name, torch.zeros(n_figures, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("indices", [], dist_reduce_fx="cat")
+        self.add_state("values", [], dist_reduce_fx="cat")
 
-    def update(self, values: Tensor) -> None:
-        """``values``: ``[B, J]``, a row of figures per task."""
-        values = values.double()
-        self.total += values.sum(dim=0)
-        self.squares += values.square().sum(dim=0)
-        self.count += len(values)
+    def update(self, indices: Tensor, values: Tensor) -> None:
+        """``indices``: ``[B]``, the tasks' numbers; ``values``: ``[B, J]``, a row of figures per task."""
+        self.indices.append(indices)
+        self.values.append(values.double())
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """``(mean, half-width)``, each ``[J]``; the half-width of a single task's mean is not a number."""
-        mean = self.total / self.count
-        variance = (self.squares - self.count * mean.square()).clamp_min(0) / (self.count - 1)
-        return mean, Z95 * (variance / self.count).sqrt()
+    def compute(self) -> Summary:
+        by_task = dim_zero_cat(self.values)[dim_zero_cat(self.indices).argsort()]
+        deviation, mean = torch.std_mean(by_task, dim=0)
+        return Summary(mean, Z95 * deviation / len(by_task) ** 0.5, by_task)

@@ -16,7 +16,7 @@ from metasgd.engines import EngineName, choose_engine, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
 from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
-from metasgd.metrics import TaskMean
+from metasgd.metrics import TaskFigures
 from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
 from metasgd.objectives import OBJECTIVES, LossName
 from metasgd.outer import OuterProblem
@@ -95,8 +95,8 @@ class MetaSGDModule(LightningModule):
         if outer.freeze_network:
             network.requires_grad_(False)
         self.learner = Learner(network, self.update_rule, self.objective.loss, adapted, transductive)
-        self.val_figures = TaskMean(n_figures=2)
-        self.test_figures = TaskMean(n_figures=2 * (self.eval_inner_steps + 1))
+        self.val_figures = TaskFigures()
+        self.test_figures = TaskFigures()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.outer.make_optimizer(self.network, self.update_rule)
@@ -155,17 +155,17 @@ class MetaSGDModule(LightningModule):
         )
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.val_figures.update(self._figures(batch, after=[self.eval_inner_steps]))
+        self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))
 
     def on_validation_epoch_start(self) -> None:
         self.val_figures.reset()
 
     def on_validation_epoch_end(self) -> None:
-        loss, measure = self.val_figures.compute()[0].float()
+        loss, measure = self.val_figures.compute().mean.float()
         self.log_dict({"val/loss": loss, f"val/{self.objective.metric}": measure}, prog_bar=True)
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.test_figures.update(self._figures(batch, after=range(self.eval_inner_steps + 1)))
+        self.test_figures.update(batch.task_index, self._figures(batch, after=range(self.eval_inner_steps + 1)))
 
     def on_test_epoch_start(self) -> None:
         self.test_figures.reset()
@@ -179,14 +179,14 @@ class MetaSGDModule(LightningModule):
 
     def test_result(self) -> TestResult:
         """What the test found, over the tasks of all processes."""
-        mean, ci95 = self.test_figures.compute()
-        (loss, measure), (loss_ci95, measure_ci95) = mean.chunk(2), ci95.chunk(2)
+        found = self.test_figures.compute()
+        (loss, measure), (loss_ci95, measure_ci95) = found.mean.chunk(2), found.ci95.chunk(2)
         return TestResult(
             loss=loss.tolist(),
             loss_ci95=loss_ci95.tolist(),
             metric=measure.tolist(),
             metric_ci95=measure_ci95.tolist(),
-            n_tasks=int(self.test_figures.count),
+            by_task=found.by_task[:, -1].tolist(),
         )
 
     def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002

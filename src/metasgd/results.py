@@ -1,4 +1,4 @@
-"""What a test found: the printed table and ``results.json``."""
+"""What a test found: the printed table, ``results.json`` and ``tasks.csv``."""
 
 import json
 import os
@@ -11,7 +11,11 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class TestResult:
-    """Means over test tasks after 0 … S inner steps, with the half-widths of their 95 % intervals."""
+    """Means over test tasks after 0 … S inner steps, with the half-widths of their 95 % intervals.
+
+    ``by_task`` is the metric of every task after the last step, in the order of the tasks' numbers: the same
+    tasks whatever the learner, so that two learners can be compared task by task.
+    """
 
     __test__ = False  # pytest: this is no test class
 
@@ -19,7 +23,7 @@ class TestResult:
     loss_ci95: list[float]
     metric: list[float]
     metric_ci95: list[float]
-    n_tasks: int
+    by_task: list[float]
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,30 @@ def table(result: TestResult, protocol: Protocol) -> Table:
     return rows
 
 
-def write_json(path: Path, result: TestResult, protocol: Protocol) -> None:
-    """Write both, beside the place and then into it, so that a reader never sees half a file."""
+def write(folder: Path, result: TestResult, protocol: Protocol) -> None:
+    """Write ``results.json``, and ``tasks.csv`` with the metric of every task after the last step."""
+    by_inner_step = asdict(result)
+    by_task = by_inner_step.pop("by_task")
     content: dict[str, Any] = {
         f"test/{protocol.metric}": result.metric[-1],
         f"test/{protocol.metric}_ci95": result.metric_ci95[-1],
         "test/loss": result.loss[-1],
         "test/loss_before": result.loss[0],
-        "n_tasks": result.n_tasks,
+        "n_tasks": len(by_task),
         "protocol": asdict(protocol) | {"in_words": protocol.in_words()},
-        "by_inner_step": asdict(result),
+        "by_inner_step": by_inner_step,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".json.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(path)
+    rows = [f"task,{protocol.metric}", *(f"{task},{figure:.6g}" for task, figure in enumerate(by_task))]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(folder / "tasks.csv", "\n".join(rows) + "\n")
+    _write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write beside the place and then into it, so that a reader never sees half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
