@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import refuse
-from metasgd.update_rules import M, Params, State, UpdateRule, logit, no_momentum, outside
+from metasgd.update_rules import Coefficients, Params, State, UpdateRule, logit, no_momentum, outside
 
 Input = Literal["loss", "step", "gradient_norm"]
 INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm")
@@ -33,6 +33,8 @@ class OptimizerNetwork(UpdateRule):
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
     """
 
+    reads_loss = True
+
     def __init__(
         self,
         learning_rate: float = 0.1,
@@ -55,7 +57,8 @@ class OptimizerNetwork(UpdateRule):
         self.names: tuple[str, ...] = ()
         self.mlp = nn.Sequential()
 
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
         self.names = tuple(params) if self.per_layer else ("",)
         sizes = [len(self.inputs), *self.hidden]
         layers: list[nn.Module] = []
@@ -66,6 +69,9 @@ class OptimizerNetwork(UpdateRule):
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(*layers, last).to(next(iter(params.values())).dtype)
 
+    def serves(self) -> Mapping[str, torch.Size | None] | None:
+        return dict.fromkeys(self.names) if self.per_layer else None
+
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
 
@@ -75,7 +81,8 @@ class OptimizerNetwork(UpdateRule):
         if "step" in self.inputs:
             features["step"] = torch.full_like(loss, math.log1p(step))
         if "gradient_norm" in self.inputs:
-            squares = [g.reshape(*loss.shape, -1).square().sum(dim=-1) for g in grads.values()]
+            flat = [g.reshape(*loss.shape, -1) for g in grads.values()]
+            squares = [torch.linalg.vector_norm(g, dim=-1).square().to(loss) for g in flat]
             # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
             features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
         return torch.stack([features[i] for i in self.inputs], dim=-1)
@@ -85,16 +92,17 @@ class OptimizerNetwork(UpdateRule):
         log_factor, shift = self.mlp(features).chunk(2, dim=-1)
         return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
 
-    def forward(self, step: int, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         eta, mu = self.choose(self.read(step, loss, grads))
-        new_params, new_state = {}, {"learning_rate": eta, "momentum": mu}
-        for i, (n, p) in enumerate(params.items()):
-            own = i if self.per_layer else 0
-            m = _beside(mu[..., own], p) * state[M + n] + grads[n]
-            new_params[n], new_state[M + n] = p - _beside(eta[..., own], p) * m, m
-        return new_params, new_state
+        etas, mus = eta.unbind(dim=-1), mu.unbind(dim=-1)
+        own = dict(zip(grads, range(len(grads)) if self.per_layer else [0] * len(grads), strict=True))
+        return Coefficients(
+            rates={n: _beside(etas[i], grads[n]) for n, i in own.items()},
+            momenta={n: _beside(mus[i], grads[n]) for n, i in own.items()},
+            memory={"learning_rate": eta, "momentum": mu},
+        )
 
 
-def _beside(figure: Tensor, p: Tensor) -> Tensor:
-    """A figure per task, shaped to broadcast against that task's parameters."""
-    return figure.reshape(figure.shape + (1,) * (p.ndim - figure.ndim))
+def _beside(figure: Tensor, g: Tensor) -> Tensor:
+    """A figure per task, shaped to broadcast against that task's gradients; one task's broadcasts by itself."""
+    return figure.reshape(figure.shape + (1,) * (g.ndim - figure.ndim)) if figure.ndim else figure

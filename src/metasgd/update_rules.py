@@ -6,6 +6,7 @@ Every rule serves one task (``loss`` of shape ``[]``) and B tasks at once (``los
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +24,57 @@ CHOSEN = ("learning_rate", "momentum")
 """A rule that chooses these as it goes leaves them in the state it returns, for whoever wants to look."""
 
 
+class Coefficients(NamedTuple):
+    """What one step is made with: ``m_{s+1} = μ m_s + g_s,  θ_{s+1} = θ_s − η m_{s+1}``.
+
+    Attributes:
+        rates: η of each parameter, by name; of its shape, or a figure for the whole of it.
+        momenta: μ of each parameter; none for a rule without momentum, where ``m_{s+1} = g_s``.
+        memory: what else the rule keeps in its state.
+    """
+
+    rates: Params
+    momenta: Params | None = None
+    memory: State = {}  # noqa: RUF012 - never written to
+
+
 class UpdateRule(nn.Module):
-    """Base of all rules. A rule is bound once to the names and shapes of what it updates."""
+    """Base of all rules. A rule is bound once to the names and shapes of what it updates.
+
+    A rule says by what coefficients it steps; one that steps in another way overrides ``forward``.
+    """
 
     bounds: Bounds = None
+    bound = False
+    reads_loss = False
+    """Whether its coefficients depend on the loss."""
 
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
+        self.bound = True
+
+    def serves(self) -> Mapping[str, torch.Size | None] | None:
+        """The parameters that φ is bound to, by name, with the shape of those it has as many rates for.
+
+        None: it fits any parameters.
+        """
+        return None
 
     def init_state(self, params: Params) -> State:  # noqa: ARG002 - rules without memory need no θ
         """``m_0`` for the given θ: nothing, for a rule without momentum."""
         return {}
 
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:
+        """The coefficients of step s, differentiable in ``g_s``, ``L_s``, ``m_s`` and φ."""
+        raise NotImplementedError
+
     def forward(self, step: int, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         """``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``, differentiable in all of them and in φ."""
-        raise NotImplementedError
+        eta, mu, memory = self.coefficients(step, grads, loss, state)
+        if mu is None:
+            return {n: p - eta[n] * grads[n] for n, p in params.items()}, dict(memory)
+        m = {n: mu[n] * state[M + n] + grads[n] for n in params}
+        return {n: p - eta[n] * m[n] for n, p in params.items()}, {**memory, **{M + n: v for n, v in m.items()}}
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         """The learning rates among φ, by the name of what they serve."""
@@ -66,19 +103,16 @@ class PerParameter(UpdateRule):
         self.init, self.bounds = init, checked_bounds(bounds, init)
         self.alpha = nn.ParameterDict()
 
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
         start = draw(self.init)
         self.alpha = nn.ParameterDict({key_of(n): torch.full_like(p, start) for n, p in params.items()})
 
-    def forward(
-        self,
-        step: int,  # noqa: ARG002
-        params: Params,
-        grads: Params,
-        loss: Tensor,  # noqa: ARG002
-        state: State,
-    ) -> tuple[Params, State]:
-        return {n: p - self.alpha[key_of(n)] * grads[n] for n, p in params.items()}, state
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+        return Coefficients(rates={n: self.alpha[key_of(n)] for n in grads})
+
+    def serves(self) -> Mapping[str, torch.Size | None] | None:
+        return {name_of(k): alpha.shape for k, alpha in self.alpha.items()}
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {name_of(k): alpha for k, alpha in self.alpha.items()}
@@ -109,16 +143,11 @@ class PerParameterMomentum(PerParameter):
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
 
-    def forward(
-        self,
-        step: int,  # noqa: ARG002
-        params: Params,
-        grads: Params,
-        loss: Tensor,  # noqa: ARG002
-        state: State,
-    ) -> tuple[Params, State]:
-        m = {M + n: self.rho[key_of(n)].sigmoid() * state[M + n] + grads[n] for n in params}
-        return {n: p - self.alpha[key_of(n)] * m[M + n] for n, p in params.items()}, m
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+        return Coefficients(
+            rates={n: self.alpha[key_of(n)] for n in grads},
+            momenta={n: self.rho[key_of(n)].sigmoid() for n in grads},
+        )
 
 
 class PerLayerPerStep(UpdateRule):
@@ -137,19 +166,16 @@ class PerLayerPerStep(UpdateRule):
         self.eta = nn.ParameterDict()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
         start = draw(self.init)
         self.eta = nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
 
-    def forward(
-        self,
-        step: int,
-        params: Params,
-        grads: Params,
-        loss: Tensor,  # noqa: ARG002
-        state: State,
-    ) -> tuple[Params, State]:
-        eta = {n: self.eta[key_of(n)] for n in params}
-        return {n: p - eta[n][min(step, len(eta[n]) - 1)] * grads[n] for n, p in params.items()}, state
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+        eta = {n: self.eta[key_of(n)] for n in grads}
+        return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
+
+    def serves(self) -> Mapping[str, torch.Size | None] | None:
+        return {name_of(k): None for k in self.eta}
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {name_of(k): eta for k, eta in self.eta.items()}
@@ -173,18 +199,11 @@ class Scalar(UpdateRule):
         self.eta = nn.Parameter(torch.tensor(draw(init)))
 
     def init_state(self, params: Params) -> State:
-        return no_momentum(params)
+        return no_momentum(params) if self.momentum else {}
 
-    def forward(
-        self,
-        step: int,  # noqa: ARG002
-        params: Params,
-        grads: Params,
-        loss: Tensor,  # noqa: ARG002
-        state: State,
-    ) -> tuple[Params, State]:
-        m = {M + n: self.momentum * state[M + n] + grads[n] for n in params}
-        return {n: p - self.eta * m[M + n] for n, p in params.items()}, m
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+        mu = self.eta.new_tensor(self.momentum) if self.momentum else None
+        return Coefficients(dict.fromkeys(grads, self.eta), None if mu is None else dict.fromkeys(grads, mu))
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {"all parameters": self.eta}
