@@ -22,6 +22,7 @@ from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
 from metasgd.progress import ProgressBar, quieten
 from metasgd.runs import read_checkpoint, refuse_misfit, resolve_checkpoint, run_of
+from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
 PROGRAM = "python -m metasgd"
 MAIN_JOB = {
@@ -107,6 +108,9 @@ class MetaSGDCLI(LightningCLI):
             BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better),
             *callbacks,
             *([] if config["enable_progress_bar"] is False else [ProgressBar()]),
+            CountRates(),
+            ShowCurves(),
+            ShowChoices(),
             RecordTest(source, str(checkpoint) if checkpoint else None),
         ]
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]

@@ -52,3 +52,12 @@ def test_splits_and_seeds_differ():
 def test_classes_and_alphabets_are_refused():
     with pytest.raises(UserError, match="data.n_way is 5.*\n.*data.one_alphabet is true"):
         sampler(shape=TaskShape(5, 1, 1, one_alphabet=True))
+
+
+def test_the_whole_of_a_task_is_the_same_task():
+    task, whole = sampler().draw(np.arange(3)), sampler().draw_whole(np.arange(3), 11)
+    assert torch.equal(task.support_x, whole.support_x)
+    assert torch.equal(task.support_y, whole.support_y)
+    assert whole.query_x[2, :, 0].tolist() == list(range(-5, 6))
+    (amplitude, _, phase), _ = (a.T for a in sampler().curves(np.arange(3)))
+    np.testing.assert_allclose(whole.query_y[:, 5, 0], amplitude * np.sin(phase), atol=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metasgd.data.source import Sampler, Source
 from metasgd.data.stream import Split, task_stream
@@ -54,16 +55,31 @@ class SinusoidSampler:
 
     def draw(self, indices: NDArray[np.int64]) -> Episode:
         parameters, x = self.curves(indices)
-        amplitude, frequency, phase = parameters.T[:, :, None]
-        y = amplitude * np.sin(frequency * x + phase)
-        xs = torch.from_numpy(x.astype(np.float32))[..., None]
-        ys = torch.from_numpy(y.astype(np.float32))[..., None]
         k = self.shape.k_shot
-        return Episode(
-            support_x=xs[:, :k],
-            support_y=ys[:, :k],
-            query_x=xs[:, k:],
-            query_y=ys[:, k:],
-            classes=torch.zeros(len(indices), 1, dtype=torch.int64),
-            task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
-        )
+        return _episode(parameters, x[:, :k], x[:, k:], indices)
+
+    def draw_whole(self, indices: NDArray[np.int64], points: int) -> Episode:
+        """The same tasks, judged on equally spaced points of the whole curve: to look at, not to score."""
+        parameters, x = self.curves(indices)
+        whole = np.broadcast_to(np.linspace(*X_RANGE, points), (len(indices), points))
+        return _episode(parameters, x[:, : self.shape.k_shot], whole, indices)
+
+
+def _episode(
+    parameters: NDArray[np.float64],
+    support_x: NDArray[np.float64],
+    query_x: NDArray[np.float64],
+    indices: NDArray[np.int64],
+) -> Episode:
+    amplitude, frequency, phase = parameters.T[:, :, None]
+
+    def points(x: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        y = amplitude * np.sin(frequency * x + phase)
+        return torch.from_numpy(x.astype(np.float32))[..., None], torch.from_numpy(y.astype(np.float32))[..., None]
+
+    return Episode(
+        *points(support_x),
+        *points(query_x),
+        classes=torch.zeros(len(indices), 1, dtype=torch.int64),
+        task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+    )

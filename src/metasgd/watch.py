@@ -1,0 +1,127 @@
+"""What a run shows of its learned optimizer: counts of odd rates, what the rule chose, how curves are fitted.
+
+All of it goes to the run's TensorBoard log.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metasgd.adaptation import TaskStack, judge
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.data.sinusoid import SinusoidSampler
+from metasgd.episode import Episode
+from metasgd.module import MetaSGDModule
+from metasgd.optimizer_network import OptimizerNetwork
+
+
+class CountRates(Callback):
+    """Logs how many learned rates are negative (a share: α's sign is free) and how many are not finite."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        rates = pl_module.update_rule.learned_rates().values()
+        if not rates or (batch_idx + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined] # set by Trainer.__init__
+            return
+        every = torch.cat([rate.detach().flatten() for rate in rates])
+        counts = {
+            "rates/negative_share": (every < 0).float().mean(),
+            "rates/not_finite": (~every.isfinite()).sum().float(),
+        }
+        pl_module.log_dict(counts, batch_size=batch.n_tasks)
+
+
+class ShowCurves(Callback):
+    """Pictures some fixed curves of a regression: support, truth, and what is predicted after 0 … S steps."""
+
+    N_CURVES, POINTS = 4, 200
+    AFTER = (0, 1, 2, 5, 10)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sampler = _data_of(trainer).samplers["val"]
+        if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, MetaSGDModule)
+        tasks = sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS)
+        theta = {n: p.detach().cpu() for n, p in pl_module.network.named_parameters()}
+        judged = judge(pl_module.learner, theta, tasks, max(self.AFTER), self.AFTER)
+        _add_figure(trainer, "curves", curves_figure(tasks, judged.outputs, self.AFTER))
+
+
+class ShowChoices(Callback):
+    """Pictures the learning rates and momenta that a rule chooses on validation tasks, against the loss it read."""
+
+    N_TASKS = 32
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
+            return
+        data = _data_of(trainer)
+        drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))
+        tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
+        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
+        stack = TaskStack(pl_module.learner, theta, tasks)
+        steps, _, chosen = stack.adapt(pl_module.eval_inner_steps)
+        losses = torch.stack([step.loss for step in steps], dim=1)
+        _add_figure(trainer, "choices", choices_figure(losses.cpu(), {n: c.cpu() for n, c in chosen.items()}))
+
+
+def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figure:
+    """One panel per curve; ``outputs`` is ``[B, J, points, 1]`` after each of the J numbers of steps in ``after``."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(2, -(-tasks.n_tasks // 2), sharex=True).flat)
+    for b, panel in enumerate(panels[: tasks.n_tasks]):
+        x, truth = tasks.query_x[b, :, 0], tasks.query_y[b, :, 0]
+        panel.plot(x, truth, color="black", linewidth=2, label="truth")
+        room = 0.5 * float(truth.max() - truth.min())
+        panel.set_ylim(float(truth.min()) - room, float(truth.max()) + room)  # a diverging learner may leave it
+        for j, s in enumerate(after):
+            style = {"linestyle": ":", "color": "grey"} if s == 0 else {"color": f"C{j - 1}", "alpha": 0.8}
+            panel.plot(x, outputs[b, j, :, 0], label=f"after {s} step{'s' * (s != 1)}", **style)
+        panel.plot(tasks.support_x[b, :, 0], tasks.support_y[b, :, 0], "o", color="black", label="support")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(after) + 2)
+    return figure
+
+
+def choices_figure(losses: Tensor, chosen: dict[str, Tensor]) -> Figure:
+    """A panel per choice: ``losses [B, S]`` across, ``chosen[…] [B, S, groups]`` upwards, coloured by inner step."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1, len(chosen)).flat)
+    steps = torch.arange(losses.shape[1]).expand_as(losses)
+    for panel, (name, choice) in zip(panels, chosen.items(), strict=True):
+        for group in choice.unbind(dim=-1):
+            dots = panel.scatter(losses.flatten(), group.flatten(), c=steps.flatten(), s=12, cmap="viridis")
+        panel.set(xscale="log", xlabel="support loss", ylabel=name.replace("_", " "))
+    figure.colorbar(dots, ax=panels, label="inner step", ticks=range(losses.shape[1]))
+    return figure
+
+
+def _data_of(trainer: Trainer) -> EpisodicDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+    assert isinstance(data, EpisodicDataModule)
+    return data
+
+
+def _add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    # at the last step taken, as Lightning logs; a resume draws again what comes after its checkpoint
+    trainer.logger.experiment.add_figure(name, figure, global_step=trainer.global_step - 1, close=False)
