@@ -9,6 +9,8 @@ from metasgd.module import MetaSGDModule
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 EXPECTED = {
+    "image_folder",
+    "mini_imagenet",
     "glyphs",
     "omniglot",
     "omniglot_5w5s",

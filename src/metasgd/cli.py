@@ -16,7 +16,7 @@ from metasgd import networks, optimizer_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands import COMMANDS
-from metasgd.data import glyphs, omniglot, sinusoid  # noqa: F401
+from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule

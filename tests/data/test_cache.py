@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +258,34 @@ def test_an_unreadable_file_is_not_called_damaged(tmp_path: Path, monkeypatch) -
     with pytest.raises(UserError, match="cannot be read") as caught:
         load_or_build(tmp_path, "key", must_not_build)
     assert "Delete" not in str(caught.value)
+
+
+def as_stream(pool: ClassPool) -> cache.PoolStream:
+    return cache.PoolStream(iter(pool.images), pool.image_shape, pool.counts, pool.names, pool.groups)
+
+
+def test_a_streamed_pool_is_kept_as_the_same_bytes(tmp_path: Path) -> None:
+    load_or_build(tmp_path, "whole", small_pool)
+    assert_same(load_or_build(tmp_path, "streamed", lambda: as_stream(small_pool())), small_pool())
+    for name in ("images.npy", "classes.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
+
+
+def test_a_streamed_pool_is_never_in_memory(tmp_path: Path) -> None:
+    """64 MiB of images, made as they are asked for: what Python and numpy hold at a time stays below 4 MiB."""
+    images = (np.full((1, 256, 256), i % 251, dtype=np.uint8) for i in range(1024))
+    stream = cache.PoolStream(images, (1, 256, 256), np.array([1024]), ("a",), np.array([0]))
+    tracemalloc.start()
+    pool = load_or_build(tmp_path, "large", lambda: stream)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+    assert pool.images[1000, 0, 0, 0] == 1000 % 251
+
+
+@pytest.mark.parametrize("announced", [5, 7])
+def test_a_stream_that_breaks_its_word_leaves_nothing(tmp_path: Path, announced: int) -> None:
+    stream = replace(as_stream(small_pool()), counts=np.array([announced]), names=("a",), groups=np.array([0]))
+    with pytest.raises(ValueError, match=f"6 images came, {announced} were announced"):
+        load_or_build(tmp_path, "key", lambda: stream)
+    assert os.listdir(tmp_path) == []

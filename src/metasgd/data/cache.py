@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,33 @@ IMAGES, CLASSES = "images.npy", "classes.json"
 ABANDONED_AFTER = 24 * 3600  # seconds; no build takes nearly as long
 
 
-def load_or_build(cache_dir: Path, key: str, build: Callable[[], ClassPool]) -> ClassPool:
+@dataclass(frozen=True)
+class PoolStream:
+    """A pool whose images come one after the other, so that they need never be in memory together.
+
+    Attributes:
+        images: each uint8 ``[channels, height, width]``, class by class.
+        image_shape: ``(channels, height, width)``.
+        counts: int64 ``[C]``, how many images each class has.
+        names: as a pool's.
+        groups: as a pool's.
+    """
+
+    images: Iterator[NDArray[np.uint8]]
+    image_shape: tuple[int, int, int]
+    counts: NDArray[np.int64]
+    names: tuple[str, ...]
+    groups: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.counts) - self.counts
+
+
+Build = Callable[[], ClassPool | PoolStream]
+
+
+def load_or_build(cache_dir: Path, key: str, build: Build) -> ClassPool:
     """The pool kept as the folder ``cache_dir/key``; made by ``build`` and kept there if there is none.
 
     The images come back as a read-only memory map, whether they were there or have just been built.
@@ -33,7 +60,7 @@ def load_or_build(cache_dir: Path, key: str, build: Callable[[], ClassPool]) -> 
     Args:
         cache_dir: made if absent; only read from if the key is there.
         key: a file name that says what is inside, with a hash of everything that determines it.
-        build: makes the pool; its errors pass through.
+        build: makes the pool, in memory or as a stream; its errors pass through.
 
     Raises:
         UserError: the kept files are damaged, or ``cache_dir`` cannot be read or written.
@@ -72,7 +99,7 @@ def staging_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _build(folder: Path, build: Callable[[], ClassPool]) -> None:
+def _build(folder: Path, build: Build) -> None:
     with ExitStack() as stack:
         # before the build, so that a folder that cannot be written is told at once
         with _cache_dir_named(folder.parent):
@@ -83,15 +110,20 @@ def _build(folder: Path, build: Callable[[], ClassPool]) -> None:
             _publish(staging, folder)
 
 
-def _write(folder: Path, pool: ClassPool) -> None:
+def _write(folder: Path, pool: ClassPool | PoolStream) -> None:
     with (folder / IMAGES).open("wb") as file:
-        np.save(file, pool.images, allow_pickle=False)
+        if isinstance(pool, ClassPool):
+            shape = pool.images.shape
+            np.save(file, pool.images, allow_pickle=False)
+        else:
+            shape = (int(pool.counts.sum()), *pool.image_shape)
+            _write_stream(file, pool.images, shape)
         file.flush()
         os.fsync(file.fileno())
     classes: dict[str, Any] = {
         "format": FORMAT,
         "images_sha256": _sha256(folder / IMAGES),
-        "images_shape": list(pool.images.shape),
+        "images_shape": list(shape),
         "starts": pool.starts.tolist(),
         "counts": pool.counts.tolist(),
         "groups": pool.groups.tolist(),
@@ -103,6 +135,20 @@ def _write(folder: Path, pool: ClassPool) -> None:
         file.flush()
         os.fsync(file.fileno())
     _sync_folder(folder)
+
+
+def _write_stream(file: BinaryIO, images: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
+    """What ``np.save`` would write of all of them."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    written = 0
+    for image in images:
+        if image.dtype != np.uint8 or image.shape != shape[1:]:
+            raise ValueError(f"an image is {image.dtype} {image.shape}, not uint8 {shape[1:]}")
+        file.write(np.ascontiguousarray(image).data)
+        written += 1
+    if written != shape[0]:
+        raise ValueError(f"{written} images came, {shape[0]} were announced")
 
 
 def _publish(staging: Path, folder: Path) -> None:

@@ -1,0 +1,199 @@
+"""Pictures of one's own: folders of classes, or the CSV files in which miniImageNet is distributed."""
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from metasgd.data.augmentation import Augmented
+from metasgd.data.cache import PoolStream, load_or_build
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.picture_files import ClassFiles, classes_in, classes_of_table, shortened
+from metasgd.data.pictures import RESAMPLING, Fit, PictureForm, read_picture
+from metasgd.data.source import ClassSource, Sampler
+from metasgd.data.stream import SPLITS, Split
+from metasgd.data.task_shape import TaskShape
+from metasgd.errors import UserError, refuse
+
+SPLIT_SALT = "metasgd/image_folder/1"
+IMAGES = "images"
+DECODERS = 8  # threads; Pillow decodes outside Python's lock
+AHEAD = 256  # pictures decoded before they are written: what bounds the memory
+
+
+@dataclass(frozen=True)
+class Found:
+    """The classes in ``data.root``; ``split`` is theirs where the files say so, else None."""
+
+    classes: tuple[ClassFiles, ...]
+    split: tuple[Split, ...] | None
+
+
+class ImageFolder(ClassSource):
+    """Classes of pictures, in colour or grey, of any size, from ``data.root``, which holds one of
+
+    - ``train.csv``, ``val.csv`` and ``test.csv`` of ``filename,label``, and the pictures in ``images/`` (miniImageNet);
+    - ``train/``, ``val/`` and ``test/``, each with one folder per class;
+    - one folder per class, split by ``fractions``.
+
+    Folders may be nested: those that hold pictures are the classes, and the folder above is their group (for
+    ``data.one_alphabet``). Pictures are decoded once, into a memory map in the cache.
+
+    Args:
+        image_size: height and width in pixels.
+        channels: 3 for colour, 1 for grey.
+        fit: what becomes of pictures that are not square: ``crop`` cuts the longer sides off, ``pad`` adds a
+            margin, ``stretch`` distorts.
+        fractions: the shares of the classes in train, val and test, where folders or files do not say. Which
+            class is where depends on the classes' names alone.
+        augmentation: transforms of torchvision.transforms.v2, applied one after the other to each picture of
+            the training tasks, support and query alike; what they draw is a function of the task's number.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 84,
+        channels: int = 3,
+        fit: Fit = "crop",
+        fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+        augmentation: Sequence[nn.Module] = (),
+    ) -> None:
+        where = "data.source.init_args"
+        problems = []
+        if not 1 <= image_size <= 1024:
+            problems.append(f"{where}.image_size is {image_size}: use 1 to 1024 pixels")
+        if channels not in (1, 3):
+            problems.append(f"{where}.channels is {channels}: use 3 for colour or 1 for grey")
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            problems.append(f"{where}.fractions is {list(fractions)}: three shares that sum to 1 are needed")
+        refuse(problems)
+        self.form = PictureForm(channels, image_size, image_size, fit)
+        self.fractions = fractions
+        self.augmentation = tuple(augmentation)
+
+    def prepare(self, root: Path, cache_dir: Path) -> None:
+        self._pool(find_classes(root), cache_dir)
+
+    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
+        found = find_classes(root)
+        split_of = found.split or split_by_name([c.name for c in found.classes], self.fractions)
+        own = np.flatnonzero([s == split for s in split_of])
+        if not len(own):
+            raise UserError(
+                f"data.root is {root}: of its {len(found.classes)} classes none falls to the {split} split. Add"
+                f" classes, or raise its share in data.source.init_args.fractions, which is {list(self.fractions)}"
+            )
+        return self._pool(found, cache_dir).select(own)
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        sampler = super().sampler(split, root, cache_dir, seed, shape)
+        if split != "train" or not self.augmentation:
+            return sampler
+        return Augmented(sampler, self.augmentation, split, seed)
+
+    def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
+        """The pictures of all splits: one cache serves them all."""
+        made_by = (PIL.__version__, RESAMPLING.name, self.form, _fingerprint(found.classes))
+        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
+        key = f"pictures-{self.form.width}px-{digest[:16]}"
+        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self.form))
+
+
+def find_classes(root: Path) -> Found:
+    """The classes in a folder, and their splits where its layout says them.
+
+    Raises:
+        UserError: it has no such layout, or a class is in two splits.
+    """
+    tables = {split: root / f"{split}.csv" for split in SPLITS}
+    folders = {split: root / split for split in SPLITS}
+    if not root.is_dir():
+        raise UserError(f"data.root is {root}, which is no folder. Give the folder with the pictures with --data.root")
+    if any(table.is_file() for table in tables.values()):
+        _refuse_missing(root, [t.name for t in tables.values() if not t.is_file()])
+        classes = {split: classes_of_table(table, root / IMAGES) for split, table in tables.items()}
+    elif any(folder.is_dir() for folder in folders.values()):
+        _refuse_missing(root, [f"{f.name}/" for f in folders.values() if not f.is_dir()])
+        classes = {split: classes_in(folder) for split, folder in folders.items()}
+    else:
+        return Found(tuple(classes_in(root)), None)
+    times = Counter(c.name for split in SPLITS for c in classes[split])
+    twice = [name for name, n in times.items() if n > 1]
+    if twice:
+        raise UserError(
+            f"data.root is {root}: {len(twice)} classes are in more than one of train, val and test, such as"
+            f" {twice[0]}. A learner is judged on classes that it was not trained on: leave each in one, or"
+            " rename those that are not the same"
+        )
+    every = [(split, c) for split in SPLITS for c in classes[split]]
+    return Found(tuple(c for _, c in every), tuple(split for split, _ in every))
+
+
+def split_by_name(names: Sequence[str], fractions: tuple[float, float, float]) -> list[Split]:
+    """The split of each class: by the order of the SHA-256 of ``"metasgd/image_folder/1:" + name`` (UTF-8)."""
+    order = sorted(range(len(names)), key=lambda c: hashlib.sha256(f"{SPLIT_SALT}:{names[c]}".encode()).digest())
+    ends = np.round(np.cumsum(fractions) * len(names))
+    split_of: list[Split] = ["train"] * len(names)
+    for rank, c in enumerate(order):
+        split_of[c] = SPLITS[int(np.searchsorted(ends, rank, side="right"))]
+    return split_of
+
+
+def _refuse_missing(root: Path, missing: Sequence[str]) -> None:
+    if missing:
+        raise UserError(f"data.root is {root}: {' and '.join(missing)} is missing there. Add it beside the others")
+
+
+def _fingerprint(classes: Sequence[ClassFiles]) -> str:
+    """What tells these files from others without reading them: names, sizes and times of change."""
+    digest = hashlib.sha256()
+    for c in classes:
+        for path in c.files:
+            about = path.stat()
+            digest.update(repr((c.name, str(path), about.st_size, about.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _stream(classes: Sequence[ClassFiles], form: PictureForm) -> PoolStream:
+    groups = sorted({c.group for c in classes})
+    return PoolStream(
+        images=_decoded([path for c in classes for path in c.files], form),
+        image_shape=(form.channels, form.height, form.width),
+        counts=np.array([len(c.files) for c in classes], dtype=np.int64),
+        names=tuple(c.name for c in classes),
+        groups=np.array([groups.index(c.group) for c in classes], dtype=np.int64),
+    )
+
+
+def _decoded(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[np.uint8]]:
+    """Every picture in turn, decoded ahead by several threads.
+
+    Raises:
+        UserError: some are damaged; after the last one, so that the message names them together.
+    """
+    problems: list[str] = []
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor(DECODERS) as threads, Progress(console=Console(stderr=True), transient=True) as progress:
+        coming = iter(paths)
+        for _ in progress.track(range(len(paths)), description="Decoding pictures"):
+            while len(waiting) < AHEAD and (path := next(coming, None)) is not None:
+                waiting.append(threads.submit(read_picture, path, form))
+            try:
+                image = waiting.popleft().result()
+            except UserError as error:
+                problems += error.problems
+            else:
+                yield image
+    refuse(shortened(problems))

@@ -1,0 +1,95 @@
+"""One picture file to pixels of a given size and number of channels. Shape letters: C channels."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metasgd.errors import UserError
+
+Fit = Literal["crop", "pad", "stretch"]
+MOST_PIXELS = 2**26
+RESAMPLING = Image.Resampling.LANCZOS
+# what Pillow raises on damaged files, from whichever of its parsers; SyntaxError is a broken PNG's
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """What a picture is converted to.
+
+    Attributes:
+        channels: 1 for grey, 3 for colour.
+        height: in pixels.
+        width: in pixels.
+        fit: how another aspect ratio is met: ``crop`` cuts the longer sides off, ``pad`` adds a margin of the
+            colour of the picture's rim, ``stretch`` distorts.
+    """
+
+    channels: int
+    height: int
+    width: int
+    fit: Fit = "crop"
+
+
+def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
+    """A picture, uint8 ``[C, height, width]``: turned as its camera says, transparency on white, antialiased.
+
+    Raises:
+        UserError: it cannot be read, is damaged or too large; the message names it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Allow reading it") from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels, at most {MOST_PIXELS} are read")
+            if image.format == "PNG":
+                image.verify()  # decoding does not look at the checksums
+        with Image.open(io.BytesIO(data)) as image:
+            picture = _fitted(_flat(image, "L" if form.channels == 1 else "RGB"), form)
+    except UnidentifiedImageError as error:  # its message has nothing to tell
+        raise UserError(f"{path}: not an intact picture. Remove it, or put an intact copy in its place") from error
+    except DAMAGE as error:
+        raise UserError(
+            f"{path}: not an intact picture ({error}). Remove it, or put an intact copy in its place"
+        ) from error
+    pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """The image upright and opaque, in 8 bits per channel."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off instead of scaling
+        depth = np.asarray(upright).astype(np.float64)
+        upright = Image.fromarray(np.round(depth / 257).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        with_alpha = upright.convert("RGBA")
+        upright = Image.new("RGBA", with_alpha.size, "white")
+        upright.alpha_composite(with_alpha)
+    return upright.convert(mode)
+
+
+def _fitted(image: Image.Image, form: PictureForm) -> Image.Image:
+    size = form.width, form.height
+    if image.size == size:
+        return image
+    if form.fit == "stretch":
+        return image.resize(size, RESAMPLING)
+    if form.fit == "crop":
+        return ImageOps.fit(image, size, RESAMPLING)
+    return ImageOps.pad(image, size, RESAMPLING, color=_rim_colour(image))
+
+
+def _rim_colour(image: Image.Image) -> tuple[int, ...]:
+    pixels = np.asarray(image)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    colour = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
+    return tuple(int(c) for c in colour)
