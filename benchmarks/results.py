@@ -1,0 +1,157 @@
+"""Train, test and tabulate the experiments of ``experiments.yaml``.
+
+    python benchmarks/results.py run NAME…    trains, or goes on where it stopped, tests, and records
+    python benchmarks/results.py list         the experiments, and which are recorded
+    python benchmarks/results.py tables       makes docs/results.md from the records in docs/results
+
+A record holds what each figure depends on: commands, seed, outer steps, time, machine, versions, protocol.
+"""
+
+import argparse
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from results_tables import document
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = Path(__file__).with_name("experiments.yaml")
+RECORDS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a table: a training run, and the tests of its best checkpoint."""
+
+    name: str
+    table: str
+    row: str
+    fit: str
+    tests: dict[str, str]
+    published: dict[str, str]
+    seed: int
+    same_as: str | None  # the experiment whose run is tested here once more
+
+    def fit_command(self, *more: str) -> list[str]:
+        seeds = ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)] if self.seed else []
+        named = ["--trainer.logger.init_args.name", self.same_as or self.name]
+        return ["python", "-m", "metasgd", "fit", *shlex.split(self.fit), *seeds, *named, *more]
+
+    def test_command(self, column: str) -> list[str]:
+        # every seed's learner is judged on the same tasks: those of data.seed 0
+        config = re.search(r"--config \S+", self.tests[column]) or re.search(r"--config \S+", self.fit)
+        own = re.sub(r"--config \S+", "", self.tests[column])
+        model = re.findall(r"--model\.(?!outer)\S+ \S+", self.fit)
+        options = shlex.split(" ".join([config[0], *model, own]))
+        named = ["--trainer.logger.init_args.name", self.same_as or self.name]
+        return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
+
+
+def experiments() -> dict[str, Experiment]:
+    found = {}
+    for name, settings in yaml.safe_load(EXPERIMENTS.read_text()).items():
+        for seed in settings.pop("seeds", [0]):
+            own = name.format(seed=seed)
+            fields: dict[str, Any] = {"published": {}, "same_as": None, **settings, "name": own, "seed": seed}
+            found[own] = Experiment(**fields)
+    return found
+
+
+def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
+    folder = ROOT / "runs" / (experiment.same_as or experiment.name) / "version_0"
+    if not record_only and experiment.same_as is None:
+        resume = ["--ckpt_path", "last"] if (folder / "checkpoints" / "last.ckpt").is_file() else []
+        execute(experiment.fit_command(*resume, *extra))
+    tests = {}
+    for column in experiment.tests:
+        command = experiment.test_command(column)
+        execute([*command, *extra])
+        results = json.loads((folder / "results.json").read_text())
+        tasks = (folder / "tasks.csv").read_text().split("\n")[1:-1]
+        metric = results["protocol"]["metric"]
+        tests[column] = {
+            "command": shlex.join(command),
+            "metric": metric,
+            "mean": results[f"test/{metric}"],
+            "ci95": results[f"test/{metric}_ci95"],
+            "n_tasks": results["n_tasks"],
+            "protocol": results["protocol"]["in_words"],
+            "outer_steps_of_checkpoint": results["protocol"]["outer_steps"],
+            # kept short: enough to compare learners task by task
+            "by_task": [float(row.split(",")[1]) for row in tasks] if len(tasks) <= 1000 else None,
+        }
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    record = {
+        "name": experiment.name,
+        "table": experiment.table,
+        "row": experiment.row,
+        "fit": shlex.join(experiment.fit_command()),
+        "seed": experiment.seed,
+        "outer_steps": int(last["state_dict"]["outer_steps"]),
+        "seconds": round(seconds(folder)),
+        "machine": machine(),
+        "published": experiment.published,
+        "tests": tests,
+    }
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    (RECORDS / f"{experiment.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def execute(command: list[str]) -> None:
+    print("+", shlex.join(command), flush=True)
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    subprocess.run([sys.executable, *command[1:], *quiet], cwd=ROOT, check=True)
+
+
+def seconds(folder: Path) -> float:
+    """The time from the first to the last logged step, summed over the processes that a run took."""
+    total = 0.0
+    for events in folder.glob("events.out.tfevents.*"):
+        accumulator = EventAccumulator(str(events), size_guidance={"scalars": 0}).Reload()
+        if "train/loss" in accumulator.Tags()["scalars"]:
+            times = [e.wall_time for e in accumulator.Scalars("train/loss")]
+            total += times[-1] - times[0]
+    return total
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if platform.system() == "Linux" else None
+    )
+    return f"{model[1] if model else platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list")
+    commands.add_parser("tables")
+    running = commands.add_parser("run")
+    running.add_argument("names", nargs="+", metavar="NAME")
+    running.add_argument("--record-only", action="store_true", help="test and record what has been trained")
+    options, extra = parser.parse_known_args()  # further options go to both fit and test, as --data.root DIR
+    known = experiments()
+    if options.command == "list":
+        for name, experiment in known.items():
+            print("recorded" if (RECORDS / f"{name}.json").is_file() else "        ", name, "|", experiment.row)
+    elif options.command == "tables":
+        records = [json.loads((RECORDS / f"{n}.json").read_text()) for n in known if (RECORDS / f"{n}.json").is_file()]
+        (ROOT / "docs" / "results.md").write_text(document(records))
+    else:
+        for name in options.names:
+            run(known[name], extra, options.record_only)
+
+
+if __name__ == "__main__":
+    main()

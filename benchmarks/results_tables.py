@@ -1,0 +1,131 @@
+"""docs/results.md out of the records in docs/results: nothing in it is typed by hand but the words."""
+
+import math
+from collections.abc import Iterable
+from statistics import mean, stdev
+from typing import Any
+
+Record = dict[str, Any]
+
+HEAD = """# Results
+
+Made by `python benchmarks/results.py tables` from the records in `docs/results`, which
+`python benchmarks/results.py run NAME` writes. Every figure is a mean over test tasks of classes (or curves) never
+trained on, ± the half-width of its 95 % confidence interval, from one checkpoint, chosen on the validation tasks.
+Published figures stand in brackets.
+"""
+SECTIONS = {
+    "sinusoid": (
+        "Sinusoid regression",
+        "Mean squared error after one inner step on 10,000 curves of 100 query points, by the number of support points;"
+        " in brackets the figures of Li et al. 2017, table 1. Meta-trained for 60,000 outer steps of 4 curves. MAML's"
+        " rate is 0.01, fixed.",
+    ),
+    "omniglot": (
+        "Omniglot",
+        "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step; in brackets the figures of Li"
+        " et al. 2017, table 2. Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
+        " own statistics), as published.",
+    ),
+    "omniglot-official": (
+        "Omniglot, 30 background and 20 evaluation alphabets",
+        "Accuracy in % on 1,000 tasks; `within one alphabet` draws all the classes of a task from one alphabet.",
+    ),
+    "transfer": (
+        "From printed letters to handwriting",
+        "Accuracy in % on 1,000 Omniglot tasks of a learner that was meta-trained on glyphs alone.",
+    ),
+    "rules-glyphs": (
+        "All update rules on glyphs",
+        "Accuracy in % on the same 1,000 tasks of scripts never seen, every rule with the same budget.",
+    ),
+    "rules-sinusoid": (
+        "All update rules on sinusoid",
+        "Mean squared error on the same 10,000 curves, every rule with the same budget.",
+    ),
+    "optimizer-network": (
+        "The optimizer network against hand-chosen rates",
+        "Accuracy in % on the same 1,000 tasks of unseen scripts, 3 inner steps, three seeds (initial weights and"
+        " training tasks), every learner with the same budget.",
+    ),
+}
+
+
+def document(records: list[Record]) -> str:
+    parts = [HEAD]
+    for key, (title, text) in SECTIONS.items():
+        own = [r for r in records if r["table"] == key]
+        if not own:
+            continue
+        parts += [f"\n## {title}\n\n{text}\n\n", results_table(own)]
+        if key == "optimizer-network":
+            parts.append(paired_table(own))
+        parts += ["\nHow:\n\n", how_table(own)]
+    return "".join(parts)
+
+
+def results_table(records: list[Record]) -> str:
+    """A row for each row named in the records; several seeds of one row stand side by side in its cells."""
+    columns = list(dict.fromkeys(column for r in records for column in r["tests"]))
+    rows = []
+    for row in dict.fromkeys(r["row"] for r in records):
+        seeds = [r for r in records if r["row"] == row]
+        rows.append([row, *(cell(seeds, column) for column in columns)])
+    return markdown(["", *columns], rows)
+
+
+def cell(seeds: list[Record], column: str) -> str:
+    found = [r["tests"][column] for r in seeds if column in r["tests"]]
+    if not found:
+        return ""
+    published = seeds[0]["published"].get(column)
+    text = ", ".join(figure(t["mean"], t["ci95"], t["metric"]) for t in found)
+    if len(found) > 1:
+        text = f"**{shown(mean(t['mean'] for t in found), found[0]['metric'])}** ({text})"
+    return f"{text} [{published}]" if published else text
+
+
+def paired_table(records: list[Record]) -> str:
+    """The first row against the others, task by task; a seed's learners met the same tasks."""
+    first, *others = dict.fromkeys(r["row"] for r in records)
+    by_seed = {(r["row"], r["seed"]): next(iter(r["tests"].values()))["by_task"] for r in records}
+    rows = []
+    for other in others:
+        gaps = []
+        for row, seed in by_seed:
+            if row == other and (first, seed) in by_seed:
+                gaps += [a - b for a, b in zip(by_seed[first, seed], by_seed[other, seed], strict=True)]
+        if gaps:
+            half = 1.96 * stdev(gaps) / math.sqrt(len(gaps))
+            rows.append([other, f"{100 * mean(gaps):+.2f} ± {100 * half:.2f}", str(len(gaps))])
+    return f"\n{first}, minus each of the others on the same tasks:\n\n" + markdown(
+        ["against", "difference, points", "pairs"], rows
+    )
+
+
+def how_table(records: list[Record]) -> str:
+    rows = [
+        [
+            f"`{r['name']}`",
+            f"`{r['fit']}`",
+            f"{r['outer_steps']:,}",
+            f"{r['seconds'] / 60:.0f} min",
+            r["machine"],
+            next(iter(r["tests"].values()))["protocol"],
+        ]
+        for r in records
+    ]
+    return markdown(["run", "command", "outer steps", "time", "machine", "protocol"], rows)
+
+
+def figure(value: float, ci95: float, metric: str) -> str:
+    return f"{shown(value, metric)} ± {shown(ci95, metric)}"
+
+
+def shown(value: float, metric: str) -> str:
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
