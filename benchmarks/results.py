@@ -41,6 +41,11 @@ class Experiment:
     seed: int
     same_as: str | None  # the experiment whose run is tested here once more
 
+    @property
+    def config(self) -> str:
+        """The configuration file that it is trained by."""
+        return re.search(r"--config (\S+)", self.fit)[1]
+
     def fit_command(self, *more: str) -> list[str]:
         seeds = ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)] if self.seed else []
         named = ["--trainer.logger.init_args.name", self.same_as or self.name]
@@ -48,10 +53,9 @@ class Experiment:
 
     def test_command(self, column: str) -> list[str]:
         # every seed's learner is judged on the same tasks: those of data.seed 0
-        config = re.search(r"--config \S+", self.tests[column]) or re.search(r"--config \S+", self.fit)
-        own = re.sub(r"--config \S+", "", self.tests[column])
+        config = [] if "--config" in self.tests[column] else ["--config", self.config]
         model = re.findall(r"--model\.(?!outer)\S+ \S+", self.fit)
-        options = shlex.split(" ".join([config[0], *model, own]))
+        options = [*config, *shlex.split(f"{self.tests[column]} {' '.join(model)}")]
         named = ["--trainer.logger.init_args.name", self.same_as or self.name]
         return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
 

@@ -1,0 +1,106 @@
+"""Turn a recorded run into ``checkpoints/NAME``: weights without the optimizer's state, configuration, card.
+
+    python benchmarks/publish.py NAME EXPERIMENT
+
+EXPERIMENT is one that ``results.py run`` has trained here and recorded.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from typing import Any
+
+import torch
+import yaml
+from results import RECORDS, ROOT, experiments
+
+from metasgd.runs import CONFIG_KEY, read_checkpoint
+
+KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
+
+CARD = """# {name}
+
+{row}, trained by
+
+```bash
+{fit}
+```
+
+| | |
+|---|---|
+| data | {data} |
+| protocol | {protocol} |
+| seed | {seed} |
+| outer steps | {steps:,} of {outer_steps:,}, chosen on the validation tasks |
+| time | {minutes:.0f} min on {machine} |
+| date | {date} |
+| sha256 of `model.ckpt` | `{sha256}` |
+
+| test | result | tasks |
+|---|---|---|
+{results}
+
+Repeat the first result:
+
+```bash
+python -m metasgd test --config checkpoints/{name}/config.yaml --ckpt_path checkpoints/{name}/model.ckpt
+```
+"""
+
+
+def published_config(text: str, shipped: dict[str, Any]) -> str:
+    """The run's configuration, with the folders of the shipped one: another's paths mean nothing here."""
+    config = yaml.safe_load(text)
+    config["data"]["root"] = shipped["data"].get("root", "data")
+    config["data"]["cache_dir"] = None
+    config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
+    config["ckpt_path"] = None
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def publish(name: str, experiment: str) -> None:
+    record = json.loads((RECORDS / f"{experiment}.json").read_text())
+    described = experiments()[experiment]
+    shipped = yaml.safe_load((ROOT / described.config).read_text())
+    run = ROOT / "runs" / experiment / "version_0"
+    content = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    config = published_config(content[CONFIG_KEY], shipped)
+    folder = ROOT / "checkpoints" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({key: content[key] for key in KEPT} | {CONFIG_KEY: config}, folder / "model.ckpt")
+    (folder / "config.yaml").write_text(config)
+    first = next(iter(record["tests"].values()))
+    percent = first["metric"] == "accuracy"
+    results = "\n".join(
+        f"| {column} | {_shown(t['mean'], percent)} ± {_shown(t['ci95'], percent)} | {t['n_tasks']:,} |"
+        for column, t in record["tests"].items()
+    )
+    card = CARD.format(
+        name=name,
+        row=record["row"],
+        fit=record["fit"],
+        data=yaml.safe_load(config)["data"]["source"]["class_path"].rpartition(".")[2],
+        protocol=first["protocol"],
+        seed=record["seed"],
+        steps=int(content["state_dict"]["outer_steps"]),
+        outer_steps=record["outer_steps"],
+        minutes=record["seconds"] / 60,
+        machine=record["machine"],
+        date=time.strftime("%Y-%m-%d", time.localtime((run / "checkpoints" / "best.ckpt").stat().st_mtime)),
+        sha256=hashlib.sha256((folder / "model.ckpt").read_bytes()).hexdigest(),
+        results=results,
+    )
+    (folder / "README.md").write_text(card)
+
+
+def _shown(value: float, percent: bool) -> str:
+    return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("experiment")
+    options = parser.parse_args()
+    publish(options.name, options.experiment)
