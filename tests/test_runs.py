@@ -3,15 +3,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs import Run, read_checkpoint, refuse_misfit, resolve_checkpoint, run_of, runs_of
+from metasgd.runs import Run, find_start, read_checkpoint, refuse_misfit, resolve_checkpoint, run_of, runs_of
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    return UPath(tmp_path)
 
 
 def checkpoint(run: Run, keyword: str) -> Path:
     path = run.checkpoint(keyword)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {}}, path)
+    torch.save({"state_dict": {}, "global_step": 12}, path)
     return path
 
 
@@ -32,6 +38,54 @@ def test_a_path_must_be_a_file(tmp_path):
         resolve_checkpoint(str(tmp_path / "none.ckpt"), tmp_path, "a")
     with pytest.raises(UserError, match="which is a folder"):
         resolve_checkpoint(str(tmp_path), tmp_path, "a")
+
+
+def test_a_named_run_is_the_only_one_that_counts(tmp_path):
+    first, newest = (checkpoint(Run(tmp_path, "a", version), "last") for version in (3, 9))
+    assert resolve_checkpoint("last", tmp_path, "a", 3) == first
+    assert resolve_checkpoint("resume", tmp_path, "a", 9) == newest
+    with pytest.raises(UserError, match=r"the run .*version_4 does not have checkpoints/last.ckpt"):
+        resolve_checkpoint("last", tmp_path, "a", 4)
+
+
+def test_a_job_starts_its_run_and_then_resumes_it(tmp_path):
+    checkpoint(Run(tmp_path, "a", 3), "last")  # another job's
+    run = Run(tmp_path, "a", 41)
+    start = find_start("resume", tmp_path, "a", 41, fit=True)
+    assert (start.run, start.checkpoint, start.outer_step) == (run, None, 0)
+    assert str(start) == "no checkpoint"
+    (run.folder / "checkpoints").mkdir(parents=True)  # stopped before its first checkpoint
+    assert find_start("resume", tmp_path, "a", 41, fit=True) == start
+    last = checkpoint(run, "last")
+    start = find_start("resume", tmp_path, "a", 41, fit=True)
+    assert (start.run, start.checkpoint, start.outer_step) == (run, last, 12)
+    assert str(start) == "version_41/last.ckpt of outer step 12"
+
+
+def test_a_job_without_a_run_of_its_own_is_refused(tmp_path):
+    checkpoint(Run(tmp_path, "a", 3), "last")
+    with pytest.raises(UserError, match="--ckpt_path is resume, .* but it names none"):
+        find_start("resume", tmp_path, "a", None, fit=True)
+    for version in ("mine", -1, "7b"):
+        with pytest.raises(UserError, match=f"version is {version}: a whole number from 0"):
+            find_start("resume", tmp_path, "a", version, fit=True)
+
+
+def test_a_job_does_not_pass_over_a_damaged_checkpoint(tmp_path):
+    checkpoint(Run(tmp_path, "a", 41), "last").write_bytes(b"")
+    with pytest.raises(UserError, match="last.ckpt cannot be read: it is damaged"):
+        find_start("resume", tmp_path, "a", 41, fit=True)
+
+
+def test_a_new_run_does_not_take_the_folder_of_another(tmp_path):
+    other, own = (checkpoint(Run(tmp_path, "a", version), "last") for version in (3, 9))
+    for ckpt_path in (None, str(other)):
+        with pytest.raises(UserError, match="version is 9, but .*version_9 is there already"):
+            find_start(ckpt_path, tmp_path, "a", 9, fit=True)
+    assert find_start(str(own), tmp_path, "a", 9, fit=True).run == Run(tmp_path, "a", 9)
+    started = find_start(str(other), tmp_path, "a", 10, fit=True)
+    assert (started.run, started.checkpoint) == (Run(tmp_path, "a", 10), other)
+    assert find_start("last", tmp_path, "a", 9, fit=False).checkpoint == own
 
 
 def test_the_run_that_a_checkpoint_lies_in(tmp_path):

@@ -1,28 +1,36 @@
 """What happens around training: checkpoints, the record of a test."""
 
 import signal
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from rich.console import Console
+from upath import UPath
 
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write
-from metasgd.runs import CONFIG_KEY
+from metasgd.runs import CONFIG_KEY, KEYWORDS, RESUME
 
 
 class SaveFitConfig(SaveConfigCallback):
     """Keeps the configuration of a training run in its folder and in its checkpoints.
 
-    Evaluating a run changes neither.
+    Evaluating a run changes neither. What is kept repeats the run from its start, in a folder of its own.
     """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        config = config.clone()
+        config["trainer.logger.init_args.version"] = None
+        if config.ckpt_path in (*KEYWORDS, RESUME):
+            config.ckpt_path = None
+        super().__init__(parser, config, **options)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing: it is written at the start of the fit."""
@@ -86,7 +94,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         assert trainer.log_dir is not None
-        trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt", weights_only=False)
+        trainer.save_checkpoint(str(UPath(trainer.log_dir) / "checkpoints" / "last.ckpt"), weights_only=False)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -105,7 +113,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         assert self.dirpath is not None
-        best = Path(self.dirpath) / "best.ckpt"
+        best = UPath(self.dirpath) / "best.ckpt"
         if not best.is_file():
             return  # a new run from another's checkpoint: its own best is still to come
         paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(best))
@@ -146,5 +154,5 @@ class RecordTest(Callback):
             outer_steps=int(pl_module.outer_steps),
         )
         Console().print(table(result, protocol))
-        write(Path(trainer.log_dir), result, protocol)
+        write(UPath(trainer.log_dir), result, protocol)
         Console().print(f"written to {trainer.log_dir}/results.json, task by task to tasks.csv", soft_wrap=True)

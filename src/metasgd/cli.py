@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import Namespace, auto_cli
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,9 +19,11 @@ from metasgd.commands import COMMANDS
 from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
+from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.progress import ProgressBar, quieten
-from metasgd.runs import read_checkpoint, refuse_misfit, resolve_checkpoint, run_of
+from metasgd.runs import Start, find_start, read_checkpoint, refuse_misfit
+from metasgd.storage import place_of
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
 PROGRAM = "python -m metasgd"
@@ -32,6 +34,7 @@ MAIN_JOB = {
     "predict": "Adapt to the test tasks and predict their query sets.",
 }
 """The Trainer's methods, in the terms of meta-training."""
+SAVE_DIR = "trainer.logger.init_args.save_dir"
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,  # a run is one pass of max_steps outer steps
     "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
@@ -73,8 +76,12 @@ class MetaSGDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
+        options = self.config[self.config.subcommand]
+        logger = options.trainer.logger
+        if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
+            place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached
         # LightningCLI is about to look into the checkpoint for hyperparameters, and would trip over a damaged one
-        ckpt_path = self.config[self.config.subcommand].ckpt_path
+        ckpt_path = options.ckpt_path
         if ckpt_path is not None and Path(ckpt_path).is_file():
             read_checkpoint(Path(ckpt_path))
 
@@ -94,16 +101,27 @@ class MetaSGDCLI(LightningCLI):
         logger = config.get("logger")
         if not isinstance(logger, TensorBoardLogger):
             raise UserError(
-                "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir"
-                " and name are yours to choose"
+                "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir,"
+                " name and version are yours to choose"
             )
         if config["inference_mode"]:
             raise UserError(
                 "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
             )
-        checkpoint = self._checkpoint(options.ckpt_path, logger)
-        config["logger"] = self._logger(logger, checkpoint)
+        start = find_start(
+            options.ckpt_path,
+            place_of(logger.save_dir, SAVE_DIR),
+            logger.name,
+            options.trainer.logger.init_args.version,
+            fit=self.subcommand == "fit",
+        )
+        if start.checkpoint is not None:
+            refuse_misfit(start.checkpoint, read_checkpoint(start.checkpoint), self.model)
+        checkpoint = str(start.checkpoint) if start.checkpoint else None
+        self.config_init[self.subcommand]["ckpt_path"] = checkpoint
+        config["logger"] = self._logger(logger, start)
         callbacks = [
+            SameRunEverywhere(str(start)),
             # before LastCheckpoint, which is to save what this one found
             BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better),
             *callbacks,
@@ -111,9 +129,12 @@ class MetaSGDCLI(LightningCLI):
             CountRates(),
             ShowCurves(),
             ShowChoices(),
-            RecordTest(source, str(checkpoint) if checkpoint else None),
+            RecordTest(source, checkpoint),
         ]
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
+        launch = Launch.here()
+        if launch is not None:
+            config.update(launch.fill_in(config["num_nodes"], config["devices"]))
         try:
             trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ModuleNotFoundError) as error:
@@ -123,6 +144,8 @@ class MetaSGDCLI(LightningCLI):
             raise UserError(
                 f"{error} ({chosen}). Choose what this machine has, as --trainer.accelerator cpu"
             ) from error
+        if launch is not None:
+            launch.refuse_others(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -147,29 +170,16 @@ class MetaSGDCLI(LightningCLI):
         if stage == "fit":
             self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
 
-    def _checkpoint(self, ckpt_path: str | None, logger: TensorBoardLogger) -> Path | None:
-        """Check the checkpoint that was asked for before anything is written."""
-        if ckpt_path is None:
-            return None
-        path = resolve_checkpoint(ckpt_path, Path(logger.root_dir).parent, logger.name)
-        content = read_checkpoint(path)
-        refuse_misfit(path, content, self.model)
-        self.config_init[self.subcommand]["ckpt_path"] = str(path)
-        return path
-
-    def _logger(self, logger: TensorBoardLogger, checkpoint: Path | None) -> TensorBoardLogger:
-        """The logger of the run that the checkpoint lies in, or of a new run."""
-        run = run_of(checkpoint) if checkpoint else None
-        kwargs: dict[str, Any] = {}
-        if run is not None and checkpoint is not None and self.subcommand == "fit":
-            # what was logged after the checkpoint is logged again
-            kwargs["purge_step"] = read_checkpoint(checkpoint)["global_step"]
+    def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
+        """The logger of the run that goes on, or of a new run."""
+        run = start.run
         return TensorBoardLogger(
-            save_dir=run.save_dir if run else logger.save_dir,
+            save_dir=str(run.save_dir) if run else logger.save_dir,
             name=run.name if run else logger.name,
             version=run.version if run else None,
             default_hp_metric=False,
-            **kwargs,
+            # what was logged after the checkpoint is logged again
+            purge_step=start.outer_step if run and self.subcommand == "fit" else None,
         )
 
 

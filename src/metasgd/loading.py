@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from upath import UPath
 
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
@@ -25,7 +26,7 @@ class Loaded:
     config: dict[str, Any]
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path | UPath) -> Loaded:
     """Build again what ``fit`` saved, from the configuration that the checkpoint carries.
 
     Of the classes that it names, only networks, update rules and outer optimizers are built.
@@ -33,7 +34,7 @@ def load(path: str | Path) -> Loaded:
     Raises:
         UserError: the file is no complete checkpoint of this program, or its model cannot be built here.
     """
-    path = Path(path)
+    path = UPath(path)
     content = read_checkpoint(path)
     if CONFIG_KEY not in content:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")

@@ -1,12 +1,14 @@
 """What a test found: the printed table, ``results.json`` and ``tasks.csv``."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from upath import UPath
+
+from metasgd.storage import write_whole
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def table(result: TestResult, protocol: Protocol) -> Table:
     return rows
 
 
-def write(folder: Path, result: TestResult, protocol: Protocol) -> None:
+def write(folder: Path | UPath, result: TestResult, protocol: Protocol) -> None:
     """Write ``results.json``, and ``tasks.csv`` with the metric of every task after the last step."""
     by_inner_step = asdict(result)
     by_task = by_inner_step.pop("by_task")
@@ -90,16 +92,5 @@ def write(folder: Path, result: TestResult, protocol: Protocol) -> None:
         "by_inner_step": by_inner_step,
     }
     rows = [f"task,{protocol.metric}", *(f"{task},{figure:.6g}" for task, figure in enumerate(by_task))]
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / "tasks.csv", "\n".join(rows) + "\n")
-    _write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the place and then into it, so that a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(folder / "tasks.csv", ("\n".join(rows) + "\n").encode())
+    write_whole(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from upath import UPath
 
 from metasgd.errors import UserError
+from metasgd.storage import place_of
 
 KEYWORDS = ("last", "best")
+RESUME = "resume"
+"""The keyword of a job that starts its run, or goes on with it when it is started again."""
 CONFIG_KEY = "metasgd_config"
 """A checkpoint holds the run's config.yaml under this key."""
 _VERSION = re.compile(r"version_(\d+)")
@@ -22,40 +26,98 @@ _VERSION = re.compile(r"version_(\d+)")
 class Run:
     """One run under ``save_dir/name``."""
 
-    save_dir: Path
+    save_dir: UPath
     name: str
     version: int
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> UPath:
         return self.save_dir / self.name / f"version_{self.version}"
 
-    def checkpoint(self, keyword: str) -> Path:
+    def checkpoint(self, keyword: str) -> UPath:
         return self.folder / "checkpoints" / f"{keyword}.ckpt"
 
 
-def runs_of(save_dir: Path, name: str) -> list[Run]:
+@dataclass(frozen=True)
+class Start:
+    """What a command starts from.
+
+    Attributes:
+        run: the run that it goes on with or judges; None: a new one, or no run's.
+        checkpoint: None: weights as they were initialised.
+        outer_step: of the checkpoint.
+    """
+
+    run: Run | None
+    checkpoint: UPath | None
+    outer_step: int
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            return "no checkpoint"
+        of = f"{self.run.folder.name}/" if self.run else ""
+        return f"{of}{self.checkpoint.name} of outer step {self.outer_step}"
+
+
+def find_start(ckpt_path: str | None, save_dir: UPath, name: str, version: int | str | None, fit: bool) -> Start:
+    """Find the checkpoint and the run that ``--ckpt_path`` and the logger's options mean; change nothing.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or the run named is another's.
+    """
+    if version is not None and not (isinstance(version, int) and version >= 0):
+        raise UserError(
+            f"trainer.logger.init_args.version is {version}: a whole number from 0 is needed, K of the run's folder"
+            f" {save_dir / name}/version_K"
+        )
+    path = None if ckpt_path is None else resolve_checkpoint(ckpt_path, save_dir, name, version)
+    outer_step = 0 if path is None else int(read_checkpoint(path).get("global_step", 0))
+    run = None if path is None else run_of(path)
+    if version is not None:
+        named = Run(save_dir, name, version)
+        if fit and ckpt_path != RESUME and (run is None or run.folder != named.folder.resolve()):
+            refuse_taken(named)
+        run = named
+    return Start(run, path, outer_step)
+
+
+def runs_of(save_dir: UPath, name: str) -> list[Run]:
     """All runs of that name, the newest first."""
     folders = (save_dir / name).glob("version_*")
     versions = [int(m[1]) for f in folders if (m := _VERSION.fullmatch(f.name))]
     return [Run(save_dir, name, v) for v in sorted(versions, reverse=True)]
 
 
-def resolve_checkpoint(ckpt_path: str, save_dir: Path, name: str) -> Path:
-    """The file that ``--ckpt_path`` means: a path, or ``last`` or ``best`` of the newest run that has one.
+def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int | None = None) -> UPath | None:
+    """The file that ``--ckpt_path`` means: a path, or a keyword.
+
+    ``last`` and ``best`` are those of the run ``version``, without one of the newest run that has one.
+    ``resume`` is the last of the run ``version``, or nothing if that run is still to start.
 
     Raises:
         UserError: there is no such file.
     """
+    if ckpt_path == RESUME:
+        if version is None:
+            raise UserError(
+                "--ckpt_path is resume, which goes on with the run that trainer.logger.init_args.version names, but it"
+                " names none. Give each job's run a number of its own (--trainer.logger.init_args.version"
+                f" $SLURM_JOB_ID), or use last for the newest run in {save_dir / name}."
+            )
+        last = Run(save_dir, name, version).checkpoint("last")
+        return last if last.is_file() else None
     if ckpt_path in KEYWORDS:
-        for run in runs_of(save_dir, name):
+        runs = runs_of(save_dir, name) if version is None else [Run(save_dir, name, version)]
+        for run in runs:
             if run.checkpoint(ckpt_path).is_file():
                 return run.checkpoint(ckpt_path)
+        where = f"no run in {save_dir / name}" if version is None else f"the run {runs[0].folder}"
+        has = "has" if version is None else "does not have"
         raise UserError(
-            f"--ckpt_path is {ckpt_path}, but no run in {save_dir / name} has checkpoints/{ckpt_path}.ckpt. Leave"
+            f"--ckpt_path is {ckpt_path}, but {where} {has} checkpoints/{ckpt_path}.ckpt. Leave"
             " --ckpt_path out to start a new run, or give the path of a checkpoint."
         )
-    path = Path(ckpt_path).expanduser()
+    path = place_of(ckpt_path, "--ckpt_path")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not there"
         raise UserError(
@@ -65,7 +127,20 @@ def resolve_checkpoint(ckpt_path: str, save_dir: Path, name: str) -> Path:
     return path
 
 
-def run_of(checkpoint: Path) -> Run | None:
+def refuse_taken(run: Run) -> None:
+    """Refuse to start a run in the folder of another.
+
+    Raises:
+        UserError: the folder is there.
+    """
+    if run.folder.exists():
+        raise UserError(
+            f"trainer.logger.init_args.version is {run.version}, but {run.folder} is there already. Use --ckpt_path"
+            " resume to go on with that run, or another version for a new one."
+        )
+
+
+def run_of(checkpoint: UPath) -> Run | None:
     """The run that a checkpoint lies in, if it lies in one."""
     folder = checkpoint.resolve().parent
     match = _VERSION.fullmatch(folder.parent.name)
@@ -74,15 +149,16 @@ def run_of(checkpoint: Path) -> Run | None:
     return Run(folder.parents[2], folder.parents[1].name, int(match[1]))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
     """A checkpoint's content, of plain types and tensors only: no code in it is run.
 
     Raises:
         UserError: the file is not a complete checkpoint of this program.
     """
     try:
-        with warnings.catch_warnings(action="error"):  # torch warns of formats that it does not write itself
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch warns of formats that it does not write itself
+        with warnings.catch_warnings(action="error"), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (
         UserWarning,
         pickle.UnpicklingError,
@@ -102,7 +178,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_misfit(path: Path, content: dict[str, Any], module: torch.nn.Module) -> None:
+def refuse_misfit(path: Path | UPath, content: dict[str, Any], module: torch.nn.Module) -> None:
     """Refuse a checkpoint whose tensors are not the module's, naming the first that differs.
 
     Raises:

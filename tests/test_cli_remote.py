@@ -1,0 +1,63 @@
+"""Runs in a remote file system; in this process, whose memory stands for it."""
+
+import json
+
+import pytest
+import torch
+from conftest import TINY
+from upath import UPath
+
+from metasgd.cli import main
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metasgd"])
+    bucket = UPath("memory://bucket")
+    bucket.mkdir(exist_ok=True)
+    yield bucket
+    bucket.fs.rm("/bucket", recursive=True)
+
+
+def state(path):
+    with path.open("rb") as file:
+        return torch.load(file, weights_only=True)
+
+
+def test_a_run_trains_resumes_and_is_judged_in_a_remote_file_system(bucket, tmp_path):
+    place = ["--trainer.logger.init_args.save_dir", str(bucket / "runs")]
+    run = bucket / "runs" / "sinusoid" / "version_0"
+    assert main(["fit", *TINY, *place]) == 0
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert (run / "config.yaml").is_file()
+    longer = ["--trainer.max_steps", "12"]
+    assert main(["fit", *TINY, *place, *longer, "--ckpt_path", "last"]) == 0
+    assert state(run / "checkpoints" / "last.ckpt")["global_step"] == 12
+    assert main(["test", *TINY, *place, "--ckpt_path", "best"]) == 0
+    assert json.loads((run / "results.json").read_text())["n_tasks"] == 40
+    assert not list(tmp_path.iterdir())
+
+    # the same as in a folder
+    assert main(["fit", *TINY]) == 0
+    assert main(["fit", *TINY, *longer, "--ckpt_path", "last"]) == 0
+    local = state(UPath("runs/sinusoid/version_0/checkpoints/last.ckpt"))["state_dict"]
+    remote = state(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(torch.equal(local[name], remote[name]) for name in local)
+
+
+def test_a_damaged_or_missing_remote_checkpoint_is_refused(bucket, capsys):
+    place = ["--trainer.logger.init_args.save_dir", str(bucket / "runs")]
+    assert main(["test", *TINY, *place, "--ckpt_path", "last"]) == 2
+    assert "no run in memory://bucket/runs/sinusoid has checkpoints/last.ckpt" in capsys.readouterr().err
+    damaged = bucket / "damaged.ckpt"
+    damaged.write_bytes(b"no checkpoint")
+    assert main(["test", *TINY, "--ckpt_path", str(damaged)]) == 2
+    assert "memory://bucket/damaged.ckpt cannot be read: it is damaged" in capsys.readouterr().err
+    assert main(["test", *TINY, "--ckpt_path", str(bucket / "none.ckpt")]) == 2
+    assert "which is not there" in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_reached_is_refused(bucket, capsys):
+    assert main(["fit", *TINY, "--trainer.logger.init_args.save_dir", "nowhere://bucket/runs"]) == 2
+    assert "trainer.logger.init_args.save_dir is nowhere://bucket/runs, which cannot" in capsys.readouterr().err
