@@ -33,8 +33,6 @@ class OptimizerNetwork(UpdateRule):
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
     """
 
-    reads_loss = True
-
     def __init__(
         self,
         learning_rate: float = 0.1,
@@ -54,17 +52,15 @@ class OptimizerNetwork(UpdateRule):
         self.learning_rate, self.momentum = learning_rate, momentum
         self.inputs, self.per_layer = tuple(inputs), per_layer
         self.hidden = tuple(hidden)
-        self.names: tuple[str, ...] = ()
         self.mlp = nn.Sequential()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
-        self.names = tuple(params) if self.per_layer else ("",)
         sizes = [len(self.inputs), *self.hidden]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.Tanh()]
-        last = nn.Linear(sizes[-1], 2 * len(self.names))
+        last = nn.Linear(sizes[-1], 2 * (len(params) if self.per_layer else 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(*layers, last).to(next(iter(params.values())).dtype)
@@ -95,7 +91,7 @@ class OptimizerNetwork(UpdateRule):
     def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         eta, mu = self.choose(self.read(step, loss, grads))
         etas, mus = eta.unbind(dim=-1), mu.unbind(dim=-1)
-        own = dict(zip(grads, range(len(grads)) if self.per_layer else [0] * len(grads), strict=True))
+        own = {n: i for i, n in enumerate(self.names) if n in grads} if self.per_layer else dict.fromkeys(grads, 0)
         return Coefficients(
             rates={n: _beside(etas[i], grads[n]) for n, i in own.items()},
             momenta={n: _beside(mus[i], grads[n]) for n, i in own.items()},

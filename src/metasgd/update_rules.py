@@ -45,13 +45,14 @@ class UpdateRule(nn.Module):
     """
 
     bounds: Bounds = None
-    bound = False
-    reads_loss = False
-    """Whether its coefficients depend on the loss."""
+    names: tuple[str, ...] = ()
+    """What it is bound to, in the order of the network."""
+    reads_loss = True
+    """Whether a step depends on the loss."""
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
-        self.bound = True
+        self.names = tuple(params)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         """The parameters that φ is bound to, by name, with the shape of those it has as many rates for.
@@ -98,6 +99,8 @@ class PerParameter(UpdateRule):
         bounds: ``[low, high]`` that the rates are kept in; none by default.
     """
 
+    reads_loss = False
+
     def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
         self.init, self.bounds = init, checked_bounds(bounds, init)
@@ -112,7 +115,7 @@ class PerParameter(UpdateRule):
         return Coefficients(rates={n: self.alpha[key_of(n)] for n in grads})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
-        return {name_of(k): alpha.shape for k, alpha in self.alpha.items()}
+        return {n: self.alpha[key_of(n)].shape for n in self.names}
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {name_of(k): alpha for k, alpha in self.alpha.items()}
@@ -160,6 +163,8 @@ class PerLayerPerStep(UpdateRule):
         bounds: ``[low, high]`` that the rates are kept in; none by default.
     """
 
+    reads_loss = False
+
     def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
         self.init, self.bounds = init, checked_bounds(bounds, init)
@@ -175,7 +180,7 @@ class PerLayerPerStep(UpdateRule):
         return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
-        return {name_of(k): None for k in self.eta}
+        return dict.fromkeys(self.names)
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {name_of(k): eta for k, eta in self.eta.items()}
@@ -192,11 +197,18 @@ class Scalar(UpdateRule):
         bounds: ``[low, high]`` that η is kept in; none by default.
     """
 
+    reads_loss = False
+
     def __init__(self, init: Start = 0.1, momentum: float = 0.0, bounds: Bounds = None) -> None:
         super().__init__()
         refuse(outside("momentum", momentum, 0, 1, low_allowed=True))
         self.init, self.bounds, self.momentum = init, checked_bounds(bounds, init), momentum
-        self.eta = nn.Parameter(torch.tensor(draw(init)))
+        self.start = draw(init)
+        self.eta = nn.Parameter(torch.tensor(self.start))
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
+        self.eta.data = next(iter(params.values())).new_tensor(self.start)
 
     def init_state(self, params: Params) -> State:
         return no_momentum(params) if self.momentum else {}

@@ -1,0 +1,255 @@
+"""The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from metasgd.errors import UserError, refuse
+from metasgd.loading import load
+from metasgd.update_rules import CHOSEN, Coefficients, M, Params, State, UpdateRule
+
+BUFFER = "momentum_buffer"
+"""The key of a parameter's momentum in ``state``, as ``torch.optim.SGD`` has it."""
+
+
+class LearnedOptimizer(Optimizer):
+    """Steps by a meta-trained update rule: ``m ← μ m + g,  θ ← θ − lr · η m`` with the rule's η and μ.
+
+    A rule that reads the loss is given it: ``step(loss=loss)``, or ``step(closure)``. The optimizer network fits
+    any parameters. A rule with rates of its own for every parameter fits those it was learned on: by name where
+    ``params`` has names (``network.named_parameters()``), otherwise by position.
+
+    A step takes no more memory than one of SGD with the same momentum, and reads one number off the device. The
+    state dict holds the rule as well, so that a run goes on to the same bits.
+
+    Args:
+        params: parameters, named parameters or groups of them, as any torch optimizer takes.
+        checkpoint: a checkpoint that ``fit`` wrote, whose update rule to use.
+        update_rule: the update rule to use, in place of a checkpoint; it is copied.
+        lr: a factor on every rate that the rule answers. 1 is the rule as it was learned, the only knob left;
+            this is what a learning-rate scheduler changes.
+        total_steps: the steps that the training will take, for a rule that reads how much of it is done.
+
+    Raises:
+        UserError: not exactly one of checkpoint and update rule is given, or the rule does not fit the parameters.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        checkpoint: str | Path | None = None,
+        update_rule: UpdateRule | None = None,
+        lr: float = 1.0,
+        total_steps: int | None = None,
+    ) -> None:
+        if (checkpoint is None) == (update_rule is None):
+            raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
+        if not lr >= 0:
+            raise UserError(f"lr is {lr}: a factor of at least 0 is needed; 1 is the rule as it was learned")
+        if total_steps is not None and total_steps < 1:
+            raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
+        self.rule: UpdateRule = load(checkpoint).module.update_rule if checkpoint else copy.deepcopy(update_rule)  # type: ignore[assignment] # one is given
+        self.n_steps = 0
+        self.memory: State = {}
+        self._names: list[list[str]] = []
+        super().__init__(params, {"lr": lr})
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if not self.rule.names:
+            self.rule.bind(self._by_given_name(), total_steps or 1)
+        if any(shape is not None for shape in (self.rule.serves() or {}).values()):
+            self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
+        self.rule.requires_grad_(False)
+        self._match()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("rule", "n_steps", "memory", "_names")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if self._names:
+            self._match()
+
+    def state_dict(self) -> dict[str, Any]:
+        rule = {"phi": self.rule.state_dict(), "n_steps": self.n_steps, "memory": dict(self.memory)}
+        return super().state_dict() | {"rule": rule}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken, by the rule that it holds.
+
+        Raises:
+            UserError: it is not of an optimizer with such a rule.
+        """
+        saved = state_dict.get("rule")
+        if saved is None:
+            raise UserError("the state dict is not of a LearnedOptimizer: it holds no update rule")
+        own = {n: t.shape for n, t in self.rule.state_dict().items()}
+        theirs = {n: t.shape for n, t in saved["phi"].items()}
+        differing = [n for n in own | theirs if own.get(n) != theirs.get(n)]
+        if differing:
+            raise UserError(
+                f"the state dict is of another update rule than this {type(self.rule).__name__}: its"
+                f" {differing[0]} is {theirs.get(differing[0], 'absent')} there and"
+                f" {own.get(differing[0], 'absent')} here. Use the checkpoint that it was trained with"
+            )
+        super().load_state_dict(state_dict)
+        self.rule.load_state_dict(saved["phi"])
+        self.n_steps, self.memory = saved["n_steps"], dict(saved["memory"])
+
+    @property
+    def chosen(self) -> dict[str, float | list[float]]:
+        """The learning rate (without the factor lr) and momentum of the last step, if the rule chooses them."""
+        values = {c: self.memory[c].tolist() for c in CHOSEN if c in self.memory}
+        return {c: v[0] if isinstance(v, list) and len(v) == 1 else v for c, v in values.items()}
+
+    @torch.no_grad()
+    def step(  # type: ignore[override] # more than torch's
+        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
+    ) -> Tensor | float | None:
+        """Update all parameters that have a gradient; those without stay as they are.
+
+        Args:
+            closure: computes the loss and its gradients again, and returns the loss.
+            loss: that the gradients are of; not needed with a closure.
+
+        Returns:
+            The loss.
+
+        Raises:
+            UserError: the rule reads the loss, and there is none.
+        """
+        if closure is not None:
+            with torch.enable_grad():
+                returned = closure()
+            loss = loss if returned is None else returned
+        if loss is None and self.rule.reads_loss:
+            raise UserError(
+                f"{type(self.rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure"
+                " that returns it"
+            )
+        read = self._as_read(loss)
+        groups = [
+            ([n for n, p in named if p.grad is not None], [p for _, p in named if p.grad is not None], group["lr"])
+            for named, group in zip(self._named(), self.param_groups, strict=True)
+        ]
+        groups = [group for group in groups if group[0]]
+        grads = {n: p.grad for names, params, _ in groups for n, p in zip(names, params, strict=True)}
+        if type(self.rule).forward is UpdateRule.forward:
+            coefficients = self.rule.coefficients(self.n_steps, grads, read, self.memory)  # type: ignore[arg-type]
+            self.memory = coefficients.memory
+            for names, params, lr in groups:
+                self._apply(coefficients, names, params, float(lr))
+        elif groups:
+            self._apply_whole(groups, grads, read)  # type: ignore[arg-type]
+        self.n_steps += 1
+        return loss
+
+    def _apply(self, coefficients: Coefficients, names: list[str], params: list[Tensor], lr: float) -> None:
+        """The rule's step in place, over all the tensors of a group at a time."""
+        m: list[Tensor] = [p.grad for p in params]  # type: ignore[misc] # the others were left out
+        if coefficients.momenta is not None:
+            buffers = [self._buffer(p) for p in params]
+            momenta = [coefficients.momenta[n] for n in names]
+            if _all_one(momenta):
+                torch._foreach_mul_(buffers, float(momenta[0]))
+            else:
+                torch._foreach_mul_(buffers, momenta)
+            torch._foreach_add_(buffers, m)
+            m = buffers
+        rates = [coefficients.rates[n] for n in names]
+        if _all_one(rates):
+            torch._foreach_add_(params, m, alpha=-lr * float(rates[0]))
+        elif all(rate.ndim == 0 for rate in rates):
+            for p, own, rate in zip(params, m, rates, strict=True):
+                p.add_(own, alpha=-lr * float(rate))
+        else:
+            torch._foreach_addcmul_(params, m, rates, value=-lr)
+
+    def _apply_whole(self, groups: list[tuple[list[str], list[Tensor], float]], grads: Params, loss: Tensor) -> None:
+        """The step of a rule with a ``forward`` of its own, which may be anything."""
+        params = {n: p for names, tensors, _ in groups for n, p in zip(names, tensors, strict=True)}
+        state = self.rule.init_state({n: p for n, p in params.items() if BUFFER not in self.state[p]})
+        state |= self.memory | {M + n: self.state[p][BUFFER] for n, p in params.items() if BUFFER in self.state[p]}
+        moved, state = self.rule(self.n_steps, params, grads, loss, state)
+        for names, tensors, lr in groups:
+            for n, p in zip(names, tensors, strict=True):
+                p.lerp_(moved[n], float(lr)) if lr != 1 else p.copy_(moved[n])
+                if M + n in state:
+                    self.state[p][BUFFER] = state[M + n]
+        self.memory = {k: v for k, v in state.items() if not k.startswith(M)}
+
+    def _buffer(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if BUFFER not in state:
+            state[BUFFER] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        buffer: Tensor = state[BUFFER]
+        return buffer
+
+    def _as_read(self, loss: Tensor | float | None) -> Tensor:
+        """The loss as the rule reads it, where the rule is."""
+        phi = next(self.rule.parameters(), torch.empty(0))
+        return torch.as_tensor(float("nan") if loss is None else loss).detach().to(phi).reshape(())
+
+    def _named(self) -> list[list[tuple[str, Tensor]]]:
+        """The parameters of each group under the names that the rule knows them by."""
+        return [
+            list(zip(names, group["params"], strict=True))
+            for names, group in zip(self._names, self.param_groups, strict=True)
+        ]
+
+    def _by_given_name(self) -> Params:
+        """All parameters, under their names if they were given any, otherwise numbered."""
+        named: Params = {}
+        for group in self.param_groups:
+            for i, p in enumerate(group["params"]):
+                named[group["param_names"][i] if "param_names" in group else str(len(named))] = p
+        return named
+
+    def _match(self) -> None:
+        """Find the rule's name of each parameter.
+
+        Raises:
+            UserError: it serves other tensors; the first that does not match is named.
+        """
+        params = self._by_given_name()
+        serves = self.rule.serves()
+        if serves is not None:
+            by_position = "param_names" not in self.param_groups[0]
+            if by_position:
+                params = dict(zip([*serves, *list(params)[len(serves) :]], params.values(), strict=False))
+            self._refuse_misfit(params, serves, all_needed=by_position)
+        rest = iter(params)
+        self._names = [[next(rest) for _ in group["params"]] for group in self.param_groups]
+
+    def _refuse_misfit(self, params: Params, serves: Mapping[str, torch.Size | None], all_needed: bool) -> None:
+        def problem(name: str, p: Tensor) -> str | None:
+            if name not in serves:
+                return f"the parameter {name} of shape {tuple(p.shape)} has none"
+            shape = serves[name]
+            # the one row of a class-agnostic head serves every class
+            if shape is None or shape == p.shape or (shape[:1] == (1,) and shape[1:] == p.shape[1:]):
+                return None
+            return f"those of {name} have the shape {tuple(shape)}, the parameter {tuple(p.shape)}"
+
+        found = [said for name, p in params.items() if (said := problem(name, p)) is not None][:1]
+        if not found and all_needed and len(params) < len(serves):
+            found = [f"{list(serves)[len(params)]} is not among the parameters"]
+        refuse(
+            [
+                f"the rates of {type(self.rule).__name__} do not fit: {said}. They fit the architecture that they were"
+                " learned on; an OptimizerNetwork with per_layer false fits any"
+                for said in found
+            ]
+        )
+
+
+def _all_one(figures: Sequence[Tensor]) -> bool:
+    """Whether all are one and the same figure."""
+    first = figures[0]
+    return first.ndim == 0 and all(figure is first for figure in figures)
