@@ -1,1 +1,17 @@
 """Meta-train a network together with the optimizer that will train it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metasgd.optimizer import LearnedOptimizer
+
+__all__ = ["LearnedOptimizer"]
+_HOMES = {"LearnedOptimizer": "metasgd.optimizer"}
+
+
+def __getattr__(name: str) -> Any:
+    """What the package offers, imported when it is asked for: the core alone needs no Lightning."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
