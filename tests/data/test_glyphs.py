@@ -29,15 +29,24 @@ def test_a_drawing_is_a_function_of_seed_letter_and_number(found):
         assert len(np.unique(drawings, axis=0)) == 5
 
 
-@pytest.mark.parametrize("image_size", [12, 28, 84])
-def test_no_drawing_is_blank_or_clipped(found, image_size):
+@pytest.mark.parametrize(("image_size", "handwriting"), [(12, 0), (28, 0), (84, 0), (28, 1)])
+def test_no_drawing_is_blank_or_clipped(found, image_size, handwriting):
     for letter in found[:: 20 if image_size == 28 else 200]:
-        drawings = draw(letter, 20, seed=0, image_size=image_size).astype(int)
+        drawings = draw(letter, 20, seed=0, image_size=image_size, handwriting=handwriting).astype(int)
         assert drawings.max(axis=(1, 2)).min() > 120, letter.name
         rim = (drawings[:, 0], drawings[:, -1], drawings[:, :, 0], drawings[:, :, -1])
         assert max(edge.max() for edge in rim) == 0, letter.name
         if image_size == 28:
             assert drawings.sum(axis=(1, 2)).min() > 255 * 6, letter.name
+
+
+def test_a_pen_writes_with_less_ink_a_share_of_the_drawings(found):
+    letter = next(letter for letter in found if letter.code == ord("B"))
+    printed, mixed, written = (draw(letter, 100, 0, 28, share).astype(float) for share in (0, 0.3, 1))
+    ink = [drawings.mean() for drawings in (printed, mixed, written)]
+    assert ink[0] > ink[1] > ink[2]
+    as_written = [any(np.array_equal(a, b) for b in written) for a in mixed]
+    assert 15 < sum(as_written) < 45
 
 
 def test_splits_share_no_script_and_no_class(small):
@@ -93,5 +102,5 @@ def test_rotations_are_for_training_alone(small):
 
 def test_all_unusable_options_are_named_together():
     with pytest.raises(UserError) as raised:
-        Glyphs(image_size=4, drawings_per_class=1, seed=-1)
-    assert len(raised.value.problems) == 3
+        Glyphs(image_size=4, drawings_per_class=1, seed=-1, handwriting=1.5)
+    assert len(raised.value.problems) == 4
