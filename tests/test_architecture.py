@@ -6,7 +6,21 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "metasgd"
-PURE = ("episode", "update_rules", "optimizer_network", "adaptation", "meta_gradient", "engines", "networks")
+PURE = (
+    "episode",
+    "update_rules",
+    "optimizer_network",
+    "rule_gradient",
+    "task_stack",
+    "by_autograd",
+    "by_layers",
+    "feed_forward",
+    "layers",
+    "adaptation",
+    "meta_gradient",
+    "engines",
+    "networks",
+)
 
 
 def imports(path: Path) -> set[str]:

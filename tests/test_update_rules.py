@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from by_hand import curves_of, largest_difference, learner_of, tasks_of, unrolled
 
-from metasgd.adaptation import TaskStack
+from metasgd.adaptation import stack_of
 from metasgd.errors import UserError
 from metasgd.meta_gradient import meta_gradient
 from metasgd.networks import MLP, Conv4
@@ -85,7 +85,7 @@ def test_trajectory_of_torch_sgd(rule_class, momentum):
         learner.rule.eta.fill_(0.03)
     task = curves_of(1, 5, 6)
     start = dict(learner.network.named_parameters())
-    steps, final, _ = TaskStack(learner, start, task).adapt(6)
+    steps, final, _ = stack_of(learner, start, task).adapt(6)
     optimizer = torch.optim.SGD(learner.network.parameters(), lr=learner.rule.eta.item(), momentum=momentum)
     for expected in [*[step.params for step in steps[1:]], final]:
         optimizer.zero_grad()

@@ -4,20 +4,20 @@ Every engine gives the same result as the others up to the rounding of its sums,
 """
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from metasgd.adaptation import Learner
 from metasgd.episode import Episode
 from metasgd.meta_gradient import MetaGradient
+from metasgd.task_stack import Learner
 from metasgd.update_rules import Params
 
 Part = TypeVar("Part")
@@ -57,9 +57,10 @@ class Vmap(Engine):
 
 
 class Threads(Engine):
-    """Tasks dealt over CPU threads; each has a replica of the network and one intra-op thread.
+    """Tasks dealt over CPU threads as they get free; each has a replica of the network and one intra-op thread.
 
-    Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these.
+    Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these. What
+    the tasks give is merged in their order, so that neither the dealing nor the number of threads shows.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -67,23 +68,26 @@ class Threads(Engine):
         self._pool = ThreadPoolExecutor(
             n_threads, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._replicas: list[nn.Module] = []
-        self._of: nn.Module | None = None
+        self._own = threading.local()
 
     def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
-        if self._of is not learner.network:
-            self._replicas = [copy.deepcopy(learner.network) for _ in range(self.n_threads)]
-            self._of = learner.network
         autocast = _autocast_here(tasks.query_x.device.type)
 
-        def share(network: nn.Module, own: Episode) -> Part:
-            mine = replace(learner, network=network)
+        def on(one: Episode) -> Part:
             with autocast():
-                return merge(work(mine, one) for one in _in_pieces(own, 1))
+                return work(self._replica(learner), one)
 
-        bounds = [tasks.n_tasks * i // self.n_threads for i in range(self.n_threads + 1)]
-        shares = [tasks.tasks(a, b) for a, b in pairwise(bounds) if a < b]
-        return merge(self._pool.map(share, self._replicas[: len(shares)], shares))
+        return merge(self._pool.map(on, _in_pieces(tasks, 1)))
+
+    def _replica(self, learner: Learner) -> Learner:
+        """This thread's own copy of ``learner``, made once."""
+        if getattr(self._own, "of", None) is not learner:
+            self._own.of = learner
+            self._own.replica = replace(learner, network=copy.deepcopy(learner.network))
+        replica: Learner = self._own.replica
+        if replica.network.training != learner.network.training:
+            replica.network.train(learner.network.training)
+        return replica
 
 
 def choose_engine(name: EngineName, network: nn.Module, device: torch.device) -> tuple[Engine, str]:

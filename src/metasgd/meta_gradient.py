@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.adaptation import InnerStep, Learner, TaskStack, leaves
+from metasgd.adaptation import stack_of
 from metasgd.episode import Episode
+from metasgd.rule_gradient import pull_back
+from metasgd.task_stack import InnerStep, Learner, TaskStack
 from metasgd.update_rules import Params, State
 
 
@@ -50,62 +52,34 @@ class _Reverse:
         self.stack = stack
         self.first_order = first_order
         self.rule = stack.learner.rule
-        self.phi = {n: p for n, p in self.rule.named_parameters() if p.requires_grad}
-        self.phi_grads = {n: torch.zeros_like(p) for n, p in self.phi.items()}
-        self.shared_grads = {n: torch.zeros_like(p) for n, p in stack.shared.items()}
-        self.lam = {n: torch.zeros_like(p) for n, p in stack.start.items()}
+        self.phi: Params = {}
+        self.shared: Params = {}
+        self.lam: Params = {}
         self.nu: State = {}
 
-    def _pull(self, outputs: list[tuple[Tensor, Tensor]], params: Params) -> None:
-        """Add ``cotangent · ∂output/∂(θ_s, shared θ)`` of each pair to λ and to the shared gradients."""
-        outputs = [(out, cotangent) for out, cotangent in outputs if out.requires_grad]
-        if not outputs:
-            return
-        inputs = [*params.values(), *self.stack.shared.values()]
-        outs, cotangents = zip(*outputs, strict=True)
-        pulled = torch.autograd.grad(outs, inputs, cotangents, allow_unused=True)
-        for name, g in zip([*params, *self.stack.shared], pulled, strict=True):
-            if g is not None:
-                into = self.lam if name in params else self.shared_grads
-                into[name] = into[name] + g
+    def _add(self, found: Params) -> None:
+        """Add to λ, and to the gradients of what does not adapt."""
+        for name, g in found.items():
+            _add_to(self.lam if name in self.stack.start else self.shared, name, g)
 
     def query(self, params: Params, weight: float) -> tuple[Tensor, Tensor]:
-        """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs, detached."""
-        with torch.enable_grad():
-            losses, outputs = self.stack.query_loss(params)
-        self._pull([(losses, torch.full_like(losses, weight))], params)
-        return losses.detach(), outputs.detach()
+        """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs."""
+        losses, outputs, grads = self.stack.query_and_grads(params)
+        self._add(grads if weight == 1 else {n: weight * g for n, g in grads.items()})
+        return losses, outputs
 
     def step(self, s: int, step: InnerStep) -> None:
         """Go back over inner step s."""
-        loss, grads = step.loss, step.grads
+        grads, tape = step.grads, step.tape
         if grads is None:
-            loss, grads = self.stack.loss_and_grads(step.params, create_graph=not self.first_order)
-        theta, g, m = leaves(step.params), leaves(grads), leaves(step.state)
-        loss_leaf = loss.detach().requires_grad_()
-        with torch.enable_grad():
-            new_theta, new_m = self.rule(s, theta, g, loss_leaf, m)
-        outputs = [(new_theta[n], self.lam[n]) for n in new_theta]
-        outputs += [(new_m[n], self.nu[n]) for n in self.nu]
-        outs, cotangents = zip(*outputs, strict=True)
-        inputs = [*theta.values(), *g.values(), *m.values(), loss_leaf, *self.phi.values()]
-        pulled = iter(torch.autograd.grad(outs, inputs, cotangents, allow_unused=True))
-        self.lam = {n: _or_zero(next(pulled), p) for n, p in theta.items()}
-        omega = {n: next(pulled) for n in g}
-        self.nu = {n: _or_zero(next(pulled), p) for n, p in m.items()}
-        ell = next(pulled)
-        for n, p in self.phi.items():
-            self.phi_grads[n] = self.phi_grads[n] + _or_zero(next(pulled), p)
-
-        back: list[tuple[Tensor, Tensor]] = []
-        if not self.first_order:
-            back += [(grads[n], w) for n, w in omega.items() if w is not None]
-        if ell is not None:
-            if self.first_order:  # the graph of L_s was not kept; rules that look at the loss are few
-                with torch.enable_grad():
-                    loss = self.stack.support_loss(step.params)
-            back.append((loss, ell))
-        self._pull(back, step.params)
+            _, grads, tape = self.stack.support(step.params, keep=not self.first_order)
+        pulled = pull_back(self.rule, s, step.params, grads, step.loss, step.state, self.lam, self.nu)
+        self.lam, self.nu = pulled.params, pulled.state
+        for name, g in pulled.phi.items():
+            _add_to(self.phi, name, g)
+        omega = {} if self.first_order else pulled.grads
+        if omega or pulled.loss is not None:
+            self._add(self.stack.pull_back(step.params, tape, omega, pulled.loss))
 
 
 def meta_gradient(
@@ -130,21 +104,22 @@ def meta_gradient(
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
     """
     weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else list(query_weights)
-    stack = TaskStack(learner, theta, tasks)
-    steps, final, chosen = stack.adapt(inner_steps, graph=not first_order, recompute=recompute)
+    stack = stack_of(learner, theta, tasks)
+    steps, final, chosen = stack.adapt(inner_steps, keep=not first_order, recompute=recompute)
     reverse = _Reverse(stack, first_order)
     query_losses, outputs = reverse.query(final, weights[-1])
-    support_losses = torch.stack([step.loss.detach() for step in steps], dim=-1)
+    support_losses = torch.stack([step.loss for step in steps], dim=-1)
     for s in reversed(range(inner_steps)):
         step = steps.pop()
         reverse.step(s, step)
         if s and weights[s - 1]:
             reverse.query(step.params, weights[s - 1])
-    gathered = reverse.lam | reverse.shared_grads
+    gathered = reverse.lam | reverse.shared
+    learned = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
     b = tasks.n_tasks
     return MetaGradient(
-        theta={n: gathered[n].sum_to_size(p.shape) for n, p in theta.items()},
-        phi=reverse.phi_grads,
+        theta={n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p) for n, p in theta.items()},
+        phi={n: reverse.phi[n] if n in reverse.phi else torch.zeros_like(p) for n, p in learned.items()},
         support_losses=support_losses.reshape(b, inner_steps),
         query_losses=query_losses.reshape(b),
         outputs=outputs if stack.lead else outputs[None],
@@ -153,23 +128,25 @@ def meta_gradient(
 
 
 def merge_gradients(parts: Iterable[MetaGradient]) -> MetaGradient:
-    """The meta-gradient of all the parts' tasks, summed in the order given."""
-    first, *others = parts
-    theta, phi = dict(first.theta), dict(first.phi)
-    for part in others:
+    """The meta-gradient of all the parts' tasks, summed in the order given, each as it comes."""
+    theta: Params = {}
+    phi: Params = {}
+    rest = []
+    for part in parts:
         for total, more in ((theta, part.theta), (phi, part.phi)):
             for name, g in more.items():
-                total[name] = total[name] + g
-    every = (first, *others)
+                _add_to(total, name, g)
+        rest.append((part.support_losses, part.query_losses, part.outputs, part.chosen))
+    support_losses, query_losses, outputs, chosen = zip(*rest, strict=True)
     return MetaGradient(
         theta=theta,
         phi=phi,
-        support_losses=torch.cat([p.support_losses for p in every]),
-        query_losses=torch.cat([p.query_losses for p in every]),
-        outputs=torch.cat([p.outputs for p in every]),
-        chosen={c: torch.cat([p.chosen[c] for p in every]) for c in first.chosen},
+        support_losses=torch.cat(support_losses),
+        query_losses=torch.cat(query_losses),
+        outputs=torch.cat(outputs),
+        chosen={c: torch.cat([one[c] for one in chosen]) for c in chosen[0]},
     )
 
 
-def _or_zero(g: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if g is None else g
+def _add_to(total: Params, name: str, g: Tensor) -> None:
+    total[name] = total[name] + g if name in total else g

@@ -3,6 +3,7 @@
 Shapes: X examples in a batch, N ways.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -83,10 +84,11 @@ def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
             layer.first = None
 
 
-class Conv4(nn.Module):
+class Conv4(nn.Sequential):
     """Four 3×3 convolutions with BatchNorm and ReLU, then a linear head (Vinyals 2016; Finn 2017).
 
-    BatchNorm normalises by the batch that it is given and keeps no running statistics.
+    Images ``[X, channels, height, width]`` to logits ``[X, N]``. BatchNorm normalises by the batch that it is
+    given and keeps no running statistics.
 
     Args:
         n_way: classes that a linear head tells apart; unused by the class-agnostic head.
@@ -106,7 +108,6 @@ class Conv4(nn.Module):
         image_size: int = 28,
         downsample: Literal["stride", "pool"] = "stride",
     ) -> None:
-        super().__init__()
         where = "model.network.init_args"
         refuse(
             [
@@ -120,21 +121,16 @@ class Conv4(nn.Module):
                 if value < least
             ]
         )
-        self.image_shape = (in_channels, image_size, image_size)
         channels = [in_channels] + [width] * 4
-        self.body = nn.Sequential(
-            *(_block(c_in, c_out, downsample) for c_in, c_out in pairwise(channels)), nn.Flatten()
-        )
+        blocks = (_block(c_in, c_out, downsample) for c_in, c_out in pairwise(channels))
+        body = nn.Sequential(*blocks, nn.Flatten())
         size = image_size
         for _ in range(4):
             size = (size + 1) // 2 if downsample == "stride" else size // 2
         features = width * size * size
-        self.head = nn.Linear(features, n_way) if head == "linear" else ClassAgnosticHead(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``[X, channels, height, width]`` to logits ``[X, N]``."""
-        logits: Tensor = self.head(self.body(x))
-        return logits
+        top = nn.Linear(features, n_way) if head == "linear" else ClassAgnosticHead(features)
+        super().__init__(OrderedDict(body=body, head=top))
+        self.image_shape = (in_channels, image_size, image_size)
 
 
 def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"]) -> nn.Sequential:
@@ -149,8 +145,10 @@ def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"]) -> nn.S
     return block
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid (Finn 2017).
+
+    ``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``.
 
     Args:
         in_features: inputs of each example, after flattening.
@@ -159,18 +157,12 @@ class MLP(nn.Module):
     """
 
     def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), out_features: int = 1) -> None:
-        super().__init__()
         sizes = [in_features, *hidden, out_features]
         if min(sizes) < 1:
             raise UserError(f"model.network.init_args: MLP sizes are {sizes}, each must be at least 1")
         *inner, last = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-        self.body = nn.Sequential(nn.Flatten(), *(layer for linear in inner for layer in (linear, nn.ReLU())))
-        self.head = last
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``."""
-        outputs: Tensor = self.head(self.body(x))
-        return outputs
+        body = nn.Sequential(nn.Flatten(), *(layer for linear in inner for layer in (linear, nn.ReLU())))
+        super().__init__(OrderedDict(body=body, head=last))
 
 
 def class_agnostic_names(network: nn.Module) -> frozenset[str]:

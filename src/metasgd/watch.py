@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metasgd.adaptation import TaskStack, judge
+from metasgd.adaptation import judge, stack_of
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
@@ -79,7 +79,7 @@ class ShowChoices(Callback):
         drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))
         tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
         theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
-        stack = TaskStack(pl_module.learner, theta, tasks)
+        stack = stack_of(pl_module.learner, theta, tasks)
         steps, _, chosen = stack.adapt(pl_module.eval_inner_steps)
         losses = torch.stack([step.loss for step in steps], dim=1)
         _add_figure(trainer, "choices", choices_figure(losses.cpu(), {n: c.cpu() for n, c in chosen.items()}))

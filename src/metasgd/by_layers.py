@@ -1,0 +1,74 @@
+"""Derivatives in closed form, for a network that is a sequence of known layers: fastest, and no graph to keep."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasgd.by_autograd import AutogradStack
+from metasgd.episode import Episode
+from metasgd.feed_forward import FeedForward, Pass
+from metasgd.task_stack import Learner, Tape
+from metasgd.update_rules import Params
+
+
+@dataclass(frozen=True)
+class _SupportPass:
+    loss: Tensor
+    grads: Params
+    made: Pass
+
+
+class LayerStack(AutogradStack):
+    """Only the query pass with another set's statistics is left to autograd."""
+
+    def __init__(self, learner: Learner, network: FeedForward, theta: Params, tasks: Episode) -> None:
+        super().__init__(learner, theta, tasks)
+        self.network = network
+        (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
+        lead = len(self.lead)
+        self.support_set = network.prepared(support_x, lead), support_y
+        self.query_set = network.prepared(query_x, lead), query_y
+        self.query_is_known = learner.transductive or not network.normalises
+
+    @torch.no_grad()
+    def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
+        made = self._pass(params)
+        return made.loss, made.grads, made if keep else None
+
+    def _pass(self, params: Params) -> _SupportPass:
+        weights = self.weights(params, self.shared)
+        loss, _, grads, made = self.network.gradient(weights, *self.support_set, self.learner.adapted)
+        return _SupportPass(loss, grads, made)
+
+    @torch.no_grad()
+    def pull_back(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
+        support: _SupportPass = self._pass(params) if tape is None else tape
+        weights = self.weights(params, self.shared)
+        found = self.network.hessian_product(weights, support.made, omega) if omega else {}
+        if ell is not None:
+            grads = self.network.full_gradient(weights, support.made) if self.shared else support.grads
+            for n, g in grads.items():
+                more = ell.reshape(ell.shape + (1,) * (g.ndim - ell.ndim)) * g
+                found[n] = found[n] + more if n in found else more
+        return self._of_own_shape(found)
+
+    @torch.no_grad()
+    def query(self, params: Params) -> tuple[Tensor, Tensor]:
+        if not self.query_is_known:
+            return super().query(params)
+        x, y = self.query_set
+        outputs, _ = self.network.outputs(self.weights(params, self.shared), x)
+        return self.network.loss.forward(outputs, y)[0], outputs
+
+    @torch.no_grad()
+    def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
+        if not self.query_is_known:
+            return super().query_and_grads(params)
+        weights = self.weights(params, self.shared)
+        losses, outputs, grads, _ = self.network.gradient(weights, *self.query_set, frozenset(weights))
+        return losses, outputs, self._of_own_shape(grads)
+
+    def _of_own_shape(self, found: Params) -> Params:
+        """Gradients in shared weights, summed over the tasks and rows that share them."""
+        return {n: g.sum_to_size(self.shared[n].shape) if n in self.shared else g for n, g in found.items()}

@@ -1,0 +1,153 @@
+"""Closed-form derivatives against autograd's, float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from by_hand import curves_of, largest_difference, learner_of, tasks_of
+from torch import nn
+
+from metasgd.adaptation import judge, stack_of
+from metasgd.by_autograd import AutogradStack
+from metasgd.by_layers import LayerStack
+from metasgd.meta_gradient import meta_gradient
+from metasgd.networks import MLP, Conv4
+from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.update_rules import PerParameter, PerParameterMomentum
+
+EXACT = 1e-10
+
+
+def agree(learner, tasks, inner_steps=2, **options):
+    """Closed forms were used, and give what autograd gives."""
+    theta = dict(learner.network.named_parameters())
+    general = replace(learner, closed_form=False)
+    assert isinstance(stack_of(learner, theta, tasks), LayerStack)
+    assert not isinstance(stack_of(general, theta, tasks), LayerStack)
+    found, expected = (meta_gradient(own, theta, tasks, inner_steps, **options) for own in (learner, general))
+    assert largest_difference(found.theta, expected.theta) < EXACT
+    assert largest_difference(found.phi, expected.phi) < EXACT
+    for field in ("support_losses", "query_losses", "outputs"):
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=EXACT, rtol=0)
+    judged, as_expected = (judge(own, theta, tasks, inner_steps, [0, inner_steps]) for own in (learner, general))
+    torch.testing.assert_close(judged.outputs, as_expected.outputs, atol=EXACT, rtol=0)
+    torch.testing.assert_close(judged.query_losses, as_expected.query_losses, atol=EXACT, rtol=0)
+
+
+def conv(downsample="stride", head="class_agnostic"):
+    return Conv4(n_way=3, head=head, width=3, image_size=16, downsample=downsample)
+
+
+IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("downsample", ["stride", "pool"])
+def test_conv4(downsample, recompute, first_order):
+    learner = learner_of(conv(downsample), PerParameter(0.1), 2)
+    agree(learner, IMAGES, recompute=recompute, first_order=first_order)
+
+
+@pytest.mark.parametrize("adapted", ["head", "body.3", "body.0.1", "body.1.0.bias", "body.1.1.bias", "body.2.1.weight"])
+@pytest.mark.parametrize("head", ["linear", "class_agnostic"])
+def test_conv4_of_which_a_part_adapts(head, adapted):
+    network = conv(head=head)
+    names = frozenset(n for n, _ in network.named_parameters() if n.startswith(adapted))
+    agree(learner_of(network, PerParameter(0.1), 2, adapted=names), IMAGES)
+    # a rule that reads the loss brings in the first derivatives of what does not adapt
+    agree(learner_of(conv(head=head), OptimizerNetwork(0.05, 0.3), 2, adapted=names), IMAGES)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("n_tasks", [1, 3])
+@pytest.mark.parametrize("rule", [PerParameter(0.05), PerParameterMomentum(0.05), OptimizerNetwork(0.05, 0.3)])
+def test_dense_network_with_any_rule(rule, n_tasks, first_order):
+    learner = learner_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss)
+    agree(learner, curves_of(n_tasks, 5, 6), first_order=first_order, query_weights=[0.3, 0.7])
+
+
+@pytest.mark.parametrize("adapted", ["head.bias", "body.1.bias", "body.3.weight"])
+def test_dense_network_of_which_a_part_adapts(adapted):
+    for rule in (PerParameter(0.05), OptimizerNetwork(0.05, 0.3)):
+        learner = learner_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss, adapted=frozenset({adapted}))
+        agree(learner, curves_of(3, 5, 6))
+
+
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_dense_classifier_of_images(n_tasks):
+    agree(learner_of(MLP(16, [8], 3), PerParameter(0.1), 2), tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
+
+
+def test_query_normalised_by_support_statistics():
+    agree(learner_of(conv(), PerParameter(0.1), 2, transductive=False), IMAGES)
+
+
+def test_a_network_of_ones_own_layers():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, padding=2, dilation=2, bias=False),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.ReLU(),
+        nn.MaxPool2d(3),
+        nn.Flatten(),
+        nn.Linear(16, 6, bias=False),
+        nn.ReLU(),
+        nn.Linear(6, 3),
+    )
+    agree(learner_of(network, PerParameter(0.1), 2), IMAGES)
+
+
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class OwnForward(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+def shared_layer():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def hooked():
+    network = nn.Sequential(nn.Linear(4, 4))
+    network[0].register_forward_hook(lambda module, x, y: 2 * y)
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(Doubling(4, 4)),
+        OwnForward(nn.Linear(4, 4)),
+        shared_layer(),
+        hooked(),
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(1, 1, 3)),
+        nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(8, 4)),
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+    ],
+)
+def test_what_is_not_known_to_the_letter_is_left_to_autograd(network):
+    learner = learner_of(network, PerParameter(0.1), 1, loss=F.mse_loss)
+    assert learner.feed_forward is None
+
+
+def test_a_loss_of_ones_own_is_left_to_autograd():
+    learner = learner_of(MLP(1, [8], 1), PerParameter(0.1), 1, loss=lambda a, b: (a - b).abs().mean())
+    assert learner.feed_forward is None
+
+
+def test_stacked_convolutions_and_autocast_are_left_to_autograd():
+    learner = learner_of(conv(), PerParameter(0.1), 1)
+    theta = dict(learner.network.named_parameters())
+    assert type(stack_of(learner, theta, tasks_of(2, 3, 2, 3, (1, 16, 16)))) is AutogradStack
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert type(stack_of(learner, theta, IMAGES)) is AutogradStack
