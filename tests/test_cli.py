@@ -81,6 +81,14 @@ CASES = {
         ["fit", *TINY, "--model.update_rule", "Fixed", "--model.outer.freeze_network", "true"],
         "Fixed has nothing to learn",
     ),
+    "too few tasks for the processes": (
+        ["validate", *TINY, "--trainer.devices", "3", "--trainer.strategy", "ddp", "--data.val_tasks", "2"],
+        "data.val_tasks is 2, but there are 3 processes",
+    ),
+    "a meta-batch that two cannot share": (
+        ["fit", *TINY, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.meta_batch_size", "5"],
+        "data.meta_batch_size is 5, which cannot be divided over 2 processes: use 4 or 6",
+    ),
     "no such device": (["fit", *TINY, "--trainer.accelerator", "tpu"], "trainer.accelerator is tpu"),
     "no logger": (["fit", *TINY, "--trainer.logger", "false"], "trainer.logger must be a TensorBoardLogger"),
     "inference mode": (["validate", *TINY, "--trainer.inference_mode", "true"], "trainer.inference_mode is true"),

@@ -1,7 +1,7 @@
 """What happens around training: checkpoints, the record of a test."""
 
-import signal
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import Namespace
@@ -17,6 +17,18 @@ from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write
 from metasgd.runs import CONFIG_KEY, KEYWORDS, RESUME
+from metasgd.stopping import StopSignals, leave
+
+
+@contextmanager
+def _written_in(folder: str | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"trainer.logger.init_args.save_dir: the run's folder {folder} cannot be written"
+            f" ({error.strerror or error}). Allow writing there, make room, or choose another folder"
+        ) from error
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -36,13 +48,8 @@ class SaveFitConfig(SaveConfigCallback):
         """Nothing: it is written at the start of the fit."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        try:
+        with _written_in(trainer.log_dir):
             super().setup(trainer, pl_module, "fit")
-        except OSError as error:
-            raise UserError(
-                f"trainer.logger.init_args.save_dir: the run's folder {trainer.log_dir} cannot be written"
-                f" ({error.strerror or error}). Allow writing there, make room, or choose another folder"
-            ) from error
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         checkpoint[CONFIG_KEY] = self.parser.dump(self.config, skip_none=False)
@@ -52,44 +59,44 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits.
 
     After a batch that a validation follows, that is after the validation. On SIGTERM and SIGINT (once) the
-    outer step at work is finished, saved, and left with ``128 + signal``, as a scheduler expects; a second
-    signal leaves at once.
+    outer step at work is finished (with the validation that follows it), saved, and left with
+    ``128 + signal``, as a scheduler expects; a second SIGINT leaves at once. In a job of SLURM, the signal
+    before its end (SIGUSR1, by Lightning's ``SLURMEnvironment``) does so too and requeues the job.
 
     Args:
         every_n_steps: outer steps between two writes; after each validation and at the end as well.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}: at least 1 is needed")
         self.every_n_steps = every_n_steps
-        self.signal: int | None = None
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.signal is not None:
-            raise SystemExit(128 + number)
-        self.signal = number
+        self.signals = StopSignals()
+        self.leaving = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         # of a finished run too, which goes on if it is resumed with more steps
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)  # the Trainer restores the handlers when it ends
+        self.signals.listen(trainer)
 
-    def on_train_batch_start(self, *args: Any) -> None:  # noqa: ARG002
-        if self.signal is not None:  # the step before is saved and logged, nothing of this one has happened
-            raise SystemExit(128 + self.signal)
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
+        if self.leaving:  # the step before is saved and logged, nothing of this one has happened
+            leave(trainer, self.leaving)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
         step = trainer.fit_loop.total_batch_idx + 1
         validation_follows = trainer.enable_validation and step % int(trainer.val_check_batch or 1) == 0
-        ending = trainer.global_step == trainer.max_steps
-        due = self.signal is not None or step % self.every_n_steps == 0 or ending
-        if due and not validation_follows:
+        if validation_follows:
+            return
+        self.leaving = self.signals.agreed(trainer)
+        if self.leaving or step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.leaving = self.signals.agreed(trainer)
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -132,7 +139,8 @@ class RecordTest(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        assert trainer.log_dir is not None
+        folder = trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
         data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.test
         assert isinstance(data, EpisodicDataModule)
         result = pl_module.test_result()
@@ -154,5 +162,6 @@ class RecordTest(Callback):
             outer_steps=int(pl_module.outer_steps),
         )
         Console().print(table(result, protocol))
-        write(UPath(trainer.log_dir), result, protocol)
-        Console().print(f"written to {trainer.log_dir}/results.json, task by task to tasks.csv", soft_wrap=True)
+        with _written_in(folder):
+            write(UPath(folder), result, protocol)
+        Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True)

@@ -23,6 +23,7 @@ from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.progress import ProgressBar, quieten
 from metasgd.runs import Start, find_start, read_checkpoint, refuse_misfit
+from metasgd.stopping import is_lost_process, reason_of_loss
 from metasgd.storage import place_of
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
@@ -202,10 +203,23 @@ def main(args: list[str] | None = None) -> int:
         return _refuse(*error.problems)
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
         return _refuse(str(error))
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        _say(
+            "another process of this run has ended, or has not answered within the time that trainer.strategy allows"
+            f" ({reason_of_loss(error)}). Start the run again with --ckpt_path last"
+        )
+        return 1
     return 0
 
 
 def _refuse(*problems: str) -> int:
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+    _say(*problems)
     return 2
+
+
+def _say(*problems: str) -> None:
+    rank = getattr(rank_zero_only, "rank", None)
+    for problem in problems:
+        print(f"error: {problem}" if rank in (None, 0) else f"error in process {rank}: {problem}", file=sys.stderr)

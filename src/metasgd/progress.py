@@ -33,6 +33,8 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
     # Lightning's use of torch and torch's of its own parts
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")
+    # figures of the evaluation are those of all processes before they are logged
+    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.'(val|test)/.*", module="lightning.*")
     # a run that goes on in its own folder
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself

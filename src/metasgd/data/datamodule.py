@@ -163,6 +163,11 @@ class EpisodicDataModule(LightningDataModule):
                 f" processes: use {' or '.join(map(str, near))}"
             )
         for split in needed[stage]:
+            if split in self.eval_tasks and self.eval_tasks[split] < world_size:
+                problems.append(
+                    f"data.{split}_tasks is {self.eval_tasks[split]}, but there are {world_size} processes, each of"
+                    f" which needs a task: use at least {world_size}"
+                )
             shape = self.train_shape if split == "train" else self.eval_shape
             try:
                 self.samplers[split] = self.source.sampler(split, self.root, self.cache_dir, self.seed, shape)

@@ -1,0 +1,142 @@
+"""What a run does when it is told to stop; two processes are in test_two_processes.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from metasgd.runs import read_checkpoint
+from metasgd.stopping import ONE_MESSAGE, StopSignals, is_lost_process, leave, reason_of_loss, requeue_signal
+
+
+def trainer_in(environment=None, rank=0):
+    return SimpleNamespace(
+        world_size=1,
+        local_rank=rank,
+        is_global_zero=rank == 0,
+        _accelerator_connector=SimpleNamespace(cluster_environment=environment),
+    )
+
+
+@pytest.fixture
+def signals():
+    """Listening ones; the handlers from before are back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield StopSignals()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_interrupts_nothing(signals, number):
+    signals.listen(trainer_in())
+    assert signals.agreed(trainer_in()) == 0
+    signal.raise_signal(number)
+    assert signals.agreed(trainer_in()) == number
+
+
+def test_a_ctrl_c_that_arrives_twice_is_one(signals, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("metasgd.stopping.time.monotonic", lambda: now[0])
+    signals.listen(trainer_in())
+    for _ in range(2):
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)  # no more does a scheduler's that repeats itself
+    now[0] += 2 * ONE_MESSAGE
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        signal.raise_signal(signal.SIGINT)
+    assert left.value.code == 130
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
+def test_only_the_first_process_gives_the_code_where_it_started_the_others(rank, code):
+    with pytest.raises(SystemExit) as left:
+        leave(trainer_in(LightningEnvironment(), rank), signal.SIGTERM)
+    assert left.value.code == code
+
+
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "metasgd", "SLURM_PROCID": "0"}
+SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "localhost"}
+
+
+def test_only_slurm_requeues_and_only_if_it_may(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    assert requeue_signal(trainer_in()) is None
+    assert requeue_signal(trainer_in(LightningEnvironment())) is None
+    assert requeue_signal(trainer_in(SLURMEnvironment())) == signal.SIGUSR1
+    assert requeue_signal(trainer_in(SLURMEnvironment(requeue_signal=signal.SIGHUP))) == signal.SIGHUP
+    assert requeue_signal(trainer_in(SLURMEnvironment(auto_requeue=False))) is None
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A scontrol on the PATH that notes what it is called with, and ends with the code in the file beside it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit $(cat {tmp_path}/code 2>/dev/null || echo 0)\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "calls"
+
+
+@pytest.mark.parametrize(
+    ("array", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")]
+)
+def test_a_job_and_a_task_of_an_array_are_requeued(scontrol, monkeypatch, array, job):
+    for name, value in array.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        leave(trainer_in(SLURMEnvironment()), signal.SIGUSR1)
+    assert scontrol.read_text() == f"requeue {job}\n"
+    with pytest.raises(SystemExit):  # somebody cancels the job
+        leave(trainer_in(SLURMEnvironment()), signal.SIGTERM)
+    assert scontrol.read_text() == f"requeue {job}\n"
+
+
+def test_a_job_that_cannot_be_requeued_says_so(scontrol, tmp_path, capsys):
+    (tmp_path / "code").write_text("1")
+    with pytest.raises(SystemExit):
+        leave(trainer_in(SLURMEnvironment()), signal.SIGUSR1)
+    assert "the job 4711 could not be requeued" in capsys.readouterr().err
+
+
+def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
+    """The real command line, as SLURM would run it twice."""
+    job = ["-m", "metasgd", "fit", *TINY, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
+    long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "50000"]
+    command = [sys.executable, *job, *long, "--last_checkpoint.every_n_steps", "20"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGUSR1, said
+    assert scontrol.read_text() == "requeue 4711\n"
+    stopped_at = read_checkpoint(last)["global_step"]
+    assert not list(tmp_path.rglob("hpc_ckpt*"))  # Lightning's own, written in the middle of a step
+    subprocess.run([*command, "--trainer.max_steps", str(stopped_at + 3)], cwd=tmp_path, check=True)
+    assert read_checkpoint(last)["global_step"] == stopped_at + 3
+    assert [run.name for run in (tmp_path / "runs/sinusoid").iterdir()] == ["version_4711"]
+
+
+def test_a_lost_process_is_told_from_other_errors():
+    gloo = "[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:17795. This is typically"
+    assert is_lost_process(RuntimeError(gloo))
+    assert reason_of_loss(RuntimeError(gloo)) == "Connection closed by peer [127.0.0.1]:17795"
+    assert is_lost_process(torch.distributed.DistNetworkError("The client socket has timed out"))
+    assert not is_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
