@@ -53,6 +53,18 @@ def test_a_trainer_that_counts_on_other_processes_is_refused(options, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_restarts_that_would_wait_for_the_dead_are_refused(monkeypatch):
+    for name, value in {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--max-restarts is 3, .* Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        Launch.here()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert Launch.here().processes == 6
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert Launch.here().processes == 6
+
+
 def test_a_single_process_of_torchrun_is_one_of_its_own():
     alone = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     Launch("torchrun", hosts=1, per_host=1, processes=1).refuse_others(alone)

@@ -26,6 +26,7 @@ class Launch:
     def here(cls) -> "Launch | None":
         """As torchrun or srun left word; None where the Trainer starts its processes itself."""
         if TorchElasticEnvironment.detect():
+            _refuse_restarts_with_the_old_store()
             names = ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE")
             return cls("torchrun", *(int(os.environ[name]) for name in names))
         if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
@@ -54,6 +55,23 @@ class Launch:
                 f" {type(trainer.strategy).__name__}, which makes {trainer.world_size}. Leave these options out, and"
                 " start as many processes on every host"
             )
+
+
+def _refuse_restarts_with_the_old_store() -> None:
+    """Refuse ``--max-restarts`` where torchrun gives started-again processes the store of those before them.
+
+    They would read there under which addresses the dead ones could be reached, and wait for them
+    (pytorch issue 135712; so still in torch 2.14).
+
+    Raises:
+        UserError: with the variable that has torchrun make a new one.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            f"torchrun --max-restarts is {restarts}, but processes that it starts again would wait for the dead ones"
+            " for ever. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment and use --rdzv-backend c10d"
+        )
 
 
 class SameRunEverywhere(Callback):

@@ -59,7 +59,7 @@ class ShowCurves(Callback):
         if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking:
             return
         assert isinstance(pl_module, MetaSGDModule)
-        tasks = sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS)
+        tasks = trainer.precision_plugin.convert_input(sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS))
         theta = {n: p.detach().cpu() for n, p in pl_module.network.named_parameters()}
         judged = judge(pl_module.learner, theta, tasks, max(self.AFTER), self.AFTER)
         _add_figure(trainer, "curves", curves_figure(tasks, judged.outputs, self.AFTER))
@@ -77,6 +77,7 @@ class ShowChoices(Callback):
             return
         data = _data_of(trainer)
         drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))
+        drawn = trainer.precision_plugin.convert_input(drawn)
         tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
         theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
         stack = stack_of(pl_module.learner, theta, tasks)

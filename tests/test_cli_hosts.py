@@ -1,0 +1,93 @@
+"""Several hosts, with a network between them: two network namespaces, joined by a cable of virtual Ethernet.
+
+Each has two processes, under an agent of torchrun of its own; the real command line.
+"""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from agents import ENVIRONMENT, Agent, succeeded
+from conftest import TINY
+from test_cli_fit import state
+from test_cli_torchrun import DOUBLE, JOB, RUN, close
+
+PORT = 29400  # each namespace has its ports to itself
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *map(str, arguments)], check=True, capture_output=True, text=True)
+
+
+class Hosts:
+    """Two hosts a and b, 10.77.0.1 and 10.77.0.2, of two processes each."""
+
+    def __init__(self):
+        self.names = [f"metasgd-{os.getpid()}-{name}" for name in "ab"]
+        self.cable = [f"msgd{os.getpid()}{name}"[-15:] for name in "ab"]
+
+    def lay(self):
+        for name in self.names:
+            ip("netns", "add", name)
+        ip("link", "add", self.cable[0], "type", "veth", "peer", "name", self.cable[1])
+        for number, (name, end) in enumerate(zip(self.names, self.cable, strict=True), start=1):
+            ip("link", "set", end, "netns", name)
+            ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+
+    def cut(self):
+        """Host b is gone from the network, from one moment to the next: nothing more arrives, not even a goodbye."""
+        ip("-n", self.names[1], "link", "set", self.cable[1], "down")
+
+    def mend(self):
+        ip("-n", self.names[1], "link", "set", self.cable[1], "up")
+
+    def remove(self):
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+    def agent(self, host, *arguments, cwd, restarts=0):
+        where = ["--nnodes", 2, "--nproc-per-node", 2, "--max-restarts", restarts, "--rdzv-id", "hosts"]
+        where += [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"10.77.0.1:{PORT}",
+            "--local-addr",
+            f"10.77.0.{host + 1}",
+        ]
+        # torchrun knows the first host by its name, which both have here
+        where += ["--rdzv-conf", f"is_host={int(host == 0)}"]
+        environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": self.cable[host], "TP_SOCKET_IFNAME": self.cable[host]}
+        prefix = ["ip", "netns", "exec", self.names[host]]
+        return Agent(*where, "-m", "metasgd", *arguments, cwd=cwd, prefix=prefix, environment=environment)
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    if shutil.which("ip") is None:
+        pytest.skip("needs the ip command (Debian: iproute2)")
+    hosts = Hosts()
+    try:
+        hosts.lay()
+    except subprocess.CalledProcessError as error:
+        hosts.remove()
+        pytest.skip(f"may not make network namespaces here: {error.stderr.strip()}")
+    yield hosts
+    hosts.remove()
+
+
+def test_two_hosts_of_two_processes_train_as_one_process(hosts, tmp_path, metasgd):
+    succeeded(*(hosts.agent(h, "fit", *TINY, *DOUBLE, *JOB, cwd=tmp_path) for h in (0, 1)))
+    elsewhere = ["--trainer.logger.init_args.save_dir", "alone"]
+    done = metasgd("fit", *TINY, *DOUBLE, *elsewhere)
+    assert done.returncode == 0, done.stderr
+    together, alone = tmp_path / RUN, tmp_path / "alone/sinusoid/version_0"
+    for name in ("last", "best"):
+        a, b = (state(run / "checkpoints" / f"{name}.ckpt")["state_dict"] for run in (alone, together))
+        assert close(a, b)
+    assert sorted(p.name for p in (together / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(list(together.glob("events.*"))) == 1
+    assert len(list((tmp_path / "runs/sinusoid").iterdir())) == 1
