@@ -2,12 +2,19 @@
 
 import pytest
 from conftest import ROOT
+from jsonargparse import auto_parser
 
 from metasgd.cli import MetaSGDCLI
+from metasgd.commands import COMMANDS
+from metasgd.data.problems import Problem
 from metasgd.data.source import Source
 from metasgd.module import MetaSGDModule
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+ORDINARY = ("train_", "compare_")
+"""Configurations of commands beside the Trainer's start with the command's name."""
+EVERY = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = [path for path in EVERY if not path.name.startswith(ORDINARY)]
+OTHERS = [path for path in EVERY if path.name.startswith(ORDINARY)]
 EXPECTED = {
     "image_folder",
     "mini_imagenet",
@@ -60,3 +67,13 @@ def test_every_configuration_takes_overrides(path, built):
     assert cli.model.inner_steps == 3
     assert cli.model.first_order
     assert type(cli.model.update_rule).__name__ == "Scalar"
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_a_configuration_of_another_command_is_built_whole(path):
+    parser = auto_parser(COMMANDS[path.stem.split("_")[0]], as_positional=False)
+    built = parser.instantiate(parser.parse_args(["--config", str(path)]))
+    assert isinstance(built.problem, Problem)
+    assert list(built.network().parameters())
+    assert built.steps > 0
+    assert built.name == path.stem

@@ -97,6 +97,8 @@ class Conv4(nn.Sequential):
         width: filters of each convolution.
         image_size: height and width of the images, in pixels.
         downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
+        running_statistics: BatchNorm keeps running statistics and is evaluated by them, as ordinary training
+            wants it; not for few-shot tasks.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Conv4(nn.Sequential):
         width: int = 64,
         image_size: int = 28,
         downsample: Literal["stride", "pool"] = "stride",
+        running_statistics: bool = False,
     ) -> None:
         where = "model.network.init_args"
         refuse(
@@ -122,7 +125,7 @@ class Conv4(nn.Sequential):
             ]
         )
         channels = [in_channels] + [width] * 4
-        blocks = (_block(c_in, c_out, downsample) for c_in, c_out in pairwise(channels))
+        blocks = (_block(c_in, c_out, downsample, running_statistics) for c_in, c_out in pairwise(channels))
         body = nn.Sequential(*blocks, nn.Flatten())
         size = image_size
         for _ in range(4):
@@ -133,11 +136,11 @@ class Conv4(nn.Sequential):
         self.image_shape = (in_channels, image_size, image_size)
 
 
-def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"]) -> nn.Sequential:
+def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"], running_statistics: bool) -> nn.Sequential:
     stride = 2 if downsample == "stride" else 1
     block = nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1),
-        BatchNorm2d(c_out),
+        nn.BatchNorm2d(c_out) if running_statistics else BatchNorm2d(c_out),
         nn.ReLU(),
     )
     if downsample == "pool":

@@ -62,6 +62,13 @@ class LearnedOptimizer(Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         if not self.rule.names:
             self.rule.bind(self._by_given_name(), total_steps or 1)
+        if total_steps is not None:
+            self.rule.total_steps = total_steps
+        elif self.rule.reads_progress:
+            raise UserError(
+                f"total_steps is not given, but this {type(self.rule).__name__} reads how much of the training is"
+                " done: give the number of steps that it will take"
+            )
         if any(shape is not None for shape in (self.rule.serves() or {}).values()):
             self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
         self.rule.requires_grad_(False)

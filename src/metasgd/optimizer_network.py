@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from metasgd.errors import refuse
 from metasgd.update_rules import Coefficients, Params, State, UpdateRule, logit, no_momentum, outside
 
-Input = Literal["loss", "step", "gradient_norm"]
-INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm")
+Input = Literal["loss", "step", "gradient_norm", "trend", "progress"]
+INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress")
+AVERAGE = "log_loss_average"
+"""The state's key for the running average of log10 L, from which the trend is read."""
+SMOOTHING = 0.9
 
 
 class OptimizerNetwork(UpdateRule):
@@ -29,7 +32,8 @@ class OptimizerNetwork(UpdateRule):
         momentum: μ₀, above 0 and below 1.
         hidden: width of each hidden layer of the MLP.
         inputs: what it reads: ``loss``, ``step`` (the number of the inner step, as log(1+s)),
-            ``gradient_norm`` (its logarithm), in this order.
+            ``gradient_norm`` (its logarithm), ``trend`` (how far log10 L is above its running average),
+            ``progress`` (s over the steps of the whole training), in this order.
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
     """
 
@@ -51,6 +55,7 @@ class OptimizerNetwork(UpdateRule):
         refuse(problems)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.inputs, self.per_layer = tuple(inputs), per_layer
+        self.reads_progress = "progress" in inputs
         self.hidden = tuple(hidden)
         self.mlp = nn.Sequential()
 
@@ -71,9 +76,16 @@ class OptimizerNetwork(UpdateRule):
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
 
-    def read(self, step: int, loss: Tensor, grads: Params) -> Tensor:
-        """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``)."""
-        features = {"loss": (loss.clamp(1e-8, 1e8).log10() + 1) / 3}
+    def read(self, step: int, loss: Tensor, grads: Params, average: Tensor | None = None) -> Tensor:
+        """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``).
+
+        Args:
+            step: s.
+            loss: ``L_s``.
+            grads: ``g_s``.
+            average: of log10 L until now; none at the first step.
+        """
+        features = {"loss": (log10(loss) + 1) / 3}
         if "step" in self.inputs:
             features["step"] = torch.full_like(loss, math.log1p(step))
         if "gradient_norm" in self.inputs:
@@ -81,6 +93,10 @@ class OptimizerNetwork(UpdateRule):
             squares = [torch.linalg.vector_norm(g, dim=-1).square().to(loss) for g in flat]
             # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
             features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
+        if "trend" in self.inputs:
+            features["trend"] = torch.zeros_like(loss) if average is None else log10(loss) - average
+        if "progress" in self.inputs:
+            features["progress"] = torch.full_like(loss, min(step / self.total_steps, 1))
         return torch.stack([features[i] for i in self.inputs], dim=-1)
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,15 +104,24 @@ class OptimizerNetwork(UpdateRule):
         log_factor, shift = self.mlp(features).chunk(2, dim=-1)
         return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
-        eta, mu = self.choose(self.read(step, loss, grads))
+    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:
+        average = state.get(AVERAGE)
+        eta, mu = self.choose(self.read(step, loss, grads, average))
+        memory = {"learning_rate": eta, "momentum": mu}
+        if "trend" in self.inputs:
+            now = log10(loss)
+            memory[AVERAGE] = now if average is None else SMOOTHING * average + (1 - SMOOTHING) * now
         etas, mus = eta.unbind(dim=-1), mu.unbind(dim=-1)
         own = {n: i for i, n in enumerate(self.names) if n in grads} if self.per_layer else dict.fromkeys(grads, 0)
         return Coefficients(
             rates={n: _beside(etas[i], grads[n]) for n, i in own.items()},
             momenta={n: _beside(mus[i], grads[n]) for n, i in own.items()},
-            memory={"learning_rate": eta, "momentum": mu},
+            memory=memory,
         )
+
+
+def log10(loss: Tensor) -> Tensor:
+    return loss.clamp(1e-8, 1e8).log10()
 
 
 def _beside(figure: Tensor, g: Tensor) -> Tensor:

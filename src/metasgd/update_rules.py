@@ -50,9 +50,14 @@ class UpdateRule(nn.Module):
     reads_loss = True
     """Whether a step depends on the loss."""
 
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:  # noqa: ARG002
+    total_steps = 1
+    """The steps of a whole training, for a rule that reads how much of it is done."""
+    reads_progress = False
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
         self.names = tuple(params)
+        self.total_steps = inner_steps
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         """The parameters that φ is bound to, by name, with the shape of those it has as many rates for.

@@ -2,5 +2,7 @@
 
 from collections.abc import Callable
 
-COMMANDS: dict[str, Callable[..., None]] = {}
+from metasgd.commands.train import train
+
+COMMANDS: dict[str, Callable[..., None]] = {"train": train}
 """Each command is a function in a file of its own: its signature and docstring are its options and their help."""

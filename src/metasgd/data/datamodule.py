@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.utils.data
@@ -15,6 +15,8 @@ from metasgd.data.stream import Split
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
+
+Item = TypeVar("Item")
 
 
 def default_cache_dir() -> str:
@@ -65,7 +67,7 @@ class _From(torch.utils.data.Sampler[int]):
         return self.n
 
 
-class _ResumingLoader(DataLoader[Episode]):
+class ResumingLoader(DataLoader[Item]):
     """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,6 +208,6 @@ class EpisodicDataModule(LightningDataModule):
         return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
 
     def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
-        return _ResumingLoader(
+        return ResumingLoader(
             batches, batch_size=None, sampler=_From(first, len(batches)), num_workers=self.num_workers
         )
