@@ -1,8 +1,12 @@
+import re
+
 import pytest
 import torch
 from lightning import Trainer
+from poisoned import Poisoned
 from torch import nn
 
+from metasgd.callbacks import LastCheckpoint
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
@@ -10,7 +14,7 @@ from metasgd.module import MetaSGDModule
 from metasgd.networks import MLP, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.outer import OuterProblem
-from metasgd.update_rules import Fixed, PerParameter, Scalar
+from metasgd.update_rules import PerParameter, Scalar
 
 
 def module_of(rule=None, **options):
@@ -148,28 +152,49 @@ def test_inference_mode_is_refused_with_the_option_to_set():
         trainer_of(inference_mode=True).validate(module_of(), data_of(), verbose=False)
 
 
-class Exploding(nn.Module):
-    """Gives no finite output from its sixth call on: the first outer step's are five."""
+def fit_poisoned(steps, max_steps=8, ckpt_path=None, poison=(), keep=None, **outer):
+    adam = OuterProblem(lambda groups: torch.optim.Adam(groups, lr=1e-2), **outer)
+    torch.manual_seed(0)
+    module = MetaSGDModule(MLP(1, [8], 1), PerParameter(0.02), loss="mse", outer=adam)
+    source = Poisoned([2 * step + 1 for step in steps], *poison)
+    data = EpisodicDataModule(source, n_way=1, k_shot=5, n_query=10, meta_batch_size=2)
+    trainer = trainer_of(max_steps, val_check_interval=max_steps, **keep or {})
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer
 
-    def __init__(self):
-        super().__init__()
-        self.layer, self.calls = nn.Linear(1, 1), 0
 
-    def forward(self, x):
-        self.calls += 1
-        return self.layer(x) * (float("inf") if self.calls > 5 else 1.0)
-
-
-def test_steps_without_a_finite_gradient_are_skipped_then_stop_the_run():
-    network = Exploding()
-    module = MetaSGDModule(network, Fixed(0.01), loss="mse", engine="loop", outer=OuterProblem(max_skipped_steps=3))
-    with pytest.raises(
-        UserError, match=r"not finite 3 times in a row, last at outer step 3 on the tasks 6 to 7"
-    ) as raised:
-        trainer_of(20, val_check_interval=20).fit(module, data_of(meta_batch_size=2))
-    assert "outer learning rate" in str(raised.value)
+@pytest.mark.parametrize("poison", [("query_y",), ("support_y",), ("query_x",), ("query_y", 1e30)])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
+    """Until the bad step as without it; after it, as if no such step had been in between."""
+    good, _ = fit_poisoned([], max_steps=3)
+    module, trainer = fit_poisoned([3], max_steps=4, poison=poison)
+    assert changed(weights(good), weights(module)) == set()
+    assert module.skipped.total == 1
+    assert trainer.logged_metrics["outer/skipped_steps"] == 1
+    assert int(module.outer_steps) == 3
+    assert trainer.global_step == 4  # so that a run has as many steps as it was given, whatever they brought
+    module, _ = fit_poisoned([3, 4, 6], max_steps=8, poison=poison)
+    assert (module.skipped.total, module.skipped.in_a_row) == (3, 0)
     assert all(p.isfinite().all() for p in module.parameters())
-    assert int(module.outer_steps) == 1
+
+
+def test_after_too_many_in_a_row_the_run_stops_with_step_tasks_and_rates():
+    with pytest.raises(
+        UserError, match=r"not finite 3 times in a row.*last at outer step 5 on the tasks 10 to 11"
+    ) as it:
+        fit_poisoned([1, 3, 4, 5], max_skipped_steps=3)
+    assert "the loss of the tasks [11]" in str(it.value)
+    assert re.search(r"with rates from 0\.0\d* to 0\.0\d*", str(it.value))
+
+
+def test_skipped_steps_are_counted_on_where_a_run_goes_on(tmp_path):
+    keep = {"callbacks": [LastCheckpoint()], "default_root_dir": tmp_path, "enable_checkpointing": True}
+    fit_poisoned([1, 2], max_steps=3, keep=keep)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"3 times in a row.*last at outer step 3"):
+        fit_poisoned([1, 2, 3], ckpt_path=path, max_skipped_steps=3)
+    module, _ = fit_poisoned([1, 2, 5], ckpt_path=path, max_skipped_steps=3)
+    assert (module.skipped.total, module.skipped.in_a_row) == (3, 0)
 
 
 def test_images_reach_the_network_as_numbers_from_0_to_1():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,12 @@ from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.metrics import TaskFigures
 from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
 from metasgd.objectives import OBJECTIVES, LossName
-from metasgd.outer import OuterProblem
+from metasgd.outer import OuterProblem, SkippedSteps
 from metasgd.results import TestResult
 from metasgd.update_rules import Params, UpdateRule
+
+SKIPPED_KEY = "metasgd_skipped"
+"""A checkpoint holds under this key how many outer steps were skipped."""
 
 
 class MetaSGDModule(LightningModule):
@@ -85,7 +89,7 @@ class MetaSGDModule(LightningModule):
         self.objective = OBJECTIVES[loss]
         self.outer = outer
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
-        self.skipped_in_a_row = 0
+        self.skipped = SkippedSteps()
         self.engine_name = engine
         self.engine, self.engine_reason = choose_engine(engine, network, torch.device("cpu"))
         self.fits = False
@@ -111,8 +115,9 @@ class MetaSGDModule(LightningModule):
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         gradient = self._meta_gradient(batch, step=batch_idx)
         loss = deliver(gradient.query_losses.mean(), gradient, *self._parameters_by_name())
-        self.manual_backward(loss)
-        self._outer_step(batch, step=batch_idx)
+        # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
+        self.manual_backward(loss * (1 + 0 * loss.detach()))
+        self._outer_step(batch, gradient, step=batch_idx)
         accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y).mean()
         figures = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
         self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=batch.n_tasks)
@@ -120,39 +125,47 @@ class MetaSGDModule(LightningModule):
             by_step = {f"{name}/inner_step_{s}": chosen[:, s].mean() for s in range(self.inner_steps)}
             self.log_dict(by_step, sync_dist=True, batch_size=batch.n_tasks)
 
-    def _outer_step(self, batch: Episode, step: int) -> None:
-        """Step the outer optimizer, unless the gradient is not finite."""
+    def _outer_step(self, batch: Episode, gradient: MetaGradient, step: int) -> None:
+        """Step the outer optimizer; a step without a finite gradient is counted and changes nothing."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.outer.gradient_clip_norm or math.inf)
-        if norm.isfinite():
-            optimizer.step()
-            self.update_rule.project()
-            self.outer_steps += 1
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= self.outer.max_skipped_steps:
-                raise UserError(self._not_finite(batch, step))
+        finite = bool(norm.isfinite())
+        self.skipped.count(not finite)
+        if self.skipped.in_a_row >= self.outer.max_skipped_steps:
+            raise UserError(self._not_finite(batch, gradient, step))
+        if not finite:
+            optimizer.zero_grad()
+        optimizer.step()
+        self.update_rule.project()
+        self.outer_steps += finite
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
-        figures: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_in_a_row": float(self.skipped_in_a_row)}
+        figures: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
         self.log_dict(figures, batch_size=batch.n_tasks)
 
-    def _not_finite(self, batch: Episode, step: int) -> str:
+    def _not_finite(self, batch: Episode, gradient: MetaGradient, step: int) -> str:
+        culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
+        tasks = f"the loss of the tasks {culprits}" if culprits else "no task's loss, but their gradient"
         rates = [rate.detach().flatten() for rate in self.update_rule.learned_rates().values()]
-        spread = f", rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
+        spread = f", with rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
         return (
-            f"the outer gradient was not finite {self.skipped_in_a_row} times in a row, last at outer step"
-            f" {step} on the tasks {batch.task_index[0]} to {batch.task_index[-1]}{spread}. Lower"
-            " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the"
-            " last good checkpoint is kept."
+            f"the outer gradient was not finite {self.skipped.in_a_row} times in a row, which is"
+            f" model.outer.max_skipped_steps; last at outer step {step} on the tasks {batch.task_index[0]} to"
+            f" {batch.task_index[-1]}: not finite was {tasks}{spread}. Lower the outer learning rate or the start of"
+            " the inner rates, or set model.outer.gradient_clip_norm; the last good checkpoint is kept."
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[SKIPPED_KEY] = asdict(self.skipped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))

@@ -30,7 +30,7 @@ class OuterProblem:
             MAML++).
         multi_step_until: before this outer step, let the query loss after every inner step count: all the
             same at first, then ever more the last alone (multi-step loss, MAML++).
-        max_skipped_steps: a step whose gradient is not finite is skipped; stop after so many in a row.
+        max_skipped_steps: a step whose loss or gradient is not finite is skipped; stop at so many in a row.
     """
 
     optimizer: OptimizerCallable = torch.optim.Adam
@@ -102,3 +102,15 @@ class OuterProblem:
         """``w_1 … w_S``, which sum to 1: what the query loss after each inner step counts for."""
         early = max(0.0, 1 - step / self.multi_step_until) / inner_steps if self.multi_step_until else 0.0
         return [early] * (inner_steps - 1) + [1 - early * (inner_steps - 1)]
+
+
+@dataclass
+class SkippedSteps:
+    """Outer steps without a finite gradient: in all, and since the last that had one."""
+
+    total: int = 0
+    in_a_row: int = 0
+
+    def count(self, skipped: bool) -> None:
+        self.total += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
