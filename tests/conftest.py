@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from strokes import write_tree
 
 from metasgd.data.letters import Letter, letters
 
@@ -46,3 +47,35 @@ def metasgd(tmp_path: Path) -> Command:
 def found() -> list[Letter]:
     """All the letters of the glyphs; finding them takes seconds."""
     return letters()
+
+
+@pytest.fixture(scope="session")
+def drawings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a learner meta-trained for seconds on a folder of drawings, dark on light."""
+    folder = tmp_path_factory.mktemp("drawings")
+    write_tree(folder / "data", {"train": range(30), "val": range(100, 105), "test": range(200, 205)}, drawings=4)
+    source = {"image_size": 20, "channels": 1, "ink": "dark"}
+    network = {"in_channels": 1, "image_size": 20, "width": 12}
+    options = {
+        "trainer.max_steps": 60,
+        "trainer.val_check_interval": 30,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "data.root": "data",
+        "data.cache_dir": "cache",
+        "data.meta_batch_size": 6,
+        "data.n_query": 3,
+        "data.val_tasks": 10,
+        "data.test_tasks": 20,
+        "data.source": "ImageFolder",
+        **{f"data.source.init_args.{o}": v for o, v in source.items()},
+        "model.network": "Conv4",
+        **{f"model.network.init_args.{o}": v for o, v in network.items()},
+        "model.outer.optimizer.init_args.lr": 0.01,
+    }
+    config = ["--config", str(ROOT / "configs" / "image_folder.yaml")]
+    arguments = [a for o, v in options.items() for a in (f"--{o}", str(v))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "metasgd", "fit", *config, *arguments]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder / "runs" / "image_folder" / "version_0"

@@ -3,7 +3,7 @@ from statistics import NormalDist, mean, stdev
 import pytest
 import torch
 
-from metasgd.metrics import TaskFigures
+from metasgd.metrics import TaskFigures, wilson_interval
 
 VALUES = [[0.2, 1.0], [0.4, 1.5], [0.9, -3.0], [0.4, 0.25]]
 
@@ -33,3 +33,12 @@ def test_figures_without_spread_have_an_interval_of_zero():
     metric = TaskFigures()
     metric.update(torch.arange(10), torch.full((10, 1), 0.3))
     assert metric.compute().ci95.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0)],
+)
+def test_wilson_intervals_are_the_published_ones(right, n, low, high):
+    """81 of 263: Newcombe 1998, table I; the others from its formula by hand."""
+    assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)

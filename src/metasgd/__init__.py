@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metasgd.loading import load
     from metasgd.optimizer import LearnedOptimizer
 
-__all__ = ["LearnedOptimizer"]
-_HOMES = {"LearnedOptimizer": "metasgd.optimizer"}
+__all__ = ["LearnedOptimizer", "load"]
+_HOMES = {"LearnedOptimizer": "metasgd.optimizer", "load": "metasgd.loading"}
 
 
 def __getattr__(name: str) -> Any:

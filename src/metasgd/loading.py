@@ -1,6 +1,5 @@
 """A meta-trained learner out of a checkpoint alone."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +7,18 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from upath import UPath
 
+from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
+from metasgd.learner import MetaLearner
 from metasgd.module import MetaSGDModule
 from metasgd.runs import CONFIG_KEY, read_checkpoint, refuse_misfit
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a checkpoint holds.
-
-    Attributes:
-        module: the network and its update rule, with their learned weights, on the CPU.
-        config: the configuration of the run that wrote the checkpoint, as in its config.yaml.
-    """
-
-    module: MetaSGDModule
-    config: dict[str, Any]
-
-
-def load(path: str | Path | UPath) -> Loaded:
+def load(path: str | Path | UPath) -> MetaLearner:
     """Build again what ``fit`` saved, from the configuration that the checkpoint carries.
 
     Of the classes that it names, only networks, update rules and outer optimizers are built.
+    Offered as ``metasgd.load``.
 
     Raises:
         UserError: the file is no complete checkpoint of this program, or its model cannot be built here.
@@ -50,4 +39,22 @@ def load(path: str | Path | UPath) -> Loaded:
         ) from error
     refuse_misfit(path, content, module)
     module.load_state_dict(content["state_dict"])
-    return Loaded(module, config)
+    return MetaLearner(module, config)
+
+
+def load_source(config: dict[str, Any]) -> ClassSource | None:
+    """The source of the classes that a run was trained on; None for a source of something else.
+
+    Raises:
+        UserError: it cannot be built here.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    try:
+        source = parser.instantiate(parser.parse_object({"source": config["data"]["source"]})).source
+    except (ArgumentError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the data source of the checkpoint cannot be built: {str(error).splitlines()[0]}. Its own classes must be"
+            " importable here, in the versions that it was trained with."
+        ) from error
+    return source if isinstance(source, ClassSource) else None

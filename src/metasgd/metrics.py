@@ -50,3 +50,11 @@ class TaskFigures(Metric):
         by_task = dim_zero_cat(self.values)[dim_zero_cat(self.indices).argsort()]
         deviation, mean = torch.std_mean(by_task, dim=0)
         return Summary(mean, Z95 * deviation / len(by_task) ** 0.5, by_task)
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, of which ``right`` out of ``n`` were seen (Wilson 1927)."""
+    share, weight = right / n, Z95**2 / n
+    middle = (share + weight / 2) / (1 + weight)
+    half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
+    return middle - half, middle + half

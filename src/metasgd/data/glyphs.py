@@ -14,6 +14,8 @@ from metasgd.data.cache import load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.letters import FONT_SIZE, SCRIPTS, Letter, Mask, fonts_digest, full_size_mask_of, letters
 from metasgd.data.pen import middle_lines
+from metasgd.data.pictures import PictureForm
+from metasgd.data.polarity import Ink
 from metasgd.data.source import ClassSource
 from metasgd.data.stream import Split
 from metasgd.errors import refuse
@@ -69,6 +71,8 @@ class Glyphs(ClassSource):
         UserError: an option is out of range.
     """
 
+    ink: Ink | None = "light"
+
     def __init__(
         self,
         image_size: int = 28,
@@ -94,6 +98,10 @@ class Glyphs(ClassSource):
         self.seed = seed
         self.rotations = rotations
         self.handwriting = handwriting
+
+    @property
+    def form(self) -> PictureForm:
+        return PictureForm(channels=1, height=self.image_size, width=self.image_size, fit="pad")
 
     def prepare(self, root: Path, cache_dir: Path) -> None:  # noqa: ARG002
         self._letters(cache_dir)

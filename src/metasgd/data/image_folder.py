@@ -1,24 +1,21 @@
 """Pictures of one's own: folders of classes, or the CSV files in which miniImageNet is distributed."""
 
 import hashlib
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from metasgd.data.augmentation import Augmented
 from metasgd.data.cache import PoolStream, load_or_build
 from metasgd.data.class_pool import ClassPool
-from metasgd.data.picture_files import ClassFiles, classes_in, classes_of_table, shortened
-from metasgd.data.pictures import RESAMPLING, Fit, PictureForm, read_picture
+from metasgd.data.picture_files import ClassFiles, classes_in, classes_of_table
+from metasgd.data.pictures import RESAMPLING, Fit, PictureForm, read_pictures
+from metasgd.data.polarity import Ink
 from metasgd.data.source import ClassSource, Sampler
 from metasgd.data.stream import SPLITS, Split
 from metasgd.data.task_shape import TaskShape
@@ -26,8 +23,6 @@ from metasgd.errors import UserError, refuse
 
 SPLIT_SALT = "metasgd/image_folder/1"
 IMAGES = "images"
-DECODERS = 8  # threads; Pillow decodes outside Python's lock
-AHEAD = 256  # pictures decoded before they are written: what bounds the memory
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,7 @@ class ImageFolder(ClassSource):
             class is where depends on the classes' names alone.
         augmentation: transforms of torchvision.transforms.v2, applied one after the other to each picture of
             the training tasks, support and query alike; what they draw is a function of the task's number.
+        ink: of drawings, ``light`` on dark or ``dark`` on light, so that ``adapt`` can bring others to it.
 
     Raises:
         UserError: an option is out of range.
@@ -69,6 +65,7 @@ class ImageFolder(ClassSource):
         fit: Fit = "crop",
         fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
         augmentation: Sequence[nn.Module] = (),
+        ink: Ink | None = None,
     ) -> None:
         where = "data.source.init_args"
         problems = []
@@ -79,9 +76,14 @@ class ImageFolder(ClassSource):
         if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
             problems.append(f"{where}.fractions is {list(fractions)}: three shares that sum to 1 are needed")
         refuse(problems)
-        self.form = PictureForm(channels, image_size, image_size, fit)
+        self._form = PictureForm(channels, image_size, image_size, fit)
         self.fractions = fractions
+        self.ink = ink
         self.augmentation = tuple(augmentation)
+
+    @property
+    def form(self) -> PictureForm:
+        return self._form
 
     def prepare(self, root: Path, cache_dir: Path) -> None:
         self._pool(find_classes(root), cache_dir)
@@ -105,10 +107,10 @@ class ImageFolder(ClassSource):
 
     def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
         """The pictures of all splits: one cache serves them all."""
-        made_by = (PIL.__version__, RESAMPLING.name, self.form, _fingerprint(found.classes))
+        made_by = (PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        key = f"pictures-{self.form.width}px-{digest[:16]}"
-        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self.form))
+        key = f"pictures-{self._form.width}px-{digest[:16]}"
+        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form))
 
 
 def find_classes(root: Path) -> Found:
@@ -169,31 +171,9 @@ def _fingerprint(classes: Sequence[ClassFiles]) -> str:
 def _stream(classes: Sequence[ClassFiles], form: PictureForm) -> PoolStream:
     groups = sorted({c.group for c in classes})
     return PoolStream(
-        images=_decoded([path for c in classes for path in c.files], form),
+        images=read_pictures([path for c in classes for path in c.files], form),
         image_shape=(form.channels, form.height, form.width),
         counts=np.array([len(c.files) for c in classes], dtype=np.int64),
         names=tuple(c.name for c in classes),
         groups=np.array([groups.index(c.group) for c in classes], dtype=np.int64),
     )
-
-
-def _decoded(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[np.uint8]]:
-    """Every picture in turn, decoded ahead by several threads.
-
-    Raises:
-        UserError: some are damaged; after the last one, so that the message names them together.
-    """
-    problems: list[str] = []
-    waiting: deque[Future[NDArray[np.uint8]]] = deque()
-    with ThreadPoolExecutor(DECODERS) as threads, Progress(console=Console(stderr=True), transient=True) as progress:
-        coming = iter(paths)
-        for _ in progress.track(range(len(paths)), description="Decoding pictures"):
-            while len(waiting) < AHEAD and (path := next(coming, None)) is not None:
-                waiting.append(threads.submit(read_picture, path, form))
-            try:
-                image = waiting.popleft().result()
-            except UserError as error:
-                problems += error.problems
-            else:
-                yield image
-    refuse(shortened(problems))

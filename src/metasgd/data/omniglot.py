@@ -23,6 +23,8 @@ from metasgd.data.omniglot_files import (
     read_characters,
 )
 from metasgd.data.omniglot_release import BACKGROUND, EVALUATION, OFFICIAL, Release
+from metasgd.data.pictures import PictureForm
+from metasgd.data.polarity import Ink
 from metasgd.data.source import ClassSource
 from metasgd.data.stream import SPLITS, Split
 from metasgd.errors import UserError, refuse
@@ -48,6 +50,7 @@ class Omniglot(ClassSource):
         UserError: an option is out of range.
     """
 
+    ink: Ink | None = "light"
     release: ClassVar[Release] = OFFICIAL
 
     def __init__(
@@ -67,6 +70,10 @@ class Omniglot(ClassSource):
         self.rotations = rotations
         self.image_size = image_size
         self.download = download
+
+    @property
+    def form(self) -> PictureForm:
+        return PictureForm(channels=1, height=self.image_size, width=self.image_size, fit="pad")
 
     def prepare(self, root: Path, cache_dir: Path) -> None:
         if self.download:

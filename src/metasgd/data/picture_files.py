@@ -115,6 +115,39 @@ def classes_of_table(table: Path, images: Path) -> list[ClassFiles]:
     return [ClassFiles(label, "", tuple(by_label[label])) for label in sorted(by_label)]
 
 
+def labelled_pictures(place: Path) -> list[ClassFiles]:
+    """The classes of a support set: a CSV file of ``file,label`` beside its pictures, or a folder of either a
+    subfolder per class or nothing but one picture per class, whose name is the class.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if place.is_file():
+        return classes_of_table(place, place.parent)
+    pictures = pictures_in(place)
+    if not pictures or any(path.parent != place for path in pictures):
+        return classes_in(place)
+    twice = [name for name, n in Counter(path.stem for path in pictures).items() if n > 1]
+    if twice:
+        raise UserError(
+            f"{place}: two pictures are called {twice[0]}. Each is a class of its own there: rename one, or use"
+            " a subfolder per class"
+        )
+    return [ClassFiles(path.stem, "", (path,)) for path in pictures]
+
+
+def unlabelled_pictures(place: Path) -> list[Path]:
+    """The pictures of a folder, by path, or those that a CSV file names, in its order.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = [path for path, _ in read_table(place, place.parent)] if place.is_file() else pictures_in(place)
+    if not found:
+        raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
+    return found
+
+
 def shortened(problems: Sequence[str]) -> list[str]:
     """The first of many problems, and how many more there are."""
     more = len(problems) - MOST_PROBLEMS

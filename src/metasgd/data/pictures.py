@@ -1,6 +1,9 @@
-"""One picture file to pixels of a given size and number of channels. Shape letters: C channels."""
+"""Picture files to pixels of a given size and number of channels. Shape letters: C channels."""
 
 import io
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,11 +11,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import Progress
 
-from metasgd.errors import UserError
+from metasgd.data.picture_files import shortened
+from metasgd.errors import UserError, refuse
 
 Fit = Literal["crop", "pad", "stretch"]
 MOST_PIXELS = 2**26
+DECODERS = 8  # threads; Pillow decodes outside Python's lock
+AHEAD = 256  # pictures decoded before they are asked for: what bounds the memory
 RESAMPLING = Image.Resampling.LANCZOS
 # what Pillow raises on damaged files, from whichever of its parsers; SyntaxError is a broken PNG's
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, Image.DecompressionBombError)
@@ -62,6 +70,28 @@ def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
         ) from error
     pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[np.uint8]]:
+    """Every picture in turn, each as ``read_picture`` gives it, decoded ahead by several threads.
+
+    Raises:
+        UserError: some are damaged; after the last one, so that the message names them together.
+    """
+    problems: list[str] = []
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor(DECODERS) as threads, Progress(console=Console(stderr=True), transient=True) as progress:
+        coming = iter(paths)
+        for _ in progress.track(range(len(paths)), description="Decoding pictures"):
+            while len(waiting) < AHEAD and (path := next(coming, None)) is not None:
+                waiting.append(threads.submit(read_picture, path, form))
+            try:
+                image = waiting.popleft().result()
+            except UserError as error:
+                problems += error.problems
+            else:
+                yield image
+    refuse(shortened(problems))
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:

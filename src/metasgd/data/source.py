@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.pictures import PictureForm
+from metasgd.data.polarity import Ink
 from metasgd.data.stream import Split
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
@@ -46,7 +48,18 @@ class Source(ABC):
 
 
 class ClassSource(Source):
-    """A source of classes with images, split so that no class is in two splits."""
+    """A source of classes with images, split so that no class is in two splits.
+
+    Attributes:
+        ink: for drawings, whether they are ``light`` on dark or ``dark`` on light; None for other pictures.
+    """
+
+    ink: Ink | None = None
+
+    @property
+    @abstractmethod
+    def form(self) -> PictureForm:
+        """What its images look like: the form that a picture of one's own must be brought to."""
 
     @abstractmethod
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
