@@ -5,7 +5,7 @@
 Makes JPEG files of 84×84 in miniImageNet's layout (100 classes) and prints, of three processes, the seconds and the
 peaks of the resident memory: in all, of its own, and of mapped files, whose pages the system takes back when it needs
 them. One process decodes the pictures into the cache, one draws 3,000 training tasks from there, which meet nearly
-every picture, and one is a ``fit`` of 40 outer steps on configs/mini_imagenet.yaml.
+every picture, and one is a ``fit`` of 20 outer steps on configs/mini_imagenet.yaml.
 """
 
 import argparse
@@ -60,7 +60,7 @@ for i in range(3000):
     sampler.draw(np.array([i]))
 """
 )
-FIT = ["--trainer.max_steps", "40", "--trainer.val_check_interval", "40", "--data.val_tasks", "40"]
+FIT = ["--trainer.max_steps", "20", "--trainer.val_check_interval", "20", "--data.val_tasks", "20"]
 FIELDS = {"VmRSS": "in all", "RssAnon": "its own", "RssFile": "of files"}
 
 

@@ -21,6 +21,7 @@ from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
+from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.progress import ProgressBar, quieten
 from metasgd.runs import Start, find_start, read_checkpoint, refuse_misfit
 from metasgd.stopping import is_lost_process, reason_of_loss
@@ -130,6 +131,9 @@ class MetaSGDCLI(LightningCLI):
             CountRates(),
             ShowCurves(),
             ShowChoices(),
+            ShowRates(),
+            ShowTasks(),
+            ShowSettings(settings_of(options.as_dict())),
             RecordTest(source, checkpoint),
         ]
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]

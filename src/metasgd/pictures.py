@@ -1,0 +1,189 @@
+"""What a run on pictures shows in TensorBoard beside its curves: learned rates, tasks, inner steps, settings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
+
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.episode import Episode
+from metasgd.metrics import Z95
+from metasgd.module import MetaSGDModule
+
+MOST_FILTERS = 64
+
+
+class ShowRates(Callback):
+    """A histogram of each tensor's learned rates, and a picture of those of the first convolution."""
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        writer, step = _writer_of(trainer)
+        rates = {n: rate.detach().float().cpu() for n, rate in pl_module.update_rule.learned_rates().items()}
+        for name, rate in rates.items():
+            if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
+                writer.add_histogram(f"rates/{name}", rate, step)
+        first = first_convolution(pl_module.network)
+        if first in rates and rates[first].ndim == 4:
+            writer.add_figure("rates/first_convolution", filters_figure(rates[first], first), step, close=False)
+
+
+class ShowTasks(Callback):
+    """Some fixed validation tasks: what was shown, what was asked, what was answered; and accuracy by inner step."""
+
+    N_TASKS, JUDGED = 3, 64
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.fit
+        assert isinstance(data, EpisodicDataModule)
+        metric = pl_module.objective.metric
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        drawn = data.samplers["val"].draw(np.arange(min(self.JUDGED, data.eval_tasks["val"])))
+        tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
+        judged = pl_module.judge(tasks, after=range(pl_module.eval_inner_steps + 1))
+        outputs = judged.outputs.float().cpu()
+        writer, step = _writer_of(trainer)
+        measured = torch.stack([pl_module.objective.measure(o, drawn.query_y) for o in outputs.unbind(dim=1)], dim=1)
+        writer.add_figure(f"inner_steps/{metric}", steps_figure(measured, metric), step, close=False)
+        if metric == "accuracy" and drawn.query_x.ndim == 5:
+            for b in range(min(self.N_TASKS, drawn.n_tasks)):
+                figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))
+                writer.add_figure(f"tasks/{b}", figure, step, close=False)
+
+
+class ShowSettings(Callback):
+    """The run among others, by its settings and the best figure it reached on the validation tasks."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        best = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr] # BestCheckpoint, the first
+        if best is not None:
+            assert isinstance(trainer.logger, TensorBoardLogger)
+            figures = {f"best/{pl_module.objective.metric}": float(best)}
+            trainer.logger.log_hyperparams(self.settings, figures, trainer.global_step - 1)
+
+
+def first_convolution(network: nn.Module) -> str | None:
+    """The name of the first convolution's weights, if there is one."""
+    names = (n for n, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    first = next(names, None)
+    return None if first is None else f"{first}.weight".removeprefix(".")
+
+
+def filters_figure(rates: Tensor, name: str) -> Figure:
+    """Rates ``[filters, channels, height, width]``: a row per channel, a square per filter, zero in white."""
+    shown = rates[:MOST_FILTERS]
+    columns = min(16, len(shown))
+    rows = -(-len(shown) // columns) * rates.shape[1]
+    figure = Figure(figsize=(10, 0.9 + 0.62 * rows), layout="constrained")
+    most = float(shown.abs().max()) or 1.0
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels:
+        panel.axis("off")
+    for f, of_filter in enumerate(shown):
+        for c, square in enumerate(of_filter):
+            panel = panels[(f // columns * rates.shape[1] + c) * columns + f % columns]
+            image = panel.imshow(square.numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
+    figure.colorbar(image, ax=panels, shrink=0.9, aspect=12, label="learning rate")
+    beyond = f", the first {len(shown)} of {len(rates)} filters" * (len(rates) > len(shown))
+    figure.suptitle(f"{name}: a learning rate for each weight{beyond}")
+    return figure
+
+
+def steps_figure(measured: Tensor, metric: str) -> Figure:
+    """``measured``: ``[B, S + 1]``, a row per task, after 0 … S inner steps; their mean and its 95 % interval."""
+    n, steps = measured.shape
+    mean = measured.mean(dim=0)
+    half = Z95 * measured.std(dim=0) / n**0.5 if n > 1 else torch.zeros(steps)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
+    panel.errorbar(range(steps), mean.numpy(), yerr=half.numpy(), marker="o", capsize=4)
+    panel.set(xlabel="inner steps", ylabel=metric, xticks=range(steps), title=f"{n} validation tasks, mean ± 95 %")
+    panel.grid(alpha=0.3)
+    if metric == "accuracy":
+        panel.set_ylim(0, 1.02)
+    return figure
+
+
+def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_queries: int = 10) -> Figure:
+    """One task: a row per class with its support pictures and its queries, each query with the class it was taken for.
+
+    Args:
+        task: a meta-batch of one.
+        predicted: ``[X]``, the class position predicted for each query.
+        most_shots: support pictures shown of each class.
+        most_queries: queries shown of each class.
+    """
+    n = task.n_way
+    support, query = (x[0].reshape(n, -1, *x.shape[2:]) for x in (task.support_x, task.query_x))
+    taken_for = predicted.reshape(n, -1)
+    right = float((predicted == task.query_y[0]).float().mean())
+    shots, queries = min(support.shape[1], most_shots), min(query.shape[1], most_queries)
+    figure = Figure(figsize=(1.2 + 0.75 * (shots + queries), 0.9 + 0.95 * n), layout="constrained")
+    panels = figure.subplots(n, shots + 1 + queries, squeeze=False, width_ratios=[1] * shots + [0.3] + [1] * queries)
+    for way in range(n):
+        panels[way, shots].axis("off")
+        for k in range(shots):
+            _show(panels[way, k], support[way, k])
+        panels[way, 0].set_ylabel(f"class {way + 1}", fontsize=9)
+        for q in range(queries):
+            answer = int(taken_for[way, q])
+            panel = panels[way, shots + 1 + q]
+            _show(panel, query[way, q])
+            wrong = answer != way
+            panel.set_title(f"{answer + 1}", fontsize=9, pad=2, color="crimson" if wrong else "black")
+            if wrong:
+                frame = Rectangle((0, 0), 1, 1, transform=panel.transAxes, fill=False, color="crimson", linewidth=4)
+                panel.add_patch(frame)
+    title = f"left: support; right: queries with the class predicted, wrong ones framed ({right:.0%} right)"
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _show(panel: Axes, picture: Tensor) -> None:
+    """A picture ``[channels, height, width]``, grey or in colour."""
+    panel.imshow(picture.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
+    panel.set(xticks=[], yticks=[])
+
+
+def settings_of(
+    config: dict[str, Any], sections: Sequence[str] = ("model", "data", "seed_everything")
+) -> dict[str, Any]:
+    """A configuration as a flat table, for TensorBoard's: one name and one plain value each."""
+    flat: dict[str, Any] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(name if key == "init_args" else f"{name}.{key}".removesuffix(".class_path"), inner)
+        else:
+            flat[name] = value if isinstance(value, int | float | str) else str(value)
+
+    for section in sections:
+        add(section, config.get(section))
+    return flat
+
+
+def _writer_of(trainer: Trainer) -> tuple[Any, int]:
+    """The run's TensorBoard writer, and the last step taken, at which Lightning logs."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger.experiment, trainer.global_step - 1
