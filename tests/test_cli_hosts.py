@@ -5,15 +5,18 @@ Each has two processes, under an agent of torchrun of its own; the real command 
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
-from agents import ENVIRONMENT, Agent, succeeded
+from agents import ENVIRONMENT, Agent, succeeded, wait_for
 from conftest import TINY
-from test_cli_fit import state
+from test_cli_fit import scalars, state
 from test_cli_torchrun import DOUBLE, JOB, RUN, close
 
 PORT = 29400  # each namespace has its ports to itself
+LIMIT = "0:0:30"
+"""How long a process waits for the others, as ``h:m:s``."""
 
 
 def ip(*arguments):
@@ -37,11 +40,14 @@ class Hosts:
             ip("-n", name, "link", "set", end, "up")
             ip("-n", name, "link", "set", "lo", "up")
 
-    def cut(self):
-        """Host b is gone from the network, from one moment to the next: nothing more arrives, not even a goodbye."""
+    def lose_b(self):
+        """Host b is gone as if its power had failed: nothing more arrives from it, not even a goodbye."""
         ip("-n", self.names[1], "link", "set", self.cable[1], "down")
+        pids = subprocess.run(["ip", "netns", "pids", self.names[1]], capture_output=True, text=True, check=True)
+        for pid in pids.stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
 
-    def mend(self):
+    def start_b_again(self):
         ip("-n", self.names[1], "link", "set", self.cable[1], "up")
 
     def remove(self):
@@ -91,3 +97,29 @@ def test_two_hosts_of_two_processes_train_as_one_process(hosts, tmp_path, metasg
     assert sorted(p.name for p in (together / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(list(together.glob("events.*"))) == 1
     assert len(list((tmp_path / "runs/sinusoid").iterdir())) == 1
+
+
+LONGER = [
+    *TINY,
+    *("--trainer.max_steps", "300", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "7"),
+    *("--last_checkpoint.every_n_steps", "20", *JOB),
+    *("--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", LIMIT),
+]
+
+
+def test_a_host_that_disappears_ends_the_others_in_time_and_the_job_resumes(hosts, tmp_path):
+    a, b = (hosts.agent(h, "fit", *LONGER, cwd=tmp_path) for h in (0, 1))
+    run = tmp_path / RUN
+    last = run / "checkpoints" / "last.ckpt"
+    wait_for(last)
+    hosts.lose_b()
+    try:
+        # nothing tells host a; only the limit ends its waiting
+        assert a.exit_code() == 1
+        assert b.exit_code() == -signal.SIGKILL
+    finally:
+        hosts.start_b_again()
+    assert 0 < state(last)["global_step"] < 300
+    succeeded(*(hosts.agent(h, "fit", *LONGER, cwd=tmp_path) for h in (0, 1)))
+    assert state(last)["global_step"] == 300
+    assert [step for step, _ in scalars(run, "train/loss")] == list(range(6, 300, 7))
