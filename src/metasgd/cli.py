@@ -95,6 +95,7 @@ class MetaSGDCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.link_arguments("model.segments", "data.outer_steps_per_task")
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.update_rules.PerParameter"}})
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:

@@ -16,6 +16,7 @@ from metasgd.adaptation import Judgement, Learner, judge, merge_judgements
 from metasgd.engines import EngineName, choose_engine, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
+from metasgd.long_runs import LongRuns
 from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.metrics import TaskFigures
 from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
@@ -26,6 +27,8 @@ from metasgd.update_rules import Params, UpdateRule
 
 SKIPPED_KEY = "metasgd_skipped"
 """A checkpoint holds under this key how many outer steps were skipped."""
+RUNS_KEY = "metasgd_long_runs"
+"""A checkpoint holds the inner runs under way under this key."""
 
 
 class MetaSGDModule(LightningModule):
@@ -39,6 +42,9 @@ class MetaSGDModule(LightningModule):
         update_rule: u, the learned optimizer.
         inner_steps: S, inner steps of an adaptation in training.
         eval_inner_steps: S in validation and test, if another.
+        segments: outer steps that an inner run lasts. Above 1, the update rule alone is learned, on long runs from
+            random weights, of which each outer step sees ``inner_steps`` (see ``metasgd.long_runs``).
+        minibatch_shots: with several segments, examples of each class that an inner step sees.
         first_order: leave the Hessian term out of the meta-gradient.
         recompute: run each inner step again in the backward pass instead of keeping its graph: slower, in
             memory that hardly grows with S. ``auto`` does so where S supports are larger than the query set.
@@ -60,6 +66,8 @@ class MetaSGDModule(LightningModule):
         update_rule: UpdateRule,
         inner_steps: int = 1,
         eval_inner_steps: int | None = None,
+        segments: int = 1,
+        minibatch_shots: int = 1,
         first_order: bool = False,
         recompute: bool | Literal["auto"] = "auto",
         adapts: str | list[str] = "all",
@@ -76,15 +84,23 @@ class MetaSGDModule(LightningModule):
                 for option, value, least in (
                     ("inner_steps", inner_steps, 1),
                     ("eval_inner_steps", eval_inner_steps, 0),
+                    ("segments", segments, 1),
+                    ("minibatch_shots", minibatch_shots, 1),
                 )
                 if value is not None and value < least
             ]
         )
+        if segments > 1 and not (outer.freeze_network and adapts == "all"):
+            raise UserError(
+                f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
+                " update rule can be meta-trained. Set model.outer.freeze_network to true and model.adapts to all"
+            )
         refuse_running_statistics(network)
         self.network = network
         self.update_rule = update_rule
         self.inner_steps = inner_steps
-        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
+        self.long_runs = LongRuns(minibatch_shots) if segments > 1 else None
         self.first_order, self.recompute = first_order, recompute
         self.objective = OBJECTIVES[loss]
         self.outer = outer
@@ -95,7 +111,7 @@ class MetaSGDModule(LightningModule):
         self.fits = False
 
         adapted = adapted_names(network, adapts)
-        self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps)
+        self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if outer.freeze_network:
             network.requires_grad_(False)
         self.learner = Learner(network, self.update_rule, self.objective.loss, adapted, transductive)
@@ -109,6 +125,11 @@ class MetaSGDModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.engine, self.engine_reason = choose_engine(self.engine_name, self.network, self.device)
+        if self.long_runs is not None and self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices make {self.trainer.world_size} processes, but the long inner runs (model.segments"
+                " above 1) are those of one process: set trainer.devices to 1"
+            )
         if stage == "fit":
             rank_zero_info(f"engine: {self.engine_reason}")
 
@@ -163,9 +184,13 @@ class MetaSGDModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SKIPPED_KEY] = asdict(self.skipped)
+        if self.long_runs is not None:
+            checkpoint[RUNS_KEY] = self.long_runs.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
+        if self.long_runs is not None:
+            self.long_runs.load_state_dict(checkpoint[RUNS_KEY])
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))
@@ -224,6 +249,8 @@ class MetaSGDModule(LightningModule):
                 "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too:"
                 " set trainer.inference_mode to false"
             )
+        if self.long_runs is not None:
+            return self.long_runs.judge(self.learner, self.as_inputs(batch), self.eval_inner_steps, after)
         theta, _ = self._parameters_by_name()
 
         def on(learner: Learner, tasks: Episode) -> Judgement:
@@ -234,6 +261,8 @@ class MetaSGDModule(LightningModule):
     def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
         theta, _ = self._parameters_by_name()
         first_order = self.first_order or step < self.outer.first_order_until
+        if self.long_runs is not None:
+            return self.long_runs.meta_gradient(self.learner, self.as_inputs(batch), self.inner_steps, first_order)
         weights = self.outer.query_weights(step, self.inner_steps)
         recompute = self.recompute
         if recompute == "auto":
@@ -254,5 +283,7 @@ class MetaSGDModule(LightningModule):
             batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
         if not self.fits:
             refuse_unfit_tasks(self.network, batch.support_x[0], batch.n_way)
+            if self.long_runs is not None:
+                self.long_runs.refuse_unfit_tasks(batch)
             self.fits = True
         return batch

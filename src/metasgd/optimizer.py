@@ -72,6 +72,7 @@ class LearnedOptimizer(Optimizer):
         if any(shape is not None for shape in (self.rule.serves() or {}).values()):
             self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
         self.rule.requires_grad_(False)
+        self.memory = self.rule.init_state({})
         self._match()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import refuse
-from metasgd.update_rules import Coefficients, Params, State, UpdateRule, logit, no_momentum, outside
+from metasgd.update_rules import Coefficients, Params, State, Steps, UpdateRule, beside, logit, no_momentum, outside
 
 Input = Literal["loss", "step", "gradient_norm", "trend", "progress"]
 INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress")
 AVERAGE = "log_loss_average"
-"""The state's key for the running average of log10 L, from which the trend is read."""
+"""The state's key for the running average of log10 L, from 0, from which the trend is read."""
 SMOOTHING = 0.9
 
 
@@ -74,29 +74,26 @@ class OptimizerNetwork(UpdateRule):
         return dict.fromkeys(self.names) if self.per_layer else None
 
     def init_state(self, params: Params) -> State:
-        return no_momentum(params)
+        like = next(iter(params.values()), next(self.mlp.parameters()))
+        return no_momentum(params) | ({AVERAGE: like.new_zeros(())} if "trend" in self.inputs else {})
 
-    def read(self, step: int, loss: Tensor, grads: Params, average: Tensor | None = None) -> Tensor:
-        """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``).
-
-        Args:
-            step: s.
-            loss: ``L_s``.
-            grads: ``g_s``.
-            average: of log10 L until now; none at the first step.
-        """
+    def read(self, step: Steps, loss: Tensor, grads: Params, state: State | None = None) -> Tensor:
+        """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``)."""
+        taken = torch.as_tensor(step).to(loss).expand_as(loss)
         features = {"loss": (log10(loss) + 1) / 3}
         if "step" in self.inputs:
-            features["step"] = torch.full_like(loss, math.log1p(step))
+            features["step"] = taken.log1p()
         if "gradient_norm" in self.inputs:
             flat = [g.reshape(*loss.shape, -1) for g in grads.values()]
             squares = [torch.linalg.vector_norm(g, dim=-1).square().to(loss) for g in flat]
             # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
             features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
         if "trend" in self.inputs:
-            features["trend"] = torch.zeros_like(loss) if average is None else log10(loss) - average
+            # an average from 0 weighs what it has seen by 1 - SMOOTHING^s; at the first step there is no trend
+            average = (state or {})[AVERAGE] / (1 - SMOOTHING**taken).clamp_min(1 - SMOOTHING)
+            features["trend"] = torch.where(taken > 0, log10(loss) - average, 0.0)
         if "progress" in self.inputs:
-            features["progress"] = torch.full_like(loss, min(step / self.total_steps, 1))
+            features["progress"] = (taken / self.total_steps).clamp_max(1)
         return torch.stack([features[i] for i in self.inputs], dim=-1)
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,26 +101,19 @@ class OptimizerNetwork(UpdateRule):
         log_factor, shift = self.mlp(features).chunk(2, dim=-1)
         return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:
-        average = state.get(AVERAGE)
-        eta, mu = self.choose(self.read(step, loss, grads, average))
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
+        eta, mu = self.choose(self.read(step, loss, grads, state))
         memory = {"learning_rate": eta, "momentum": mu}
         if "trend" in self.inputs:
-            now = log10(loss)
-            memory[AVERAGE] = now if average is None else SMOOTHING * average + (1 - SMOOTHING) * now
+            memory[AVERAGE] = SMOOTHING * state[AVERAGE] + (1 - SMOOTHING) * log10(loss)
         etas, mus = eta.unbind(dim=-1), mu.unbind(dim=-1)
         own = {n: i for i, n in enumerate(self.names) if n in grads} if self.per_layer else dict.fromkeys(grads, 0)
         return Coefficients(
-            rates={n: _beside(etas[i], grads[n]) for n, i in own.items()},
-            momenta={n: _beside(mus[i], grads[n]) for n, i in own.items()},
+            rates={n: beside(etas[i], grads[n]) for n, i in own.items()},
+            momenta={n: beside(mus[i], grads[n]) for n, i in own.items()},
             memory=memory,
         )
 
 
 def log10(loss: Tensor) -> Tensor:
     return loss.clamp(1e-8, 1e8).log10()
-
-
-def _beside(figure: Tensor, g: Tensor) -> Tensor:
-    """A figure per task, shaped to broadcast against that task's gradients; one task's broadcasts by itself."""
-    return figure.reshape(figure.shape + (1,) * (g.ndim - figure.ndim)) if figure.ndim else figure

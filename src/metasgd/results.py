@@ -10,6 +10,9 @@ from upath import UPath
 
 from metasgd.storage import write_whole
 
+MOST_ROWS = 10
+"""Inner steps that the table shows; ``results.json`` has all."""
+
 
 @dataclass(frozen=True)
 class TestResult:
@@ -66,7 +69,10 @@ def table(result: TestResult, protocol: Protocol) -> Table:
     rows.add_column("± 95 %", justify="right")
     rows.add_column("loss", justify="right")
     rows.add_column("± 95 %", justify="right")
-    for s in range(last + 1):
+    # of long runs some steps, evenly
+    for s in sorted(
+        {round(last * row / MOST_ROWS) for row in range(MOST_ROWS + 1)} if last > MOST_ROWS else range(last + 1)
+    ):
         rows.add_row(
             "no step" if s == 0 else f"{s} step{'s' if s > 1 else ''}",
             f"{scale * result.metric[s]:.{digits}f}",

@@ -15,6 +15,8 @@ from metasgd.errors import UserError, refuse
 
 Params = dict[str, Tensor]
 State = dict[str, Tensor]
+Steps = int | Tensor
+"""The number of an inner step: of all tasks, or of each, ``[B]``."""
 Start = float | tuple[float, float]
 Bounds = tuple[float, float] | None
 
@@ -70,11 +72,11 @@ class UpdateRule(nn.Module):
         """``m_0`` for the given θ: nothing, for a rule without momentum."""
         return {}
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         """The coefficients of step s, differentiable in ``g_s``, ``L_s``, ``m_s`` and φ."""
         raise NotImplementedError
 
-    def forward(self, step: int, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
+    def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         """``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``, differentiable in all of them and in φ."""
         eta, mu, memory = self.coefficients(step, grads, loss, state)
         if mu is None:
@@ -116,7 +118,7 @@ class PerParameter(UpdateRule):
         start = draw(self.init)
         self.alpha = nn.ParameterDict({key_of(n): torch.full_like(p, start) for n, p in params.items()})
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         return Coefficients(rates={n: self.alpha[key_of(n)] for n in grads})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
@@ -151,7 +153,7 @@ class PerParameterMomentum(PerParameter):
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         return Coefficients(
             rates={n: self.alpha[key_of(n)] for n in grads},
             momenta={n: self.rho[key_of(n)].sigmoid() for n in grads},
@@ -180,9 +182,12 @@ class PerLayerPerStep(UpdateRule):
         start = draw(self.init)
         self.eta = nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         eta = {n: self.eta[key_of(n)] for n in grads}
-        return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
+        if isinstance(step, int):
+            return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
+        own = {n: e[step.clamp_max(len(e) - 1)] for n, e in eta.items()}
+        return Coefficients(rates={n: beside(rate, grads[n]) for n, rate in own.items()})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names)
@@ -218,7 +223,7 @@ class Scalar(UpdateRule):
     def init_state(self, params: Params) -> State:
         return no_momentum(params) if self.momentum else {}
 
-    def coefficients(self, step: int, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         mu = self.eta.new_tensor(self.momentum) if self.momentum else None
         return Coefficients(dict.fromkeys(grads, self.eta), None if mu is None else dict.fromkeys(grads, mu))
 
@@ -240,6 +245,11 @@ class Fixed(Scalar):
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {}
+
+
+def beside(figure: Tensor, g: Tensor) -> Tensor:
+    """A figure per task, shaped to broadcast against that task's gradients; one task's broadcasts by itself."""
+    return figure.reshape(figure.shape + (1,) * (g.ndim - figure.ndim)) if figure.ndim else figure
 
 
 def no_momentum(params: Params) -> State:

@@ -75,6 +75,8 @@ class ShowChoices(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
             return
+        if pl_module.long_runs is not None:  # each of many inner steps is logged by itself
+            return
         data = _data_of(trainer)
         drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))
         drawn = trainer.precision_plugin.convert_input(drawn)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from metasgd.commands.adapt import adapt
+from metasgd.commands.compare import compare
 from metasgd.commands.train import train
 
-COMMANDS: dict[str, Callable[..., None]] = {"adapt": adapt, "train": train}
+COMMANDS: dict[str, Callable[..., None]] = {"adapt": adapt, "train": train, "compare": compare}
 """Each command is a function in a file of its own: its signature and docstring are its options and their help."""

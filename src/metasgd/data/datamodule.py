@@ -25,25 +25,30 @@ def default_cache_dir() -> str:
     return f"{base}/metasgd"
 
 
-class OuterSteps(Sequence[range]):
-    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share of them."""
+class OuterSteps(Sequence[Sequence[int]]):
+    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share of them.
 
-    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int) -> None:
-        self.n_steps, self.meta_batch_size = n_steps, meta_batch_size
+    With ``steps_per_task`` R above 1, the task in a place of the meta-batch stays for R outer steps, and the places
+    change theirs in turn.
+    """
+
+    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int, steps_per_task: int = 1) -> None:
+        self.n_steps, self.meta_batch_size, self.steps_per_task = n_steps, meta_batch_size, steps_per_task
         share = meta_batch_size // world_size
-        self.own = slice(rank * share, (rank + 1) * share)
+        self.own = range(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return self.n_steps
 
-    def __getitem__(self, t: int) -> range:  # type: ignore[override] # steps are never sliced
-        return range(t * self.meta_batch_size, (t + 1) * self.meta_batch_size)[self.own]
+    def __getitem__(self, t: int) -> Sequence[int]:  # type: ignore[override] # steps are never sliced
+        r, b = self.steps_per_task, self.meta_batch_size
+        return [(t + place * r // b) // r * b + place for place in self.own]
 
 
 class MetaBatches(Dataset[Episode]):
     """Item i is the tasks of block i."""
 
-    def __init__(self, sampler: Sampler, blocks: Sequence[range]) -> None:
+    def __init__(self, sampler: Sampler, blocks: Sequence[Sequence[int]]) -> None:
         self.sampler = sampler
         self.blocks = blocks
 
@@ -96,6 +101,7 @@ class EpisodicDataModule(LightningDataModule):
         val_tasks: tasks of each validation.
         test_tasks: tasks of the test.
         one_alphabet: draw all the classes of a task from one alphabet (group of classes).
+        outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
             where drawing is cheap.
@@ -114,6 +120,7 @@ class EpisodicDataModule(LightningDataModule):
         val_tasks: int = 200,
         test_tasks: int = 1000,
         one_alphabet: bool = False,
+        outer_steps_per_task: int = 1,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -138,6 +145,7 @@ class EpisodicDataModule(LightningDataModule):
         self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
         self.meta_batch_size = meta_batch_size
         self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
+        self.outer_steps_per_task = outer_steps_per_task
         self.seed = seed
         self.num_workers = num_workers
         self.samplers: dict[Split, Sampler] = {}
@@ -184,7 +192,11 @@ class EpisodicDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Episode]:
         assert self.trainer is not None
         steps = OuterSteps(
-            self.trainer.max_steps, self.meta_batch_size, self.trainer.global_rank, self.trainer.world_size
+            self.trainer.max_steps,
+            self.meta_batch_size,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            self.outer_steps_per_task,
         )
         # not ``completed``, which a checkpoint written at the end of a step does not count that step in
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base

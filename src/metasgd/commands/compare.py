@@ -1,0 +1,136 @@
+"""``python -m metasgd compare``: the learned optimizer beside those that everybody knows."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from metasgd.data.datamodule import default_cache_dir
+from metasgd.data.problems import Problem, ShuffledBatches
+from metasgd.errors import UserError, refuse
+from metasgd.objectives import OBJECTIVES
+from metasgd.optimizer import LearnedOptimizer
+from metasgd.ordinary.comparison import BASELINES, Bench, Contender, Schedule
+from metasgd.ordinary.comparison import compare as compared
+from metasgd.ordinary.module import refuse_unfit_network
+from metasgd.ordinary.report import Terms, as_json, common_target, figure, table
+from metasgd.runs import Run, runs_of
+from metasgd.storage import place_of, write_whole
+
+Baseline = Literal["SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"]
+
+
+def compare(
+    problem: Problem,
+    network: Callable[[], nn.Module],
+    ckpt_path: str,
+    further: dict[str, str] = {},  # noqa: B006 - never written to
+    baselines: Sequence[Baseline] = ("SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"),
+    schedule: Schedule = "constant",
+    steps: int = 500,
+    batch_size: int = 64,
+    eval_every: int = 25,
+    seeds: int = 3,
+    trials: int = 5,
+    most_trials: int = 8,
+    target_loss: float | None = None,
+    seed: int = 0,
+    root: str = "data",
+    cache_dir: str | None = None,
+    save_dir: str = "runs",
+    name: str = "compare",
+    device: str = "cpu",
+) -> None:
+    """Train the same network on the same data by the learned optimizer and by others, each tuned, and compare.
+
+    Args:
+        problem: what to train on: many classes of a source of images at once, or a curve.
+        network: any module whose forward takes a batch.
+        ckpt_path: the checkpoint that fit wrote, whose update rule is the learned optimizer.
+        further: more learned optimizers, by the name to print: their checkpoints.
+        baselines: which optimizers to compare it with.
+        schedule: of the baselines' learning rates: ``constant``, or ``cosine``, to zero over the steps. The learned
+            optimizer makes its own.
+        steps: steps of each training.
+        batch_size: examples in a batch.
+        eval_every: steps between two judgements on validation.
+        seeds: trainings of each optimizer that count, each with initial weights and batches of its own.
+        trials: learning rates tried for each baseline, a factor of √10 apart.
+        most_trials: learning rates tried at most, where the best lies at the edge.
+        target_loss: the validation loss to count the steps to; by default the lowest that all reach.
+        seed: the first seed; the search has one of its own.
+        root: the folder with the data set's files.
+        cache_dir: the folder for decoded images.
+        save_dir: the folder of all runs.
+        name: of the run.
+        device: where to train.
+    """
+    refuse(
+        [
+            f"{option} is {value}: at least {least} is needed"
+            for option, value, least in (
+                ("steps", steps, 1),
+                ("eval_every", eval_every, 1),
+                ("seeds", seeds, 1),
+                ("trials", trials, 1),
+                ("seed", seed, 0),
+            )
+            if value < least
+        ]
+    )
+    if trials % 2 == 0 or most_trials < trials:
+        raise UserError(
+            f"trials is {trials} and most_trials {most_trials}: an odd number, and at least as many, are needed"
+        )
+    examples = problem.examples(Path(root).expanduser(), Path(cache_dir or default_cache_dir()).expanduser())
+    ShuffledBatches(len(examples["train"]), batch_size, steps, seed)  # refuses what cannot be
+    built = network()
+    refuse_unfit_network(built, problem, examples["train"])
+    learned = {"learned": ckpt_path, **further}
+    for path in learned.values():
+        LearnedOptimizer(built.named_parameters(), checkpoint=path, total_steps=steps)
+    contenders = [
+        Contender(label, partial(_learned, path, steps), start=1.0, tuned=False) for label, path in learned.items()
+    ]
+    contenders += [Contender(label, *BASELINES[label], schedule=schedule) for label in baselines]
+    bench = Bench(network, examples, OBJECTIVES[problem.loss], steps, batch_size, eval_every, torch.device(device))
+
+    console = Console(width=max(120, Console().width))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Comparing", total=sum(seeds + (trials if c.tuned else 3) for c in contenders))
+
+        def done(said: str) -> None:
+            progress.update(task, advance=1, description=said)
+
+        search_seed = seed + seeds
+        rows = compared(bench, contenders, range(seed, seed + seeds), search_seed, trials, most_trials, done)
+    terms = Terms(
+        metric=bench.objective.metric,
+        higher_is_better=bench.objective.higher_is_better,
+        steps=steps,
+        seeds=seeds,
+        trials=trials,
+        most_trials=most_trials,
+        target_loss=common_target(rows) if target_loss is None else target_loss,
+    )
+    place = place_of(save_dir, "--save_dir")
+    taken = [run.version for run in runs_of(place, name)]
+    folder = Run(place, name, max(taken, default=-1) + 1).folder
+    title = f"{name}: learning rates {schedule}"
+    console.print(table(rows, terms, title))
+    folder.mkdir(parents=True)
+    found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
+    write_whole(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+    with (folder / "comparison.png").open("wb") as file:
+        figure(rows, terms, title).savefig(file, format="png", dpi=120)
+    console.print(f"written to {folder}")
+
+
+def _learned(path: str, steps: int, params: object, lr: float) -> LearnedOptimizer:
+    return LearnedOptimizer(params, checkpoint=path, lr=lr, total_steps=steps)  # type: ignore[arg-type]
