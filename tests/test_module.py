@@ -38,6 +38,7 @@ def trainer_of(max_steps=4, **options):
         max_epochs=1,
         accelerator="cpu",
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         use_distributed_sampler=False,
         **quiet | options,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from jsonargparse import Namespace
@@ -52,7 +53,13 @@ class SaveFitConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, "fit")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint[CONFIG_KEY] = self.parser.dump(self.config, skip_none=False)
+        checkpoint[CONFIG_KEY] = self._config_text
+
+    @cached_property
+    def _config_text(self) -> str:
+        """Made once: it takes longer than many an outer step."""
+        text: str = self.parser.dump(self.config, skip_none=False)
+        return text
 
 
 class LastCheckpoint(Checkpoint):

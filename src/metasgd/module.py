@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from metasgd.adaptation import Judgement, Learner, judge, merge_judgements
+from metasgd.allocator import keep_freed_memory
 from metasgd.engines import EngineName, choose_engine, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse
@@ -130,6 +131,8 @@ class MetaSGDModule(LightningModule):
                 f"trainer.devices make {self.trainer.world_size} processes, but the long inner runs (model.segments"
                 " above 1) are those of one process: set trainer.devices to 1"
             )
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if stage == "fit":
             rank_zero_info(f"engine: {self.engine_reason}")
 
@@ -138,16 +141,24 @@ class MetaSGDModule(LightningModule):
         loss = deliver(gradient.query_losses.mean(), gradient, *self._parameters_by_name())
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
-        self._outer_step(batch, gradient, step=batch_idx)
+        norm = self._outer_step(batch, gradient, step=batch_idx)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
+        if not every or (batch_idx + 1) % every:
+            return  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
         accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y).mean()
-        figures = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
+        figures: dict[str, Any] = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
         self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=batch.n_tasks)
-        for name, chosen in gradient.chosen.items():
-            by_step = {f"{name}/inner_step_{s}": chosen[:, s].mean() for s in range(self.inner_steps)}
-            self.log_dict(by_step, sync_dist=True, batch_size=batch.n_tasks)
+        of_rule: dict[str, Any] = {
+            f"{name}/inner_step_{s}": chosen[:, s].mean()
+            for name, chosen in gradient.chosen.items()
+            for s in range(self.inner_steps)
+        }
+        self.log_dict(of_rule, sync_dist=True, batch_size=batch.n_tasks)
+        of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
+        self.log_dict(of_outer, batch_size=batch.n_tasks)
 
-    def _outer_step(self, batch: Episode, gradient: MetaGradient, step: int) -> None:
-        """Step the outer optimizer; a step without a finite gradient is counted and changes nothing."""
+    def _outer_step(self, batch: Episode, gradient: MetaGradient, step: int) -> Tensor:
+        """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
@@ -167,8 +178,7 @@ class MetaSGDModule(LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
-        figures: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
-        self.log_dict(figures, batch_size=batch.n_tasks)
+        return norm
 
     def _not_finite(self, batch: Episode, gradient: MetaGradient, step: int) -> str:
         culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
