@@ -90,6 +90,8 @@ CASES = {
         "data.meta_batch_size is 5, which cannot be divided over 2 processes: use 4 or 6",
     ),
     "no such device": (["fit", *TINY, "--trainer.accelerator", "tpu"], "trainer.accelerator is tpu"),
+    "half precision": (["fit", *TINY, "--trainer.precision", "16-mixed"], "trainer.precision is 16-mixed, but float16"),
+    "never a checkpoint": (["fit", *TINY, "--last_checkpoint.every_n_steps", "0"], "every_n_steps is 0: at least 1"),
     "no logger": (["fit", *TINY, "--trainer.logger", "false"], "trainer.logger must be a TensorBoardLogger"),
     "inference mode": (["validate", *TINY, "--trainer.inference_mode", "true"], "trainer.inference_mode is true"),
     "nothing to resume": (["fit", *TINY, "--ckpt_path", "last"], "--ckpt_path is last, but no run in"),

@@ -20,6 +20,7 @@ from metasgd.stopping import ONE_MESSAGE, StopSignals, is_lost_process, leave, r
 def trainer_in(environment=None, rank=0):
     return SimpleNamespace(
         world_size=1,
+        received_sigterm=False,
         local_rank=rank,
         is_global_zero=rank == 0,
         _accelerator_connector=SimpleNamespace(cluster_environment=environment),

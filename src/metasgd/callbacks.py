@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from upath import UPath
 
@@ -63,12 +64,12 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits.
+    """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits and curves.
 
-    After a batch that a validation follows, that is after the validation. On SIGTERM and SIGINT (once) the
-    outer step at work is finished (with the validation that follows it), saved, and left with
-    ``128 + signal``, as a scheduler expects; a second SIGINT leaves at once. In a job of SLURM, the signal
-    before its end (SIGUSR1, by Lightning's ``SLURMEnvironment``) does so too and requeues the job.
+    That is between two outer steps, once the first is logged and the validation that follows it is done. On
+    SIGTERM and SIGINT (once) the outer step at work is finished, saved, and left with ``128 + signal``, as a
+    scheduler expects; a second SIGINT leaves at once. In a job of SLURM, the signal before its end (SIGUSR1, by
+    Lightning's ``SLURMEnvironment``) does so too and requeues the job.
 
     Args:
         every_n_steps: outer steps between two writes; after each validation and at the end as well.
@@ -79,36 +80,58 @@ class LastCheckpoint(Checkpoint):
             raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}: at least 1 is needed")
         self.every_n_steps = every_n_steps
         self.signals = StopSignals()
-        self.leaving = 0
+        self.saved_at = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        loop = checkpoint["loops"]["fit_loop"]
+        progress = loop["epoch_loop.batch_progress"]
         # of a finished run too, which goes on if it is resumed with more steps
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        progress["is_last_batch"] = False
+        if progress["current"]["ready"] > progress["current"]["started"]:
+            # between two steps, which Lightning's loop does not know: told as it was at the end of the first
+            for counts in (progress["total"], progress["current"]):
+                counts["ready"] -= 1
+                counts["completed"] -= 1
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.signals.listen(trainer)
+        self.saved_at = trainer.fit_loop.total_batch_idx + 1
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
-        if self.leaving:  # the step before is saved and logged, nothing of this one has happened
-            leave(trainer, self.leaving)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        leaving = self.signals.agreed(trainer)
+        if leaving or batch_idx % self.every_n_steps == 0:
+            self._save(trainer, steps=batch_idx)
+        if leaving:
+            leave(trainer, leaving)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ARG002
-        step = trainer.fit_loop.total_batch_idx + 1
-        validation_follows = trainer.enable_validation and step % int(trainer.val_check_batch or 1) == 0
-        if validation_follows:
-            return
-        self.leaving = self.signals.agreed(trainer)
-        if self.leaving or step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
-            self._save(trainer)
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        steps = batch_idx + 1
+        validation_follows = trainer.enable_validation and steps % int(trainer.val_check_batch or 1) == 0
+        if trainer.global_step == trainer.max_steps and not validation_follows:
+            self._save(trainer, steps)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.leaving = self.signals.agreed(trainer)
-            self._save(trainer)
+            self._save(trainer, steps=trainer.fit_loop.epoch_loop.batch_progress.current.completed)
 
-    def _save(self, trainer: Trainer) -> None:
-        assert trainer.log_dir is not None
-        trainer.save_checkpoint(str(UPath(trainer.log_dir) / "checkpoints" / "last.ckpt"), weights_only=False)
+    def _save(self, trainer: Trainer, steps: int) -> None:
+        """Save what so many outer steps made, if that is not done yet."""
+        if steps == self.saved_at:
+            return
+        folder = trainer.log_dir
+        assert folder is not None
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.flush()  # no kill after this takes points from the curves
+        trainer.save_checkpoint(str(UPath(folder) / "checkpoints" / "last.ckpt"), weights_only=False)
+        self.saved_at = steps
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -22,7 +22,7 @@ from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
-from metasgd.progress import ProgressBar, quieten
+from metasgd.progress import NO_ROOM, ProgressBar, quieten
 from metasgd.runs import Start, find_start, read_checkpoint, refuse_misfit
 from metasgd.stopping import is_lost_process, reason_of_loss
 from metasgd.storage import place_of
@@ -37,6 +37,7 @@ MAIN_JOB = {
 }
 """The Trainer's methods, in the terms of meta-training."""
 SAVE_DIR = "trainer.logger.init_args.save_dir"
+HALF = ("16", "16-mixed", "16-true")
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,  # a run is one pass of max_steps outer steps
     "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
@@ -110,6 +111,12 @@ class MetaSGDCLI(LightningCLI):
         if config["inference_mode"]:
             raise UserError(
                 "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
+            )
+        if str(config["precision"]) in HALF:
+            raise UserError(
+                f"trainer.precision is {config['precision']}, but float16 holds no number between 0 and 6e-8, and the"
+                " scaler that keeps gradients above that knows of the outer loss alone: inner gradients and their"
+                " derivatives would be lost unnoticed. Use bf16-mixed, which has the range of float32, or 32-true"
             )
         start = find_start(
             options.ckpt_path,
@@ -208,6 +215,13 @@ def main(args: list[str] | None = None) -> int:
         return _refuse(*error.problems)
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
         return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return _refuse(
+            f"a file could not be written ({error.strerror}); the checkpoint written before is kept. Make room, and go"
+            " on with --ckpt_path last"
+        )
     except RuntimeError as error:
         if not is_lost_process(error):
             raise

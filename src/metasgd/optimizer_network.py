@@ -98,7 +98,9 @@ class OptimizerNetwork(UpdateRule):
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
-        log_factor, shift = self.mlp(features).chunk(2, dim=-1)
+        # the network may be passed through in bfloat16, whose three digits are too few for a learning rate
+        with torch.autocast(features.device.type, enabled=False):
+            log_factor, shift = self.mlp(features).chunk(2, dim=-1)
         return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:

@@ -1,6 +1,8 @@
 """What a run shows on the terminal while it works."""
 
+import errno
 import logging
+import threading
 import warnings
 from typing import Any
 
@@ -8,6 +10,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import Task, TextColumn
 from rich.text import Text
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a full disk answers to whoever writes."""
 
 
 class ProgressBar(RichProgressBar):
@@ -39,3 +44,10 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
     warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
+    threading.excepthook = _hook
+
+
+def _hook(raised: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread raises what it meets in the main one as well, where a full disk is told of."""
+    if not (isinstance(raised.exc_value, OSError) and raised.exc_value.errno in NO_ROOM):
+        threading.__excepthook__(raised)

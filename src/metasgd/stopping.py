@@ -32,6 +32,8 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT, requeue_signal(trainer)):
             if number is not None:
                 signal.signal(number, self._note)
+        if trainer.received_sigterm:  # by the Trainer's handler, a moment ago
+            self.received = signal.SIGTERM
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         now = time.monotonic()
