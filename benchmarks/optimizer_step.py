@@ -1,0 +1,125 @@
+"""What a step of the learned optimizer costs beside SGD with momentum, on Conv4 with 64 filters.
+
+    python benchmarks/optimizer_step.py [--rounds 40] [--threads 1] [--json out.json]
+
+Times the optimizer's step alone and a whole training step (batch of 64 images, forward and backward pass included), the
+contenders in turn in every round; prints each one's median and the median over rounds of its ratio to
+torch.optim.SGD(momentum=0.9, foreach=True) in the same round, with the ratio's quartiles. Also the bytes that a step
+allocates, as torch's profiler counts them.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from metasgd.networks import Conv4
+from metasgd.optimizer import LearnedOptimizer
+from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.update_rules import PerParameter, PerParameterMomentum, UpdateRule
+
+STEPS = 20  # of the optimizer alone, in a round
+BATCH = 64
+
+
+def learned(rule: Callable[[], UpdateRule]) -> Callable[[nn.Module], Optimizer]:
+    return lambda network: LearnedOptimizer(network.parameters(), update_rule=rule(), lr=1e-3, total_steps=10_000)
+
+
+CONTENDERS: dict[str, Callable[[nn.Module], Optimizer]] = {
+    "SGD, momentum, foreach": lambda network: SGD(network.parameters(), lr=1e-4, momentum=0.9, foreach=True),
+    "SGD, momentum, torch's default": lambda network: SGD(network.parameters(), lr=1e-4, momentum=0.9),
+    "optimizer network: loss": learned(OptimizerNetwork),
+    "optimizer network: loss, trend, progress": learned(lambda: OptimizerNetwork(inputs=["loss", "trend", "progress"])),
+    "optimizer network: loss, gradient norm": learned(lambda: OptimizerNetwork(inputs=["loss", "gradient_norm"])),
+    "optimizer network, per layer": learned(lambda: OptimizerNetwork(per_layer=True)),
+    "Meta-SGD": learned(PerParameter),
+    "Meta-SGD with momentum": learned(PerParameterMomentum),
+}
+
+
+class Contestant:
+    def __init__(self, make: Callable[[nn.Module], Optimizer]) -> None:
+        torch.manual_seed(0)
+        self.network = Conv4(n_way=5, head="linear", width=64)
+        self.optimizer = make(self.network)
+        self.x, self.y = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 5
+        self.loss = self.backward()
+
+    def backward(self) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.network(self.x), self.y)
+        loss.backward()
+        return loss.detach()
+
+    def step(self) -> None:
+        if isinstance(self.optimizer, LearnedOptimizer):
+            self.optimizer.step(loss=self.loss)
+        else:
+            self.optimizer.step()
+
+    def allocated(self) -> int:
+        self.step()  # which makes the momentum
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+            self.step()
+        return sum(max(event.self_cpu_memory_usage, 0) for event in seen.events())
+
+
+def seconds(work: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - start) / times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    contestants = {name: Contestant(make) for name, make in CONTENDERS.items()}
+    found: dict[str, dict[str, Any]] = {name: {"bytes": c.allocated()} for name, c in contestants.items()}
+    alone: dict[str, list[float]] = {name: [] for name in contestants}
+    whole: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(arguments.rounds):
+        for name, c in contestants.items():
+            alone[name].append(seconds(c.step, STEPS))
+            whole[name].append(seconds(lambda c=c: (c.backward(), c.step()), 1))  # type: ignore[misc]
+    table = Table(title=f"One step on Conv4-64, {arguments.threads} thread(s), {arguments.rounds} rounds")
+    for column in (
+        "",
+        "step, µs",
+        "ratio (quartiles)",
+        "whole training step, ms",
+        "ratio (quartiles)",
+        "bytes allocated",
+    ):
+        table.add_column(column, justify="left" if not column else "right")
+    first = next(iter(contestants))
+    for name, row in found.items():
+        cells = []
+        for kind, times, scale in (("step", alone, 1e6), ("training_step", whole, 1e3)):
+            ratios = np.array(times[name]) / np.array(times[first])
+            low, ratio, high = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
+            row[kind] = {"seconds": float(np.median(times[name])), "ratio": ratio, "quartiles": [low, high]}
+            cells += [f"{scale * np.median(times[name]):.1f}", f"{ratio:.2f} ({low:.2f}–{high:.2f})"]
+        table.add_row(name, *cells, str(row["bytes"]))
+    Console(width=160).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"threads": arguments.threads, "rows": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

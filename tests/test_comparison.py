@@ -1,0 +1,141 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from metasgd.data.problems import Curve, ShuffledBatches
+from metasgd.networks import MLP
+from metasgd.objectives import OBJECTIVES
+from metasgd.optimizer import LearnedOptimizer
+from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.ordinary.comparison import BASELINES, Bench, Contender, Trace, compare
+from metasgd.ordinary.report import Terms, as_json, common_target, figure, summary, table
+
+SGD = BASELINES["SGD"][0]
+
+
+def bench(tmp_path, steps=8, **options):
+    examples = Curve(points=40, held_out=20).examples(tmp_path, tmp_path)
+    settings = {"batch_size": 10, "eval_every": 4, "device": torch.device("cpu"), **options}
+    return Bench(partial(MLP, 1, [8], 1), examples, OBJECTIVES["mse"], steps, **settings)
+
+
+def test_the_same_seed_is_the_same_training_whatever_the_optimizer_is_called(tmp_path):
+    traces = [bench(tmp_path).train(Contender(name, SGD, 0.01), 0.01, seed=3) for name in "ab"]
+    assert traces[0].val_loss == traces[1].val_loss
+    other = bench(tmp_path).train(Contender("a", SGD, 0.01), 0.01, seed=4)
+    assert traces[0].val_loss[0] != other.val_loss[0]
+    assert traces[0].steps == [0, 4, 8]
+    assert traces[0].seconds[0] == 0 < traces[0].seconds[1] < traces[0].seconds[2]
+
+
+def test_a_learned_optimizer_with_constant_answers_ends_where_sgd_does(tmp_path):
+    def learned(params, lr):
+        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr)
+
+    def momentum(params, lr):
+        return torch.optim.SGD(params, lr=0.01 * lr, momentum=0.5)
+
+    ours, theirs = (bench(tmp_path).train(Contender("x", make, 1.0), 1.0, 0) for make in (learned, momentum))
+    assert ours.test_metric == pytest.approx(theirs.test_metric, rel=1e-5)
+
+
+def test_the_cosine_schedule_is_torchs(tmp_path):
+    made = bench(tmp_path)
+    contender = Contender("x", SGD, 0.01, schedule="cosine")
+    trace = made.train(contender, 0.01, seed=0)
+    torch.manual_seed(0)
+    network = made.network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    for s, rows in enumerate(ShuffledBatches(40, 10, 8, 0)):
+        optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * s / 8))
+        optimizer.zero_grad()
+        x, y = made.examples["train"].x[rows], made.examples["train"].y[rows]
+        torch.nn.functional.mse_loss(network(x), y).backward()
+        optimizer.step()
+    test = made.examples["test"]
+    expected = torch.nn.functional.mse_loss(network(test.x), test.y).item()
+    assert trace.test_metric == pytest.approx(expected, rel=1e-5)
+
+
+class Scripted:
+    """A bench whose metric is best at one setting of the knob."""
+
+    class objective:
+        higher_is_better = True
+        metric = "accuracy"
+
+    better = Bench.better
+
+    def __init__(self, best, diverges_above=math.inf):
+        self.best, self.diverges_above, self.asked = best, diverges_above, []
+
+    def train(self, contender, knob, seed):
+        self.asked.append((contender.name, knob, seed))
+        metric = -abs(math.log(knob / self.best))
+        return Trace([0, 1], [0.0, 1.0], [math.nan, 1.0], [2.0, 1.0], [0.0, metric], metric, knob > self.diverges_above)
+
+
+def compared(scripted, contender, seeds=(0, 1), trials=3, most_trials=6):
+    said = []
+    rows = compare(scripted, [contender], seeds, 9, trials, most_trials, said.append)
+    assert len(said) == len(scripted.asked)
+    return rows[0]
+
+
+def test_the_search_takes_the_best_and_trains_it_with_the_other_seeds():
+    scripted = Scripted(best=0.1)
+    row = compared(scripted, Contender("x", SGD, 0.1))
+    assert row.knob == pytest.approx(0.1)
+    assert [seed for _, _, seed in scripted.asked] == [9, 9, 9, 0, 1]
+    assert len(row.trials) == 3
+    assert len(row.traces) == 2
+
+
+@pytest.mark.parametrize(("best", "tried", "found"), [(10, 6, 0.1 * 10**2), (1e-9, 6, 0.1 * 10**-2), (0.32, 4, 0.316)])
+def test_the_search_goes_on_beyond_its_edge_within_its_budget(best, tried, found):
+    row = compared(Scripted(best), Contender("x", SGD, 0.1))
+    assert len(row.trials) == tried
+    assert row.knob == pytest.approx(found, rel=0.01)
+
+
+def test_what_diverges_is_not_chosen():
+    row = compared(Scripted(best=10, diverges_above=0.2), Contender("x", SGD, 0.1))
+    assert row.knob == pytest.approx(0.1)
+    assert sum(map(math.isnan, row.trials.values())) == 1
+
+
+def test_what_is_not_tuned_is_tried_but_not_chosen():
+    row = compared(Scripted(best=10), Contender("learned", SGD, 1.0, tuned=False))
+    assert row.knob == 1
+    assert sorted(row.trials) == pytest.approx([10**-0.5, 1, 10**0.5])
+
+
+def test_a_training_that_diverges_ends_and_is_reported(tmp_path):
+    trace = bench(tmp_path, steps=400).train(Contender("x", SGD, 1e6), 1e6, 0)
+    assert trace.diverged
+    assert trace.steps[-1] < 400
+
+
+def test_the_table_has_the_best_row_first_and_all_that_was_found():
+    names = {"worse": 0.5, "learned": 0.1, "better": 0.09}
+    rows = [
+        compared(Scripted(best), Contender(name, SGD, 0.1 if name != "learned" else 1.0, tuned=name != "learned"))
+        for name, best in names.items()
+    ]
+    terms = Terms("accuracy", True, 1, 2, 3, 6, common_target(rows))
+    assert terms.target_loss == 1.0
+    printed = table(rows, terms, "title")
+    first = list(printed.columns[0].cells)
+    figures = [summary(row, terms) for row in rows]
+    best = sorted(figures, key=lambda s: -s["test/accuracy"])
+    assert first == [s["optimizer"] for s in best]
+    assert figures[1]["tuned"] is False
+    assert figures[1]["steps_to_target"] == 1
+    assert figures[0]["seconds_per_step"] == 1.0
+    assert "untuned" in list(printed.columns[1].cells)
+    whole = as_json(rows, terms)
+    assert [len(row["traces"]) for row in whole["rows"]] == [2, 2, 2]
+    drawn = figure(rows, terms, "title")
+    assert [len(panel.lines) for panel in drawn.axes] == [3, 3, 3, 3]
