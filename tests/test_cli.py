@@ -118,6 +118,12 @@ def test_a_config_that_is_no_yaml(tmp_path, capsys):
         assert re.search("error: (Problems parsing|Unexpected) config", capsys.readouterr().err)
 
 
+def test_a_config_that_is_no_text(tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_bytes(b"\xff\xfe\x00 no text")
+    assert run("fit", "--config", "broken.yaml") == 2
+    assert "error: --config: a configuration is not text in UTF-8" in capsys.readouterr().err
+
+
 def test_all_the_problems_of_a_configuration_in_one_message(capsys):
     assert run("fit", *TINY, "--data.meta_batch_size", "0", "--data.val_tasks", "0", "--data.num_workers", "-2") == 2
     printed = capsys.readouterr().err

@@ -78,7 +78,12 @@ class MetaSGDCLI(LightningCLI):
             listed.help = MAIN_JOB[listed.dest]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"--config: a configuration is not text in UTF-8 ({error}). Give one of YAML, as configs/glyphs.yaml"
+            ) from error
         options = self.config[self.config.subcommand]
         logger = options.trainer.logger
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:

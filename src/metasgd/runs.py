@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -160,13 +161,9 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
         with warnings.catch_warnings(action="error"), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (
-        UserWarning,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
+        # torch's own, and what its unpickler trips over in a stream that makes no sense
+        *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
+        *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -107,6 +107,25 @@ def test_a_claim_of_gigabytes_is_refused_before_decoding(tmp_path):
         read_picture(tmp_path / "huge.png", GREY)
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_an_animated_picture_is_refused(tmp_path, suffix):
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 128, 255)]
+    frames[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=f"moving{suffix}.*it has 3 frames"):
+        read_picture(tmp_path / f"moving{suffix}", GREY)
+    frames[1].save(tmp_path / f"still{suffix}")
+    assert (read_picture(tmp_path / f"still{suffix}", GREY) == 128).all()
+
+
+def test_a_picture_under_a_wrong_name_is_refused(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").rename(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x.png.*a JPEG by its content, a PNG by its name: rename it"):
+        read_picture(tmp_path / "x.png", GREY)
+    (tmp_path / "x.png").rename(tmp_path / "x.JPEG")
+    assert read_picture(tmp_path / "x.JPEG", GREY).shape == (1, 8, 8)
+
+
 def test_a_picture_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_picture(tmp_path / "none.png", GREY)

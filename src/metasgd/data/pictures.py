@@ -58,6 +58,7 @@ def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels, at most {MOST_PIXELS} are read")
+            _refuse_disguise(image, path)
             if image.format == "PNG":
                 image.verify()  # decoding does not look at the checksums
         with Image.open(io.BytesIO(data)) as image:
@@ -92,6 +93,17 @@ def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[
             else:
                 yield image
     refuse(shortened(problems))
+
+
+def _refuse_disguise(image: Image.Image, path: Path) -> None:
+    # a camera's MPO is a JPEG with a preview behind it
+    form = "JPEG" if image.format == "MPO" else image.format
+    named = Image.registered_extensions().get(path.suffix.lower())
+    if form != named:
+        raise ValueError(f"a {form} by its content, a {named} by its name: rename it")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(f"it has {frames} frames, and which of them is meant cannot be told: keep one")
 
 
 def _flat(image: Image.Image, mode: str) -> Image.Image:
