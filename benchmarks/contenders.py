@@ -1,0 +1,233 @@
+"""One outer gradient of Meta-SGD by metasgd and by each peer, from equal weights on equal tasks.
+
+Every contender is built from a :class:`Work` and leaves the mean gradient over the tasks in ``.grad``.
+"""
+
+import importlib
+import subprocess
+import sys
+import tarfile
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metasgd.adaptation import Learner
+from metasgd.allocator import keep_freed_memory
+from metasgd.engines import choose_engine, deliver
+from metasgd.episode import Episode
+from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.networks import MLP, Conv4
+from metasgd.update_rules import PerParameter
+
+RATE = 0.01
+L2L = "learn2learn-0.2.0"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One outer step: which network, on how many tasks of which shape."""
+
+    network: str
+    n_tasks: int
+    n_way: int
+    k_shot: int
+    n_query: int
+    inner_steps: int
+
+    @property
+    def name(self) -> str:
+        steps = f"{self.inner_steps} step{'s' * (self.inner_steps > 1)}"
+        if self.network == "mlp":
+            return f"MLP 1-40-40-1, {self.k_shot}-shot, B={self.n_tasks}, {steps}"
+        return f"Conv4-64, {self.n_way}-way {self.k_shot}-shot, B={self.n_tasks}, {steps}"
+
+    def plain_network(self) -> nn.Module:
+        """The network in torch's own modules, as a peer's user would write it."""
+        torch.manual_seed(0)
+        if self.network == "mlp":
+            return nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+        blocks: list[nn.Module] = []
+        for c_in in (1, 64, 64, 64):
+            norm = nn.BatchNorm2d(64, track_running_stats=False)
+            blocks += [nn.Conv2d(c_in, 64, 3, stride=2, padding=1), norm, nn.ReLU()]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(256, self.n_way))
+
+    def own_network(self) -> nn.Module:
+        """The same in metasgd's, with the same weights."""
+        own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head="linear")
+        plain = dict(zip(own.state_dict(), self.plain_network().state_dict().values(), strict=True))
+        own.load_state_dict(plain)
+        return own
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(outputs, y) if self.network == "mlp" else F.cross_entropy(outputs, y)
+
+    def tasks(self, n_tasks: int) -> Episode:
+        generator = torch.Generator().manual_seed(1)
+        n, k, q = self.n_way, self.k_shot, self.n_query
+        shape = (1,) if self.network == "mlp" else (1, 28, 28)
+        support_x, query_x = (torch.rand(n_tasks, n * e, *shape, generator=generator) for e in (k, q))
+        if self.network == "mlp":
+            support_y, query_y = ((6 * x).sin() for x in (support_x, query_x))
+        else:
+            support_y, query_y = (torch.arange(n).repeat_interleave(e).repeat(n_tasks, 1) for e in (k, q))
+        classes = torch.zeros(n_tasks, n, dtype=torch.int64)
+        return Episode(support_x, support_y, query_x, query_y, classes, torch.arange(n_tasks))
+
+
+class Contender(ABC):
+    def __init__(self, work: Work, dtype: torch.dtype) -> None:
+        self.work, self.dtype = work, dtype
+
+    @abstractmethod
+    def outer_gradient(self, tasks: Episode) -> None:
+        """Leave the mean gradient over ``tasks`` in ``.grad``."""
+
+    @abstractmethod
+    def parameters(self) -> list[Tensor]:
+        """θ, in the network's order."""
+
+    def rates(self) -> list[Tensor]:
+        """α in the same order, where the contender learns it."""
+        return []
+
+    def grads(self) -> tuple[list[Tensor], list[Tensor]]:
+        theta, alpha = (
+            [p.grad.clone() for p in part if p.grad is not None] for part in (self.parameters(), self.rates())
+        )
+        return theta, alpha
+
+    def zero_grad(self) -> None:
+        for p in (*self.parameters(), *self.rates()):
+            p.grad = None
+
+
+class Ours(Contender):
+    """metasgd, as its LightningModule calls it."""
+
+    def __init__(self, work: Work, dtype: torch.dtype) -> None:
+        super().__init__(work, dtype)
+        keep_freed_memory()
+        network, rule = work.own_network().to(dtype), PerParameter(RATE)
+        rule.bind(dict(network.named_parameters()), work.inner_steps)
+        loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
+        self.learner = Learner(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
+        self.engine, self.reason = choose_engine("auto", network, torch.device("cpu"))
+
+    def outer_gradient(self, tasks: Episode) -> None:
+        theta = dict(self.learner.network.named_parameters())
+        recompute = self.work.inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
+
+        def on(learner: Learner, some: Episode) -> MetaGradient:
+            return meta_gradient(learner, theta, some, self.work.inner_steps, recompute=recompute)
+
+        found = self.engine.run(on, merge_gradients, self.learner, tasks)
+        deliver(found.query_losses.mean(), found, theta, dict(self.learner.rule.named_parameters())).backward()
+
+    def parameters(self) -> list[Tensor]:
+        return list(self.learner.network.parameters())
+
+    def rates(self) -> list[Tensor]:
+        rates = self.learner.rule.learned_rates()
+        return [rates[n] for n, _ in self.learner.network.named_parameters()]
+
+
+class Peer(Contender):
+    """A peer walks the tasks one at a time and lets ``backward`` gather their gradients."""
+
+    def __init__(self, work: Work, dtype: torch.dtype) -> None:
+        super().__init__(work, dtype)
+        self.network = work.plain_network().to(dtype)
+
+    def parameters(self) -> list[Tensor]:
+        return list(self.network.parameters())
+
+    @staticmethod
+    def each(tasks: Episode) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        for b in range(tasks.n_tasks):
+            yield tasks.support_x[b], tasks.support_y[b], tasks.query_x[b], tasks.query_y[b]
+
+
+class Learn2learn(Peer):
+    def __init__(self, work: Work, dtype: torch.dtype) -> None:
+        super().__init__(work, dtype)
+        self.learner = learn2learn_meta_sgd()(self.network, lr=RATE)
+
+    def outer_gradient(self, tasks: Episode) -> None:
+        for x, y, query_x, query_y in self.each(tasks):
+            clone = self.learner.clone()
+            for _ in range(self.work.inner_steps):
+                clone.adapt(self.work.loss(clone(x), y))
+            (self.work.loss(clone(query_x), query_y) / tasks.n_tasks).backward()
+
+    def rates(self) -> list[Tensor]:
+        return list(self.learner.lrs)
+
+
+class Higher(Peer):
+    """With one rate for all: it takes no tensor of rates per parameter."""
+
+    def outer_gradient(self, tasks: Episode) -> None:
+        import higher
+
+        sgd = torch.optim.SGD(self.network.parameters(), lr=RATE)
+        for x, y, query_x, query_y in self.each(tasks):
+            with higher.innerloop_ctx(self.network, sgd, copy_initial_weights=False) as (network, inner):
+                for _ in range(self.work.inner_steps):
+                    inner.step(self.work.loss(network(x), y))
+                (self.work.loss(network(query_x), query_y) / tasks.n_tasks).backward()
+
+
+class TorchOpt(Peer):
+    """With one rate for all, which does not learn: its ``MetaSGD`` is differentiable SGD."""
+
+    def outer_gradient(self, tasks: Episode) -> None:
+        import torchopt
+
+        inner = torchopt.MetaSGD(self.network, lr=RATE)
+        start = torchopt.extract_state_dict(self.network, by="reference")
+        start_inner = torchopt.extract_state_dict(inner, by="reference")
+        for x, y, query_x, query_y in self.each(tasks):
+            for _ in range(self.work.inner_steps):
+                inner.step(self.work.loss(self.network(x), y))
+            (self.work.loss(self.network(query_x), query_y) / tasks.n_tasks).backward()
+            torchopt.recover_state_dict(self.network, start)
+            torchopt.recover_state_dict(inner, start_inner)
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    "metasgd": Ours,
+    "learn2learn": Learn2learn,
+    "higher": Higher,
+    "TorchOpt": TorchOpt,
+}
+
+
+def unpacked_learn2learn() -> Path:
+    """learn2learn's source distribution, fetched by pip and unpacked once into the cache folder."""
+    cache = Path("~/.cache/metasgd/benchmarks").expanduser()
+    if not (cache / L2L).is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "learn2learn"]
+        subprocess.run([*pip, "--dest", str(cache), L2L.replace("-", "==")], check=True)
+        with tarfile.open(cache / f"{L2L}.tar.gz") as archive:
+            archive.extractall(cache, filter="data")
+    return cache / L2L
+
+
+def learn2learn_meta_sgd() -> type:
+    """Its class MetaSGD, imported without the rest of the package, which needs more than there is."""
+    root = unpacked_learn2learn() / "learn2learn"
+    for name, folder in (("learn2learn", root), ("learn2learn.algorithms", root / "algorithms")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules.setdefault(name, package)
+    module = importlib.import_module("learn2learn.algorithms.meta_sgd")
+    found: type = module.MetaSGD
+    return found
