@@ -114,3 +114,18 @@ def test_a_killed_worker_leads_to_a_restart_that_loses_and_doubles_nothing(rank,
         assert all(torch.equal(a["state_dict"][n], b["state_dict"][n]) for n in b["state_dict"])
     for tag in ("train/loss", "val/mse", "outer/gradient_norm"):
         assert scalars(run, tag) == scalars(whole, tag)
+
+
+def test_a_job_told_to_stop_saves_and_goes_on_when_it_is_started_again(tmp_path, whole):
+    """torchrun passes SIGTERM on to its workers, which agree on the outer step after which they leave."""
+    agent = Agent(*ON_ONE_HOST, "-m", "metasgd", "fit", *LONGER, cwd=tmp_path)
+    run = tmp_path / RUN
+    last = run / "checkpoints" / "last.ckpt"
+    wait_for(last)
+    agent.process.terminate()
+    assert agent.exit_code() != 0
+    assert 0 < state(last)["global_step"] < 300
+    succeeded(Agent(*ON_ONE_HOST, "-m", "metasgd", "fit", *LONGER, cwd=tmp_path))
+    a, b = (state(folder / "checkpoints" / "last.ckpt") for folder in (run, whole))
+    assert all(torch.equal(a["state_dict"][n], b["state_dict"][n]) for n in b["state_dict"])
+    assert scalars(run, "train/loss") == scalars(whole, "train/loss")
