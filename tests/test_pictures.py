@@ -80,8 +80,11 @@ def test_every_filter_has_its_square(filters, channels, images):
     squares = [panel.images[0] for panel in figure.axes if panel.images]
     assert len(squares) == images
     most = float(rates[:64].abs().max())
-    assert all(square.get_clim() == (-most, most) for square in squares)
+    assert all(square.get_clim() == (-most, most) for square in squares)  # zero is the middle
     assert drawn(figure).std() > 5
+    positive = filters_figure(rates.abs() + 1, "body.0.0.weight")
+    expected = (float(rates[:64].abs().min()) + 1, most + 1)
+    assert positive.axes[0].images[0].get_clim() == pytest.approx(expected)
 
 
 def test_inner_steps_have_their_mean_and_interval():
@@ -100,11 +103,14 @@ def test_the_first_convolution_is_found_by_name():
 
 def test_settings_are_flat_and_plain():
     network = {"class_path": "metasgd.networks.Conv4", "init_args": {"width": 8, "head": None}}
-    config = {"model": {"network": network, "inner_steps": 2}, "data": {"n_way": 5}, "trainer": {"max_steps": 3}}
+    config = {
+        "model": {"network": network, "inner_steps": 2},
+        "data": {"n_way": 5, "root": "here"},
+        "trainer": {"max_steps": 3},
+    }
     assert settings_of(config, ("model", "data")) == {
         "model.network": "metasgd.networks.Conv4",
         "model.network.width": 8,
-        "model.network.head": "None",
         "model.inner_steps": 2,
         "data.n_way": 5,
     }

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from metasgd import networks, optimizer_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
-from metasgd.commands import COMMANDS
+from metasgd.commands import BY_PLACE, COMMANDS
 from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
@@ -213,7 +213,8 @@ def main(args: list[str] | None = None) -> int:
     command = COMMANDS.get(arguments[0]) if arguments else None
     try:
         if command is not None:
-            auto_cli(command, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}", as_positional=False)
+            by_place = arguments[0] in BY_PLACE
+            auto_cli(command, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place)
         else:
             MetaSGDCLI(args)
     except UserError as error:

@@ -20,6 +20,7 @@ from metasgd.metrics import Z95
 from metasgd.module import MetaSGDModule
 
 MOST_FILTERS = 64
+OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
 
 
 class ShowRates(Callback):
@@ -90,34 +91,39 @@ def first_convolution(network: nn.Module) -> str | None:
 
 
 def filters_figure(rates: Tensor, name: str) -> Figure:
-    """Rates ``[filters, channels, height, width]``: a row per channel, a square per filter, zero in white."""
+    """Rates ``[filters, channels, height, width]``: a row per channel, a square per filter.
+
+    Where their signs differ, zero is white; otherwise the colours go from the least to the greatest.
+    """
     shown = rates[:MOST_FILTERS]
-    columns = min(16, len(shown))
+    columns = min(8, len(shown))
     rows = -(-len(shown) // columns) * rates.shape[1]
-    figure = Figure(figsize=(10, 0.9 + 0.62 * rows), layout="constrained")
-    most = float(shown.abs().max()) or 1.0
+    figure = Figure(figsize=(6, 1.2 + 0.6 * rows), layout="constrained")
+    low, high = float(shown.min()), float(shown.max())
+    mixed = low < 0 < high
+    low, high = (-max(-low, high), max(-low, high)) if mixed else (low, high)
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels:
         panel.axis("off")
     for f, of_filter in enumerate(shown):
         for c, square in enumerate(of_filter):
             panel = panels[(f // columns * rates.shape[1] + c) * columns + f % columns]
-            image = panel.imshow(square.numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
-    figure.colorbar(image, ax=panels, shrink=0.9, aspect=12, label="learning rate")
-    beyond = f", the first {len(shown)} of {len(rates)} filters" * (len(rates) > len(shown))
-    figure.suptitle(f"{name}: a learning rate for each weight{beyond}")
+            image = panel.imshow(square.numpy(), cmap="RdBu_r" if mixed else "viridis", vmin=low, vmax=high)
+    figure.colorbar(image, ax=panels, location="bottom", aspect=30, label=f"learning rate of each weight of {name}")
+    if len(rates) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(rates)} filters")
     return figure
 
 
-def steps_figure(measured: Tensor, metric: str) -> Figure:
+def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Figure:
     """``measured``: ``[B, S + 1]``, a row per task, after 0 … S inner steps; their mean and its 95 % interval."""
     n, steps = measured.shape
     mean = measured.mean(dim=0)
     half = Z95 * measured.std(dim=0) / n**0.5 if n > 1 else torch.zeros(steps)
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
     panel = figure.subplots()
     panel.errorbar(range(steps), mean.numpy(), yerr=half.numpy(), marker="o", capsize=4)
-    panel.set(xlabel="inner steps", ylabel=metric, xticks=range(steps), title=f"{n} validation tasks, mean ± 95 %")
+    panel.set(xlabel="inner steps", ylabel=metric, xticks=range(steps), title=f"{n} {split} tasks, mean ± 95 %")
     panel.grid(alpha=0.3)
     if metric == "accuracy":
         panel.set_ylim(0, 1.02)
@@ -154,8 +160,9 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
             if wrong:
                 frame = Rectangle((0, 0), 1, 1, transform=panel.transAxes, fill=False, color="crimson", linewidth=4)
                 panel.add_patch(frame)
-    title = f"left: support; right: queries with the class predicted, wrong ones framed ({right:.0%} right)"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(
+        f"support, and queries with the class predicted:\n{right:.0%} right, wrong ones framed", fontsize=10
+    )
     return figure
 
 
@@ -175,7 +182,7 @@ def settings_of(
         if isinstance(value, dict):
             for key, inner in value.items():
                 add(name if key == "init_args" else f"{name}.{key}".removesuffix(".class_path"), inner)
-        else:
+        elif value is not None and name not in OF_THE_MACHINE:
             flat[name] = value if isinstance(value, int | float | str) else str(value)
 
     for section in sections:
