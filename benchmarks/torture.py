@@ -140,6 +140,12 @@ def one_death(
         number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         os.kill(pid, number)
         code = ended(pid, 60)
+        if code is None and number == signal.SIGINT:
+            # Python drops a KeyboardInterrupt that falls into a fork of its own, as of workers before the first step
+            kills["SIGINT that Python dropped, then SIGKILL"] += 1
+            os.kill(pid, signal.SIGKILL)
+            ended(pid, 60)
+            return False
         # before its first step a run has nothing to save: a signal does what it does to any program
         expected = {0, EXIT[number], -signal.SIGTERM, 1, 130}
         if code not in expected:

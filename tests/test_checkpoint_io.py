@@ -1,5 +1,9 @@
 import errno
 import os
+import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -56,3 +60,34 @@ def test_remote_paths_are_lightnings(tmp_path):
     path = "memory://runs/last.ckpt"
     WholeCheckpointIO().save_checkpoint(NEW, path)
     assert WholeCheckpointIO().load_checkpoint(path)["state_dict"]["a"].tolist() == [1, 1, 1]
+
+
+def test_a_process_killed_in_the_middle_of_a_write_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint(OLD, path)
+    killed_at_the_end_of_the_write = (
+        "import os, signal, sys, torch\n"
+        "from metasgd.checkpoint_io import WholeCheckpointIO\n"
+        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "WholeCheckpointIO().save_checkpoint({'state_dict': {'a': torch.ones(100000)}}, sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed_at_the_end_of_the_write, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert torch.load(path)["state_dict"]["a"].tolist() == [0, 0, 0]
+    WholeCheckpointIO().save_checkpoint(NEW, path)
+    assert torch.load(path)["state_dict"]["a"].tolist() == [1, 1, 1]
+
+
+def test_a_disk_that_takes_only_a_part_leaves_the_old_checkpoint(tmp_path):
+    """The system itself refuses the bytes after the first 2,000."""
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint(OLD, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(UserError, match="could not be written .File too large.; the checkpoint written before"):
+            WholeCheckpointIO().save_checkpoint({"state_dict": {"a": torch.ones(100_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.load(path)["state_dict"]["a"].tolist() == [0, 0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]

@@ -166,6 +166,39 @@ def test_a_checkpoint_of_another_model_is_refused(change, said, capsys, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+CHANGES = {
+    "weights alone": (
+        lambda c: [c.pop(k) for k in list(c) if k != "state_dict"],
+        [],
+        "pytorch-lightning_version, loops",
+    ),
+    "no version": (lambda c: c.pop("pytorch-lightning_version"), [], "but not pytorch-lightning_version"),
+    "no loops": (lambda c: c.pop("loops"), [], "but not loops"),
+    "weights that are none": (lambda c: c.update(state_dict=[1]), [], "is not a checkpoint of metasgd"),
+    "another optimizer": (lambda c: None, ["--model.outer.optimizer", "SGD"], "'momentum'"),
+    "another outer problem": (lambda c: None, ["--model.outer.freeze_network", "true"], "freeze_network as the run"),
+}
+
+
+def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(capsys, tmp_path):
+    assert run("fit", *TINY) == 0
+    whole = torch.load(tmp_path / "runs/sinusoid/version_0/checkpoints/last.ckpt", weights_only=True)
+    for change, options, said in CHANGES.values():
+        content = dict(whole)
+        change(content)
+        torch.save(content, tmp_path / "x.ckpt")
+        assert run("fit", *TINY, *options, "--ckpt_path", "x.ckpt") == 2, said
+        assert said in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "runs/sinusoid").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize("folder", ["a_file", "a_file/deeper", "/proc/none"])
+def test_a_folder_that_cannot_be_written_is_refused(folder, capsys, tmp_path):
+    (tmp_path / "a_file").write_text("")
+    assert run("fit", *TINY, "--trainer.logger.init_args.save_dir", folder) == 2
+    assert f"trainer.logger.init_args.save_dir is {folder}: nothing can be written in" in capsys.readouterr().err
+
+
 def test_every_option_is_in_the_help(capsys):
     assert run("fit", "--help") == 0
     text = capsys.readouterr().out

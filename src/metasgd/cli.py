@@ -23,9 +23,9 @@ from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
-from metasgd.runs import Start, find_start, read_checkpoint, refuse_misfit
+from metasgd.runs import Start, find_start, read_checkpoint, refuse_incomplete, refuse_misfit
 from metasgd.stopping import is_lost_process, reason_of_loss
-from metasgd.storage import place_of
+from metasgd.storage import place_of, refuse_unwritable
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
 PROGRAM = "python -m metasgd"
@@ -130,6 +130,7 @@ class MetaSGDCLI(LightningCLI):
             options.trainer.logger.init_args.version,
             fit=self.subcommand == "fit",
         )
+        self.start = start
         if start.checkpoint is not None:
             refuse_misfit(start.checkpoint, read_checkpoint(start.checkpoint), self.model)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
@@ -185,8 +186,14 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
         self.model.as_inputs(self.datamodule.example())
+        optimizer = None
         if stage == "fit":
-            self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
+            optimizer = self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
+        if self.start.checkpoint is not None:
+            refuse_incomplete(self.start.checkpoint, read_checkpoint(self.start.checkpoint), optimizer)
+        if stage in ("fit", "test"):
+            assert self.trainer.logger is not None
+            refuse_unwritable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
 
     def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
         """The logger of the run that goes on, or of a new run."""

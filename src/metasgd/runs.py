@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from upath import UPath
 
 from metasgd.errors import UserError
@@ -170,7 +171,7 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
             f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."
             " Give another, such as checkpoints/best.ckpt or last.ckpt of the same run."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of metasgd: it has no state_dict. Give one that fit wrote.")
     return content
 
@@ -191,3 +192,39 @@ def refuse_misfit(path: Path | UPath, content: dict[str, Any], module: torch.nn.
             f" {own.get(n, 'absent')} in the configured model ({len(differing)} tensors differ). Use the config.yaml"
             " of the run that wrote it, with the same --model.network, --model.update_rule and --data.n_way."
         )
+
+
+def refuse_incomplete(path: Path | UPath, content: dict[str, Any], optimizer: Optimizer | None) -> None:
+    """Refuse a checkpoint that lacks what the Trainer needs of it.
+
+    Args:
+        path: of the checkpoint.
+        content: of the checkpoint.
+        optimizer: the outer one, if training is to go on from there.
+
+    Raises:
+        UserError: names what lacks, or how the outer optimizer differs from the one that is saved.
+    """
+    needed = ["pytorch-lightning_version"]
+    if optimizer is not None:
+        needed += ["loops", "callbacks", "optimizer_states", "lr_schedulers"]
+    absent = [key for key in needed if key not in content]
+    if absent:
+        raise UserError(
+            f"the checkpoint {path} holds weights, but not {', '.join(absent)}: fit did not write it so. Give last.ckpt"
+            " or best.ckpt as a run left it"
+        )
+    if optimizer is None:
+        return
+    saved = [_outline(group) for state in content["optimizer_states"] for group in state["param_groups"]]
+    own = [_outline(group) for group in optimizer.param_groups]
+    if saved != own:
+        raise UserError(
+            f"the checkpoint {path} cannot be trained on with this outer problem: its outer optimizer has {saved},"
+            f" the configured one {own} (tensors and settings of each group). Use the same --model.outer.optimizer and"
+            " --model.outer.freeze_network as the run that wrote it, or start a new run"
+        )
+
+
+def _outline(group: dict[str, Any]) -> tuple[int, list[str]]:
+    return len(group["params"]), sorted(set(group) - {"params", "initial_lr"})

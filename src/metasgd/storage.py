@@ -1,6 +1,7 @@
 """Where runs lie: a folder of this machine, or any address that fsspec knows (``s3://bucket/runs``)."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from upath import UPath
@@ -44,3 +45,22 @@ def write_whole(place: Path | UPath, content: bytes) -> None:
         beside.replace(place)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def refuse_unwritable(place: Path | UPath, option: str) -> None:
+    """Refuse a folder of this machine in which nothing can be made, before anything is; addresses are left to fsspec.
+
+    Raises:
+        UserError: names the folder and the reason.
+    """
+    if not isinstance(place, Path):
+        return
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise UserError(
+            f"{option} is {place}: nothing can be written in {there} ({error.strerror or error}). Allow writing there,"
+            " make room, or choose another folder"
+        ) from error
