@@ -92,6 +92,13 @@ def publish(name: str, experiment: str) -> None:
         results=results,
     )
     (folder / "README.md").write_text(card)
+    stated = {
+        "metric": first["metric"],
+        "mean": first["mean"],
+        "ci95": first["ci95"],
+        "first_tasks": first["first_tasks"],
+    }
+    (folder / "card.json").write_text(json.dumps(stated) + "\n")
 
 
 def _shown(value: float, percent: bool) -> str:

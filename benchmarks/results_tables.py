@@ -88,7 +88,7 @@ def cell(seeds: list[Record], column: str) -> str:
 def paired_table(records: list[Record]) -> str:
     """The first row against the others, task by task; a seed's learners met the same tasks."""
     first, *others = dict.fromkeys(r["row"] for r in records)
-    by_seed = {(r["row"], r["seed"]): next(iter(r["tests"].values()))["by_task"] for r in records}
+    by_seed = {(r["row"], r["seed"]): next(iter(r["tests"].values()))["first_tasks"] for r in records}
     rows = []
     for other in others:
         gaps = []
