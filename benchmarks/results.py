@@ -53,9 +53,10 @@ class Experiment:
 
     def test_command(self, column: str) -> list[str]:
         # every seed's learner is judged on the same tasks: those of data.seed 0
-        config = [] if "--config" in self.tests[column] else ["--config", self.config]
-        model = re.findall(r"--model\.(?!outer)\S+ \S+", self.fit)
-        options = [*config, *shlex.split(f"{self.tests[column]} {' '.join(model)}")]
+        elsewhere = "--config" in self.tests[column]
+        kept = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
+        config = [] if elsewhere else ["--config", self.config]
+        options = [*config, *shlex.split(" ".join([*re.findall(kept, self.fit), self.tests[column]]))]
         named = ["--trainer.logger.init_args.name", self.same_as or self.name]
         return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
 
