@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.errors import refuse
@@ -79,42 +80,56 @@ class OptimizerNetwork(UpdateRule):
 
     def read(self, step: Steps, loss: Tensor, grads: Params, state: State | None = None) -> Tensor:
         """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``)."""
-        taken = torch.as_tensor(step).to(loss).expand_as(loss)
-        features = {"loss": (log10(loss) + 1) / 3}
+        log_loss = log10(loss)
+        features = {"loss": (log_loss + 1) / 3}
         if "step" in self.inputs:
-            features["step"] = taken.log1p()
+            features["step"] = torch.as_tensor(step).to(loss).log1p().expand_as(loss)
         if "gradient_norm" in self.inputs:
             flat = [g.reshape(*loss.shape, -1) for g in grads.values()]
             squares = [torch.linalg.vector_norm(g, dim=-1).square().to(loss) for g in flat]
             # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
             features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
         if "trend" in self.inputs:
-            # an average from 0 weighs what it has seen by 1 - SMOOTHING^s; at the first step there is no trend
-            average = (state or {})[AVERAGE] / (1 - SMOOTHING**taken).clamp_min(1 - SMOOTHING)
-            features["trend"] = torch.where(taken > 0, log10(loss) - average, 0.0)
+            features["trend"] = _trend(step, log_loss, (state or {})[AVERAGE])
         if "progress" in self.inputs:
+            taken = torch.as_tensor(step).to(loss).expand_as(loss)
             features["progress"] = (taken / self.total_steps).clamp_max(1)
         return torch.stack([features[i] for i in self.inputs], dim=-1)
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
-        # the network may be passed through in bfloat16, whose three digits are too few for a learning rate
-        with torch.autocast(features.device.type, enabled=False):
-            log_factor, shift = self.mlp(features).chunk(2, dim=-1)
-        return self.learning_rate * log_factor.exp(), torch.sigmoid(logit(self.momentum) + shift)
+        # in rows, by the functions themselves: an optimizer's step has little time for more
+        x = features.reshape(-1, features.shape[-1])
+        for layer in self.mlp:
+            x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else x.tanh()
+        log_factor, shift = x.reshape(*features.shape[:-1], x.shape[-1]).chunk(2, dim=-1)
+        return self.learning_rate * log_factor.exp(), torch.sigmoid(shift + logit(self.momentum))
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         eta, mu = self.choose(self.read(step, loss, grads, state))
         memory = {"learning_rate": eta, "momentum": mu}
         if "trend" in self.inputs:
             memory[AVERAGE] = SMOOTHING * state[AVERAGE] + (1 - SMOOTHING) * log10(loss)
-        etas, mus = eta.unbind(dim=-1), mu.unbind(dim=-1)
-        own = {n: i for i, n in enumerate(self.names) if n in grads} if self.per_layer else dict.fromkeys(grads, 0)
-        return Coefficients(
-            rates={n: beside(etas[i], grads[n]) for n, i in own.items()},
-            momenta={n: beside(mus[i], grads[n]) for n, i in own.items()},
-            memory=memory,
-        )
+        return Coefficients(self._given_out(eta, grads), self._given_out(mu, grads), memory)
+
+    def _given_out(self, figures: Tensor, grads: Params) -> Params:
+        """``figures [*lead, 1 or tensors]`` to the parameters that they are for."""
+        if not self.per_layer:
+            figure = figures[..., 0]
+            return {n: beside(figure, g) for n, g in grads.items()} if figure.ndim else dict.fromkeys(grads, figure)
+        own = dict(zip(self.names, figures.unbind(dim=-1), strict=True))
+        return {n: beside(own[n], g) for n, g in grads.items()}
+
+
+def _trend(step: Steps, log_loss: Tensor, average: Tensor) -> Tensor:
+    """How far log10 L is above its average so far; 0 at the first step.
+
+    An average from 0 weighs what it has seen in s steps by 1 - SMOOTHING^s.
+    """
+    if isinstance(step, int):
+        return log_loss - average / (1 - SMOOTHING**step) if step else torch.zeros_like(log_loss)
+    seen = (1 - SMOOTHING ** step.to(log_loss)).clamp_min(1 - SMOOTHING)
+    return torch.where(step > 0, log_loss - average / seen, 0.0)
 
 
 def log10(loss: Tensor) -> Tensor:
