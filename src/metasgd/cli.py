@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, auto_cli
+from jsonargparse import Namespace, auto_parser
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,6 +16,7 @@ from metasgd import networks, optimizer_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands import BY_PLACE, COMMANDS
+from metasgd.commands.config import CONFIG
 from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.errors import UserError
@@ -221,7 +222,11 @@ def main(args: list[str] | None = None) -> int:
     try:
         if command is not None:
             by_place = arguments[0] in BY_PLACE
-            auto_cli(command, args=arguments[1:], prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place)
+            parser = auto_parser(command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place)
+            config = parser.parse_args(arguments[1:])
+            config.pop("config", None)
+            CONFIG.set(parser.dump(config, skip_none=False))
+            command(**parser.instantiate(config))
         else:
             MetaSGDCLI(args)
     except UserError as error:

@@ -72,11 +72,12 @@ class LearnedOptimizer(Optimizer):
         if any(shape is not None for shape in (self.rule.serves() or {}).values()):
             self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
         self.rule.requires_grad_(False)
+        self._phi = next(self.rule.parameters(), torch.empty(0))
         self.memory = self.rule.init_state({})
         self._match()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("rule", "n_steps", "memory", "_names")
+        own = ("rule", "n_steps", "memory", "_names", "_phi")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -201,8 +202,8 @@ class LearnedOptimizer(Optimizer):
 
     def _as_read(self, loss: Tensor | float | None) -> Tensor:
         """The loss as the rule reads it, where the rule is."""
-        phi = next(self.rule.parameters(), torch.empty(0))
-        return torch.as_tensor(float("nan") if loss is None else loss).detach().to(phi).reshape(())
+        value = torch.as_tensor(float("nan") if loss is None else loss).detach()
+        return value.to(self._phi).reshape(())
 
     def _named(self) -> list[list[tuple[str, Tensor]]]:
         """The parameters of each group under the names that the rule knows them by."""

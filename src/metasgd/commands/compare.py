@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from metasgd.commands.config import CONFIG
 from metasgd.data.datamodule import default_cache_dir
 from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, refuse
@@ -126,6 +127,8 @@ def compare(
     console.print(table(rows, terms, title))
     folder.mkdir(parents=True)
     found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
+    if (config := CONFIG.get()) is not None:
+        write_whole(folder / "config.yaml", config.encode())
     write_whole(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     with (folder / "comparison.png").open("wb") as file:
         figure(rows, terms, title).savefig(file, format="png", dpi=120)

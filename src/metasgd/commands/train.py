@@ -16,6 +16,7 @@ from upath import UPath
 
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint
 from metasgd.checkpoint_io import WholeCheckpointIO
+from metasgd.commands.config import CONFIG
 from metasgd.data.datamodule import default_cache_dir
 from metasgd.data.problems import Problem
 from metasgd.errors import UserError, refuse
@@ -24,7 +25,7 @@ from metasgd.ordinary.data import OrdinaryData
 from metasgd.ordinary.module import MakeOptimizer, OrdinaryModule, refuse_unfit_network
 from metasgd.progress import ProgressBar
 from metasgd.runs import Start, read_checkpoint, run_of, runs_of
-from metasgd.storage import place_of
+from metasgd.storage import place_of, write_whole
 
 
 def train(
@@ -120,18 +121,18 @@ def train(
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
     )
+    folder = place_of(trainer.log_dir or save_dir, "--save_dir")
+    if (config := CONFIG.get()) is not None:
+        write_whole(folder / "config.yaml", config.encode())
     trainer.fit(module, datamodule=data, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
     found = trainer.test(module, datamodule=data, verbose=False)[0]
-    assert trainer.log_dir is not None
-    path = Path(trainer.log_dir) / "results.json"
-    path.write_text(
-        json.dumps({**found, "steps": steps, "optimizer": described(optimizer, ckpt_path, lr)}, indent=2) + "\n"
-    )
+    results = {**found, "steps": steps, "optimizer": described(optimizer, ckpt_path, lr)}
+    write_whole(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     metric = module.objective.metric
     Console().print(
         f"after {steps} steps: test/{metric} {found[f'test/{metric}']:.4f}, test/loss {found['test/loss']:.4f}"
     )
-    Console().print(f"written to {path}")
+    Console().print(f"written to {folder}")
 
 
 def find_resumed(resume: str | None, save_dir: UPath, name: str) -> Start:
