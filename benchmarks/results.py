@@ -2,7 +2,7 @@
 
     python benchmarks/results.py run NAME…    trains, or goes on where it stopped, tests, and records
     python benchmarks/results.py list         the experiments, and which are recorded
-    python benchmarks/results.py tables       makes docs/results.md from the records in docs/results
+    python benchmarks/results.py tables       makes docs/results.md and the README's results from the records in docs/results
 
 A record holds what each figure depends on: commands, seed, outer steps, time, machine, versions, protocol.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from results_tables import document
+from results_tables import document, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +153,9 @@ def main() -> None:
     elif options.command == "tables":
         records = [json.loads((RECORDS / f"{n}.json").read_text()) for n in known if (RECORDS / f"{n}.json").is_file()]
         (ROOT / "docs" / "results.md").write_text(document(records))
+        readme = ROOT / "README.md"
+        before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", readme.read_text())
+        readme.write_text(f"{before}\n{summary(records)}\n{after}")
     else:
         for name in options.names:
             run(known[name], extra, options.record_only)

@@ -64,6 +64,35 @@ def document(records: list[Record]) -> str:
     return "".join(parts)
 
 
+SUMMARY = (
+    ("glyphs", "its own kind of drawings, unseen scripts", "printed letters of unseen scripts, 5-way 1-shot"),
+    ("omniglot_5w1s", "5-way 1-shot", "Omniglot, 423 unseen characters, 5-way 1-shot"),
+    ("omniglot_5w1s", "20-way 1-shot", "the same checkpoint, trained 5-way, tested 20-way 1-shot"),
+    ("glyphs-handwriting", "Omniglot, 423 characters", "Omniglot by a learner that saw glyphs alone, 5-way 1-shot"),
+    ("sinusoid-5-meta-sgd", "5-shot", "sinusoid, 5 points, one inner step, mean squared error"),
+)
+"""The records and tests that the README names, in its words."""
+
+
+def summary(records: list[Record]) -> str:
+    """The README's few lines."""
+    by_name = {r["name"]: r for r in records}
+    rows = []
+    for name, column, words in SUMMARY:
+        if name in by_name:
+            record, test = by_name[name], by_name[name]["tests"][column]
+            unit = " %" if test["metric"] == "accuracy" else ""
+            rows.append(
+                [
+                    words,
+                    figure(test["mean"], test["ci95"], test["metric"]) + unit,
+                    record["published"].get(column),
+                    f"`python benchmarks/results.py run {name}`",
+                ]
+            )
+    return markdown(["learner and tasks", "ours", "published", "command"], rows)
+
+
 def results_table(records: list[Record]) -> str:
     """A row for each row named in the records; several seeds of one row stand side by side in its cells."""
     columns = list(dict.fromkeys(column for r in records for column in r["tests"]))
