@@ -2,7 +2,7 @@
 
     python benchmarks/results.py run NAME…    trains, or goes on where it stopped, tests, and records
     python benchmarks/results.py list         the experiments, and which are recorded
-    python benchmarks/results.py tables       makes docs/results.md and the README's results from the records in docs/results
+    python benchmarks/results.py tables       makes docs/results.md and the README's results from the records
 
 A record holds what each figure depends on: commands, seed, outer steps, time, machine, versions, protocol.
 """
