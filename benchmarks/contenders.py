@@ -39,13 +39,14 @@ class Work:
     k_shot: int
     n_query: int
     inner_steps: int
+    width: int = 64
 
     @property
     def name(self) -> str:
         steps = f"{self.inner_steps} step{'s' * (self.inner_steps > 1)}"
         if self.network == "mlp":
             return f"MLP 1-40-40-1, {self.k_shot}-shot, B={self.n_tasks}, {steps}"
-        return f"Conv4-64, {self.n_way}-way {self.k_shot}-shot, B={self.n_tasks}, {steps}"
+        return f"Conv4-{self.width}, {self.n_way}-way {self.k_shot}-shot, B={self.n_tasks}, {steps}"
 
     def plain_network(self) -> nn.Module:
         """The network in torch's own modules, as a peer's user would write it."""
@@ -53,14 +54,14 @@ class Work:
         if self.network == "mlp":
             return nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
         blocks: list[nn.Module] = []
-        for c_in in (1, 64, 64, 64):
-            norm = nn.BatchNorm2d(64, track_running_stats=False)
-            blocks += [nn.Conv2d(c_in, 64, 3, stride=2, padding=1), norm, nn.ReLU()]
-        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(256, self.n_way))
+        for c_in in (1, self.width, self.width, self.width):
+            norm = nn.BatchNorm2d(self.width, track_running_stats=False)
+            blocks += [nn.Conv2d(c_in, self.width, 3, stride=2, padding=1), norm, nn.ReLU()]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4 * self.width, self.n_way))
 
     def own_network(self) -> nn.Module:
         """The same in metasgd's, with the same weights."""
-        own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head="linear")
+        own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head="linear", width=self.width)
         plain = dict(zip(own.state_dict(), self.plain_network().state_dict().values(), strict=True))
         own.load_state_dict(plain)
         return own

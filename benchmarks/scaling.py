@@ -1,0 +1,143 @@
+"""How an outer step's time and memory grow with each of its sizes, with threads and with processes.
+
+    python benchmarks/scaling.py --out scaling.json
+
+Every point is measured in fresh processes; memory is the peak above what the process had before its first step,
+the sum over processes. Several processes share the tasks and add up their gradients through gloo, as DDP does.
+"""
+
+import argparse
+import json
+import os
+import resource
+import socket
+import statistics
+import time
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from contenders import Ours, Work
+from rich.console import Console
+from rich.table import Table
+
+from metasgd import engines
+
+BASE = Work("conv", n_tasks=16, n_way=5, k_shot=1, n_query=15, inner_steps=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: a work, and what it runs on."""
+
+    varied: str
+    work: Work
+    threads: int
+    processes: int = 1
+
+
+def points(threads: int) -> list[Point]:
+    grid: dict[str, list[Any]] = {
+        "n_tasks": [4, 16, 64],
+        "n_way": [5, 10, 20],
+        "k_shot": [1, 5],
+        "inner_steps": [1, 5, 20, 100],
+        "width": [32, 64, 128],
+    }
+    found = [Point(n, replace(BASE, **{n: value}), threads) for n, values in grid.items() for value in values]
+    found += [Point("threads", BASE, t) for t in sorted({1, threads})]
+    found += [Point("processes", BASE, 1, n) for n in sorted({1, threads})]
+    mlp = Work("mlp", 25, 1, 5, 10, 1)
+    return found + [Point("MLP n_tasks", replace(mlp, n_tasks=b), 1) for b in (4, 25, 100, 400)]
+
+
+def serve(pipe: Connection, point: Point, rank: int, port: int, seconds: float) -> None:
+    torch.set_num_threads(point.threads)
+    engines.CPU_THREADS = point.threads
+    if point.processes > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=point.processes)
+    share = point.work.n_tasks // point.processes
+    tasks = point.work.tasks(point.work.n_tasks).tasks(rank * share, (rank + 1) * share)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours = Ours(point.work, torch.float32)
+
+    def step() -> float:
+        start = time.perf_counter()
+        ours.zero_grad()
+        ours.outer_gradient(tasks)
+        if point.processes > 1:
+            flat = torch.cat([g.flatten() for part in ours.grads() for g in part])
+            dist.all_reduce(flat)
+        return time.perf_counter() - start
+
+    step()
+    once = torch.tensor(step())
+    if point.processes > 1:
+        dist.all_reduce(once, dist.ReduceOp.MAX)
+    times = [step() for _ in range(max(3, min(100, int(seconds / float(once)))))]
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    pipe.send((statistics.median(times), peak))
+    if point.processes > 1:
+        dist.destroy_process_group()
+
+
+def measured(point: Point, seconds: float) -> tuple[float, int]:
+    """Seconds of the slowest process, bytes of all."""
+    context = get_context("spawn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(point.processes):
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, point, rank, port, seconds), daemon=True)
+        process.start()
+        there.close()
+        pipes.append(here)
+        processes.append(process)
+    times, peaks = zip(*(pipe.recv() for pipe in pipes), strict=True)
+    for process in processes:
+        process.join()
+    return max(times), sum(peaks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--varied", nargs="+", help="only these sizes")
+    parser.add_argument("--seconds", type=float, default=5, help="to spend on each point, about")
+    parser.add_argument("--out", type=Path, default=Path("scaling.json"))
+    options = parser.parse_args()
+    shown = Table(title="metasgd, one outer step")
+    for column in ("varied", "work", "threads × processes", "ms", "tasks/s", "peak MiB"):
+        shown.add_column(column, justify="left" if column in ("varied", "work") else "right")
+    results = []
+    for point in points(options.threads):
+        if options.varied and point.varied not in options.varied:
+            continue
+        seconds, peak = measured(point, options.seconds)
+        work = point.work
+        results.append(
+            {
+                "varied": point.varied,
+                "work": vars(work) | {"name": work.name},
+                "threads": point.threads,
+                "processes": point.processes,
+                "seconds": seconds,
+                "tasks_per_second": work.n_tasks / seconds,
+                "peak_bytes": peak,
+            }
+        )
+        on = f"{point.threads} × {point.processes}"
+        figures = (f"{seconds * 1e3:.1f}", f"{work.n_tasks / seconds:.0f}", f"{peak / 2**20:.0f}")
+        shown.add_row(point.varied, work.name, on, *figures)
+    Console().print(shown)
+    options.out.write_text(json.dumps({"torch": torch.__version__, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
