@@ -5,7 +5,8 @@
 Each contender has a process of its own, so that its memory is its own and so is its allocator; they take turns, one
 at work at a time. Before any timing, all gradients are compared in float64 on two tasks. A ratio is a peer's time by
 metasgd's in the same round, by the clock and in CPU time, which a busy machine disturbs less. With
-``--same_allocator`` the peers have metasgd's setting of the C library's allocator.
+``--same_allocator`` the peers have metasgd's setting of the C library's allocator. Peak memory is what the steps
+take above the peak of one tiny task.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -72,6 +73,7 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
         elif command == "run":
             if contender is None:
                 contender = CONTENDERS[name](work, torch.float32)
+                contender.outer_gradient(replace(work, n_query=1).tasks(1))  # so that libraries are loaded
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start = time.perf_counter(), time.process_time()
             contender.zero_grad()

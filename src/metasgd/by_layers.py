@@ -33,17 +33,20 @@ class LayerStack(AutogradStack):
 
     @torch.no_grad()
     def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
-        made = self._pass(params)
-        return made.loss, made.grads, made if keep else None
-
-    def _pass(self, params: Params) -> _SupportPass:
+        if keep:
+            made = self._recorded(params)
+            return made.loss, made.grads, made
         weights = self.weights(params, self.shared)
-        loss, _, grads, made = self.network.gradient(weights, *self.support_set, self.learner.adapted)
-        return _SupportPass(loss, grads, made)
+        loss, _, grads = self.network.gradient(weights, *self.support_set, self.learner.adapted)
+        return loss, grads, None
+
+    def _recorded(self, params: Params) -> _SupportPass:
+        weights = self.weights(params, self.shared)
+        return _SupportPass(*self.network.recorded_gradient(weights, *self.support_set, self.learner.adapted))
 
     @torch.no_grad()
     def pull_back(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
-        support: _SupportPass = self._pass(params) if tape is None else tape
+        support: _SupportPass = self._recorded(params) if tape is None else tape
         weights = self.weights(params, self.shared)
         found = self.network.hessian_product(weights, support.made, omega) if omega else {}
         if ell is not None:
@@ -66,7 +69,7 @@ class LayerStack(AutogradStack):
         if not self.query_is_known:
             return super().query_and_grads(params)
         weights = self.weights(params, self.shared)
-        losses, outputs, grads, _ = self.network.gradient(weights, *self.query_set, frozenset(weights))
+        losses, outputs, grads = self.network.gradient(weights, *self.query_set, frozenset(weights))
         return losses, outputs, self._of_own_shape(grads)
 
     def _of_own_shape(self, found: Params) -> Params:

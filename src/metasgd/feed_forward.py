@@ -152,30 +152,37 @@ class FeedForward:
             all_kept.append(kept)
         return x, all_kept
 
-    def gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Params, Pass]:
-        """The losses, the outputs, the losses' gradient in the ``wanted`` parameters, and the pass."""
+    def gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Params]:
+        """The losses, the outputs, and the losses' gradient in the ``wanted`` parameters."""
+        outputs, kept = self.outputs(p, x)
+        loss, dy, _ = self.loss.forward(outputs, y)
+        return loss, outputs, self._backward(p, kept, dy, wanted, None)
+
+    def recorded_gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Params, Pass]:
+        """The losses and their gradient, and the record of the pass, to differentiate them further."""
         outputs, kept = self.outputs(p, x)
         loss, dy, loss_kept = self.loss.forward(outputs, y)
-        grads, dys = self._backward(p, kept, dy, wanted)
-        return loss, outputs, grads, Pass(kept, loss_kept, dys)
+        made = Pass(kept, loss_kept, {})
+        return loss, self._backward(p, list(kept), dy, wanted, made.dys), made
 
     def full_gradient(self, p: Params, made: Pass) -> Params:
         """The gradient in all parameters, of a pass that is there already."""
         everything = frozenset().union(*(layer.names for layer in self.layers))
-        return self._backward(p, made.kept, made.dys[len(self.layers) - 1], everything)[0]
+        return self._backward(p, list(made.kept), made.dys[len(self.layers) - 1], everything, None)
 
     def _backward(
-        self, p: Params, kept: list[Kept], dy: Tensor | None, wanted: frozenset[str]
-    ) -> tuple[Params, dict[int, Tensor]]:
+        self, p: Params, kept: list[Kept], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
+    ) -> Params:
+        """The gradient in ``wanted``. Uses up ``kept``, so that memory is free as soon as it can be."""
         lowest = self._lowest(wanted)
         grads: Params = {}
-        dys: dict[int, Tensor] = {}
         for i in reversed(range(lowest, len(self.layers))):
             assert dy is not None
-            dys[i] = dy
-            dy, found = self.layers[i].backward(p, kept[i], dy, needs_dx=i > lowest)
+            if dys is not None:
+                dys[i] = dy
+            dy, found = self.layers[i].backward(p, kept.pop(), dy, needs_dx=i > lowest)
             grads.update(found)
-        return {n: g for n, g in grads.items() if n in wanted}, dys
+        return {n: g for n, g in grads.items() if n in wanted}
 
     def hessian_product(self, p: Params, made: Pass, omega: Params) -> Params:
         """``H ω``: how the gradient in every parameter changes along the direction ``omega``."""
