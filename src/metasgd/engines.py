@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -77,7 +77,8 @@ class Threads(Engine):
             with autocast():
                 return work(self._replica(learner), one)
 
-        return merge(self._pool.map(on, _in_pieces(tasks, 1)))
+        with _one_thread_here():
+            return merge(self._pool.map(on, _in_pieces(tasks, 1)))
 
     def _replica(self, learner: Learner) -> Learner:
         """This thread's own copy of ``learner``, made once."""
@@ -109,6 +110,17 @@ def choose_engine(name: EngineName, network: nn.Module, device: torch.device) ->
     if chosen == "threads":
         return Threads(CPU_THREADS), reason
     return (Vmap(VMAP_CHUNK) if chosen == "vmap" else Loop()), reason
+
+
+@contextmanager
+def _one_thread_here() -> Iterator[None]:
+    """Keep the caller's own intra-op threads out of the way: after each use they spin for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_pieces(tasks: Episode, size: int) -> Iterator[Episode]:

@@ -116,6 +116,8 @@ class FeedForward:
             if isinstance(layer, Linear) and not vectors:
                 return None
             vectors = vectors or isinstance(layer, Flatten)
+            if isinstance(layer, ReLU):
+                layer = ReLU(in_place=bool(layers) and isinstance(layers[-1], Linear | Conv2d | BatchNorm))
             layers.append(layer)
         if not layers or not isinstance(layers[-1], Linear):
             return None

@@ -242,16 +242,20 @@ class _Fixed(Layer):
 
 @dataclass(frozen=True)
 class ReLU(_Fixed):
+    """In place, since nobody else needs what it is given: reading from and writing to memory is what it costs."""
+
+    in_place: bool = True
+    """Whether x may be overwritten; not where it is the network's input."""
+
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
-        y = x.relu()
+        y = x.relu_() if self.in_place else x.relu()
         return y, (y,)
 
     def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
         return self._pull(kept, x_dot)
 
     def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
-        dx: Tensor = aten.threshold_backward(dy, kept[0], 0)
-        return dx
+        return torch.ops.aten.threshold_backward.grad_input(dy, kept[0], 0, grad_input=dy)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
