@@ -5,10 +5,9 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys
+import resource
 from metasgd.allocator import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+assert keep_freed_memory()
 import torch
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,11 +22,10 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told")
 def test_memory_that_is_kept_costs_no_page_faults():
-    def faults(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
-        return int(done.stdout)
-
-    assert faults("keep") < faults("leave") / 10
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    pages = 20 * 8 * 2**22 * 4 // 4096
+    # left to itself, glibc takes every one of them anew, but not in every run
+    assert int(done.stdout) < pages / 100
 
 
 def test_other_systems_are_left_alone(monkeypatch):
