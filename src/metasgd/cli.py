@@ -23,6 +23,7 @@ from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
+from metasgd.predictions import WritePredictions
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
 from metasgd.runs import Start, find_start, read_checkpoint, refuse_incomplete, refuse_misfit
 from metasgd.stopping import is_lost_process, reason_of_loss
@@ -150,6 +151,7 @@ class MetaSGDCLI(LightningCLI):
             ShowTasks(),
             ShowSettings(settings_of(options.as_dict())),
             RecordTest(source, checkpoint),
+            WritePredictions(),
         ]
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
         launch = Launch.here()
