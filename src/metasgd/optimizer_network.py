@@ -98,6 +98,9 @@ class OptimizerNetwork(UpdateRule):
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
+        if torch.is_autocast_enabled(features.device.type):
+            with torch.autocast(features.device.type, enabled=False):  # rates are no place to save digits
+                return self.choose(features)
         # in rows, by the functions themselves: an optimizer's step has little time for more
         x = features.reshape(-1, features.shape[-1])
         for layer in self.mlp:
