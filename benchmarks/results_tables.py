@@ -86,7 +86,7 @@ def summary(records: list[Record]) -> str:
                 [
                     words,
                     figure(test["mean"], test["ci95"], test["metric"]) + unit,
-                    record["published"].get(column),
+                    record["published"].get(column) or "",
                     f"`python benchmarks/results.py run {name}`",
                 ]
             )
