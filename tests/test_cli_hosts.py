@@ -14,6 +14,8 @@ from conftest import TINY
 from test_cli_fit import scalars, state
 from test_cli_torchrun import DOUBLE, JOB, RUN, close
 
+pytestmark = pytest.mark.slow  # each starts and kills several trainings
+
 PORT = 29400  # each namespace has its ports to itself
 LIMIT = "0:0:30"
 """How long a process waits for the others, as ``h:m:s``."""

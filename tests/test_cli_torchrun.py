@@ -10,6 +10,8 @@ from agents import Agent, free_port, succeeded, wait_for, worker
 from conftest import TINY
 from test_cli_fit import scalars, state
 
+pytestmark = pytest.mark.slow  # each starts and kills several trainings
+
 RUN = "runs/sinusoid/version_7"
 JOB = ["--ckpt_path", "resume", "--trainer.logger.init_args.version", "7"]
 DOUBLE = ["--trainer.precision", "64-true"]
