@@ -59,7 +59,7 @@ class SaveFitConfig(SaveConfigCallback):
     @cached_property
     def _config_text(self) -> str:
         """Made once: it takes longer than many an outer step."""
-        text: str = self.parser.dump(self.config, skip_none=False)
+        text: str = self.parser.dump(self.config, skip_unset=False)
         return text
 
 

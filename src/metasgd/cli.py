@@ -227,7 +227,7 @@ def main(args: list[str] | None = None) -> int:
             parser = auto_parser(command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place)
             config = parser.parse_args(arguments[1:])
             config.pop("config", None)
-            CONFIG.set(parser.dump(config, skip_none=False))
+            CONFIG.set(parser.dump(config, skip_unset=False))
             command(**parser.instantiate(config))
         else:
             MetaSGDCLI(args)
