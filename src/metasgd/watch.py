@@ -37,7 +37,8 @@ class CountRates(Callback):
     ) -> None:
         assert isinstance(pl_module, MetaSGDModule)
         rates = pl_module.update_rule.learned_rates().values()
-        if not rates or (batch_idx + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined] # set by Trainer.__init__
+        every_n = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
+        if not rates or not every_n or (batch_idx + 1) % every_n:
             return
         every = torch.cat([rate.detach().flatten() for rate in rates])
         counts = {
