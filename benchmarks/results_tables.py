@@ -87,10 +87,11 @@ def summary(records: list[Record]) -> str:
                     words,
                     figure(test["mean"], test["ci95"], test["metric"]) + unit,
                     record["published"].get(column) or "",
+                    f"{record['seconds'] / 60:.0f} min, {record['machine'].split(', torch')[0]}",
                     f"`python benchmarks/results.py run {name}`",
                 ]
             )
-    return markdown(["learner and tasks", "ours", "published", "command"], rows)
+    return markdown(["learner and tasks", "ours", "published", "training", "command"], rows)
 
 
 def results_table(records: list[Record]) -> str:
