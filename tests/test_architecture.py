@@ -19,6 +19,8 @@ PURE = (
     "adaptation",
     "meta_gradient",
     "engines",
+    "inner_runs",
+    "long_runs",
     "networks",
 )
 

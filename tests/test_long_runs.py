@@ -75,6 +75,22 @@ def test_segments_as_unrolled_by_hand_each_from_where_the_last_one_ended():
         assert all(g.abs().max() > 0 for g in found.phi.values())
 
 
+def test_the_multi_step_loss_counts_the_query_after_each_inner_step():
+    learner, tasks = learner_of(), curves_of(2, 4, 6)
+    weights = [0.2, 0.0, 0.8]
+    found = LongRuns(minibatch_shots=1).meta_gradient(learner, tasks, 3, False, weights)
+    losses = []
+    for b, start in enumerate(random_starts(learner, tasks)):
+        x, y, qx, qy = (field[b] for field in tasks[:4])
+        for steps, weight in enumerate(weights, start=1):
+            p = {n: t.requires_grad_() for n, t in start.items()}
+            m, average = {n: torch.zeros_like(t) for n, t in p.items()}, torch.zeros((), dtype=torch.float64)
+            losses.append(weight * by_hand(learner.rule, p, m, average, x, y, qx, qy, 0, steps)[0])
+    grads = torch.autograd.grad(sum(losses), list(learner.rule.parameters()))
+    for ours, theirs in zip(found.phi.values(), grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=EXACT)
+
+
 def random_starts(learner, tasks):
     """The weights that runs of these tasks start from, as a run of no step would leave them."""
     judged = LongRuns(1).judge(learner, tasks, 0, [0])

@@ -14,7 +14,7 @@ from rich.console import Console
 from upath import UPath
 
 from metasgd.data.datamodule import EpisodicDataModule
-from metasgd.errors import UserError
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write
@@ -76,8 +76,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}: at least 1 is needed")
+        refuse(too_small("last_checkpoint.", ("every_n_steps", every_n_steps, 1)))
         self.every_n_steps = every_n_steps
         self.signals = StopSignals()
         self.saved_at = 0

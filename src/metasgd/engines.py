@@ -6,7 +6,7 @@ Every engine gives the same result as the others up to the rounding of its sums,
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.meta_gradient import MetaGradient
 from metasgd.task_stack import Learner
-from metasgd.update_rules import Params
 
 Part = TypeVar("Part")
 Work = Callable[[Learner, Episode], Part]
@@ -149,7 +148,7 @@ class _Delivered(torch.autograd.Function):
         return None, None, *(grad_output * g for g in ctx.grads)
 
 
-def deliver(loss: Tensor, gradient: MetaGradient, theta: Params, phi: Params) -> Tensor:
+def deliver(loss: Tensor, gradient: MetaGradient, theta: Mapping[str, Tensor], phi: Mapping[str, Tensor]) -> Tensor:
     """``loss``, such that ``backward`` gives θ and φ the mean over tasks of ``gradient``.
 
     Args:

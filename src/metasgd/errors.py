@@ -21,3 +21,17 @@ def refuse(problems: Sequence[str]) -> None:
     """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""
     if problems:
         raise UserError(*dict.fromkeys(problems))
+
+
+def too_small(where: str, *limits: tuple[str, float | None, float]) -> list[str]:
+    """A problem for each option under the least value allowed.
+
+    Args:
+        where: the option's path, up to its name: ``data.``.
+        limits: (option, value, least); a value of None was not given.
+    """
+    return [
+        f"{where}{option} is {value}: at least {least} is needed"
+        for option, value, least in limits
+        if value is not None and value < least
+    ]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from metasgd.adaptation import Loss, stack_of
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.module import MetaSGDModule
 from metasgd.networks import class_agnostic_names, refuse_unfit_tasks
 from metasgd.plain import bake
@@ -58,8 +58,7 @@ class MetaLearner:
         """
         module = self.module.eval()
         steps = module.eval_inner_steps if inner_steps is None else inner_steps
-        if steps < 0:
-            raise UserError(f"inner_steps is {steps}: at least 0 is needed")
+        refuse(too_small("", ("inner_steps", steps, 0)))
         inputs = as_inputs(module.network, x)
         if module.objective.metric == "accuracy":
             classes, targets = self._classes(y, len(inputs))

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metasgd.adaptation import Judgement
 from metasgd.episode import Episode
 from metasgd.errors import UserError
+from metasgd.inner_runs import InnerRuns
 from metasgd.meta_gradient import MetaGradient
 from metasgd.networks import class_agnostic_names
 from metasgd.task_stack import Learner
@@ -42,7 +43,7 @@ class Run:
     state: State
 
 
-class LongRuns:
+class LongRuns(InnerRuns):
     """The runs under way, one for each place in the meta-batch, stacked under ``vmap``.
 
     A place whose task is not that of the outer step before starts a new run.
@@ -56,8 +57,24 @@ class LongRuns:
         self.minibatch_shots = minibatch_shots
         self.runs: list[Run] = []
 
-    def meta_gradient(self, learner: Learner, tasks: Episode, inner_steps: int, first_order: bool) -> MetaGradient:
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
+        if world_size > 1:
+            raise UserError(
+                f"trainer.devices make {world_size} processes, but the long inner runs (model.segments above 1) are"
+                " those of one process: set trainer.devices to 1"
+            )
+        return f"long inner runs, stacked on {device.type}"
+
+    def meta_gradient(
+        self,
+        learner: Learner,
+        tasks: Episode,
+        inner_steps: int,
+        first_order: bool,
+        query_weights: Sequence[float] | None = None,
+    ) -> MetaGradient:
         """Go on with every run by ``inner_steps``; the gradient in φ, θ's being zero."""
+        weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else query_weights
         indices = tasks.task_index.tolist()
         going_on = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
         runs = [
@@ -66,13 +83,15 @@ class LongRuns:
         ]
         stack = _Stack(learner, tasks, self.minibatch_shots, runs)
         phi = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
-        losses, chosen = [], []
+        losses, chosen, outer_losses = [], [], []
         with torch.enable_grad():
-            for _ in range(inner_steps):
+            for weight in weights:
                 losses.append(stack.step(create_graph=not first_order).detach())
                 chosen.append({c: stack.state[c].detach() for c in CHOSEN if c in stack.state})
-            query_losses, outputs = stack.query()
-            found = torch.autograd.grad(query_losses.sum(), list(phi.values()), allow_unused=True)
+                if weight:
+                    query_losses, outputs = stack.query()
+                    outer_losses.append(weight * query_losses.sum())
+            found = torch.autograd.grad(torch.stack(outer_losses).sum(), list(phi.values()), allow_unused=True)
         # a run that diverged makes a gradient that is not finite, which no outer step follows, and starts again
         self.runs = [
             run if ok else new_run(learner, tasks.n_way, run.task_index)
@@ -88,7 +107,6 @@ class LongRuns:
         )
 
     def judge(self, learner: Learner, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Judgement:
-        """Whole runs from random weights, judged on the query set after each number of steps in ``after``."""
         runs = [new_run(learner, tasks.n_way, index) for index in tasks.task_index.tolist()]
         stack = _Stack(learner, tasks, self.minibatch_shots, runs)
         losses, judged = [], []
@@ -106,11 +124,6 @@ class LongRuns:
         )
 
     def refuse_unfit_tasks(self, tasks: Episode) -> None:
-        """Refuse support sets that do not fill a minibatch.
-
-        Raises:
-            UserError: names both sizes.
-        """
         k_shot = tasks.support_x.shape[1] // tasks.n_way
         if self.minibatch_shots > k_shot:
             raise UserError(

@@ -12,19 +12,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from metasgd.adaptation import Judgement, Learner, judge, merge_judgements
+from metasgd.adaptation import Judgement
 from metasgd.allocator import keep_freed_memory
-from metasgd.engines import EngineName, choose_engine, deliver
+from metasgd.engines import EngineName, deliver
 from metasgd.episode import Episode
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
+from metasgd.inner_runs import FromTheta, InnerRuns
 from metasgd.long_runs import LongRuns
-from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.meta_gradient import MetaGradient
 from metasgd.metrics import TaskFigures
 from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
 from metasgd.objectives import OBJECTIVES, LossName
 from metasgd.outer import OuterProblem, SkippedSteps
 from metasgd.results import TestResult
-from metasgd.update_rules import Params, UpdateRule
+from metasgd.task_stack import Learner
+from metasgd.update_rules import UpdateRule
 
 SKIPPED_KEY = "metasgd_skipped"
 """A checkpoint holds under this key how many outer steps were skipped."""
@@ -80,16 +82,13 @@ class MetaSGDModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         refuse(
-            [
-                f"model.{option} is {value}: at least {least} is needed"
-                for option, value, least in (
-                    ("inner_steps", inner_steps, 1),
-                    ("eval_inner_steps", eval_inner_steps, 0),
-                    ("segments", segments, 1),
-                    ("minibatch_shots", minibatch_shots, 1),
-                )
-                if value is not None and value < least
-            ]
+            too_small(
+                "model.",
+                ("inner_steps", inner_steps, 1),
+                ("eval_inner_steps", eval_inner_steps, 0),
+                ("segments", segments, 1),
+                ("minibatch_shots", minibatch_shots, 1),
+            )
         )
         if segments > 1 and not (outer.freeze_network and adapts == "all"):
             raise UserError(
@@ -101,14 +100,12 @@ class MetaSGDModule(LightningModule):
         self.update_rule = update_rule
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
-        self.long_runs = LongRuns(minibatch_shots) if segments > 1 else None
-        self.first_order, self.recompute = first_order, recompute
+        self.first_order = first_order
         self.objective = OBJECTIVES[loss]
         self.outer = outer
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.skipped = SkippedSteps()
-        self.engine_name = engine
-        self.engine, self.engine_reason = choose_engine(engine, network, torch.device("cpu"))
+        self.runs: InnerRuns = LongRuns(minibatch_shots) if segments > 1 else FromTheta(network, engine, recompute)
         self.fits = False
 
         adapted = adapted_names(network, adapts)
@@ -116,8 +113,7 @@ class MetaSGDModule(LightningModule):
         if outer.freeze_network:
             network.requires_grad_(False)
         self.learner = Learner(network, self.update_rule, self.objective.loss, adapted, transductive)
-        self.val_figures = TaskFigures()
-        self.test_figures = TaskFigures()
+        self.val_figures, self.test_figures = TaskFigures(), TaskFigures()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.outer.make_optimizer(self.network, self.update_rule)
@@ -125,20 +121,16 @@ class MetaSGDModule(LightningModule):
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
     def setup(self, stage: str) -> None:
-        self.engine, self.engine_reason = choose_engine(self.engine_name, self.network, self.device)
-        if self.long_runs is not None and self.trainer.world_size > 1:
-            raise UserError(
-                f"trainer.devices make {self.trainer.world_size} processes, but the long inner runs (model.segments"
-                " above 1) are those of one process: set trainer.devices to 1"
-            )
+        how = self.runs.setup(self.network, self.device, self.trainer.world_size)
         if self.device.type == "cpu":
             keep_freed_memory()
         if stage == "fit":
-            rank_zero_info(f"engine: {self.engine_reason}")
+            rank_zero_info(how)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         gradient = self._meta_gradient(batch, step=batch_idx)
-        loss = deliver(gradient.query_losses.mean(), gradient, *self._parameters_by_name())
+        theta, phi = dict(self.network.named_parameters()), dict(self.update_rule.named_parameters())
+        loss = deliver(gradient.query_losses.mean(), gradient, theta, phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
         norm = self._outer_step(batch, gradient, step=batch_idx)
@@ -168,7 +160,9 @@ class MetaSGDModule(LightningModule):
         finite = bool(norm.isfinite())
         self.skipped.count(not finite)
         if self.skipped.in_a_row >= self.outer.max_skipped_steps:
-            raise UserError(self._not_finite(batch, gradient, step))
+            culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
+            rates = self.update_rule.learned_rates().values()
+            raise UserError(self.skipped.explain(step, batch.task_index.tolist(), culprits, rates))
         if not finite:
             optimizer.zero_grad()
         optimizer.step()
@@ -180,27 +174,13 @@ class MetaSGDModule(LightningModule):
             scheduler.step()
         return norm
 
-    def _not_finite(self, batch: Episode, gradient: MetaGradient, step: int) -> str:
-        culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
-        tasks = f"the loss of the tasks {culprits}" if culprits else "no task's loss, but their gradient"
-        rates = [rate.detach().flatten() for rate in self.update_rule.learned_rates().values()]
-        spread = f", with rates from {torch.cat(rates).min():g} to {torch.cat(rates).max():g}" if rates else ""
-        return (
-            f"the outer gradient was not finite {self.skipped.in_a_row} times in a row, which is"
-            f" model.outer.max_skipped_steps; last at outer step {step} on the tasks {batch.task_index[0]} to"
-            f" {batch.task_index[-1]}: not finite was {tasks}{spread}. Lower the outer learning rate or the start of"
-            " the inner rates, or set model.outer.gradient_clip_norm; the last good checkpoint is kept."
-        )
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SKIPPED_KEY] = asdict(self.skipped)
-        if self.long_runs is not None:
-            checkpoint[RUNS_KEY] = self.long_runs.state_dict()
+        checkpoint[RUNS_KEY] = self.runs.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
-        if self.long_runs is not None:
-            self.long_runs.load_state_dict(checkpoint[RUNS_KEY])
+        self.runs.load_state_dict(checkpoint.get(RUNS_KEY, []))
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))
@@ -227,15 +207,7 @@ class MetaSGDModule(LightningModule):
 
     def test_result(self) -> TestResult:
         """What the test found, over the tasks of all processes."""
-        found = self.test_figures.compute()
-        (loss, measure), (loss_ci95, measure_ci95) = found.mean.chunk(2), found.ci95.chunk(2)
-        return TestResult(
-            loss=loss.tolist(),
-            loss_ci95=loss_ci95.tolist(),
-            metric=measure.tolist(),
-            metric_ci95=measure_ci95.tolist(),
-            by_task=found.by_task[:, -1].tolist(),
-        )
+        return TestResult.of(self.test_figures.compute())
 
     def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Class probabilities (or regression outputs) on the query sets, ``[B, X, outputs]``."""
@@ -259,32 +231,12 @@ class MetaSGDModule(LightningModule):
                 "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too:"
                 " set trainer.inference_mode to false"
             )
-        if self.long_runs is not None:
-            return self.long_runs.judge(self.learner, self.as_inputs(batch), self.eval_inner_steps, after)
-        theta, _ = self._parameters_by_name()
-
-        def on(learner: Learner, tasks: Episode) -> Judgement:
-            return judge(learner, theta, tasks, self.eval_inner_steps, after)
-
-        return self.engine.run(on, merge_judgements, self.learner, self.as_inputs(batch))
+        return self.runs.judge(self.learner, self.as_inputs(batch), self.eval_inner_steps, after)
 
     def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
-        theta, _ = self._parameters_by_name()
         first_order = self.first_order or step < self.outer.first_order_until
-        if self.long_runs is not None:
-            return self.long_runs.meta_gradient(self.learner, self.as_inputs(batch), self.inner_steps, first_order)
         weights = self.outer.query_weights(step, self.inner_steps)
-        recompute = self.recompute
-        if recompute == "auto":
-            recompute = self.inner_steps * batch.support_y.shape[1] > batch.query_y.shape[1]
-
-        def on(learner: Learner, tasks: Episode) -> MetaGradient:
-            return meta_gradient(learner, theta, tasks, self.inner_steps, first_order, recompute, weights)
-
-        return self.engine.run(on, merge_gradients, self.learner, self.as_inputs(batch))
-
-    def _parameters_by_name(self) -> tuple[Params, Params]:
-        return dict(self.network.named_parameters()), dict(self.update_rule.named_parameters())
+        return self.runs.meta_gradient(self.learner, self.as_inputs(batch), self.inner_steps, first_order, weights)
 
     def as_inputs(self, batch: Episode) -> Episode:
         """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
@@ -293,7 +245,6 @@ class MetaSGDModule(LightningModule):
             batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
         if not self.fits:
             refuse_unfit_tasks(self.network, batch.support_x[0], batch.n_way)
-            if self.long_runs is not None:
-                self.long_runs.refuse_unfit_tasks(batch)
+            self.runs.refuse_unfit_tasks(batch)
             self.fits = True
         return batch

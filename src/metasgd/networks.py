@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 
 
 class ClassAgnosticHead(nn.Module):
@@ -113,16 +113,13 @@ class Conv4(nn.Sequential):
     ) -> None:
         where = "model.network.init_args"
         refuse(
-            [
-                f"{where}.{option} is {value}: at least {least} is needed"
-                for option, value, least in (
-                    ("n_way", n_way, 2),
-                    ("in_channels", in_channels, 1),
-                    ("width", width, 1),
-                    ("image_size", image_size, 16 if downsample == "pool" else 1),
-                )
-                if value < least
-            ]
+            too_small(
+                f"{where}.",
+                ("n_way", n_way, 2),
+                ("in_channels", in_channels, 1),
+                ("width", width, 1),
+                ("image_size", image_size, 16 if downsample == "pool" else 1),
+            )
         )
         channels = [in_channels] + [width] * 4
         blocks = (_block(c_in, c_out, downsample, running_statistics) for c_in, c_out in pairwise(channels))

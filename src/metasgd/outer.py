@@ -1,16 +1,17 @@
 """The outer problem: what learns at an outer step, from which loss, and by which optimizer."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,13 @@ class OuterProblem:
     max_skipped_steps: int = 10
 
     def __post_init__(self) -> None:
-        problems = [
-            f"model.outer.{option} is {value}: at least {least} is needed"
-            for option, value, least in (
-                ("alternate", self.alternate, 0),
-                ("first_order_until", self.first_order_until, 0),
-                ("multi_step_until", self.multi_step_until, 0),
-                ("max_skipped_steps", self.max_skipped_steps, 1),
-            )
-            if value < least
-        ]
+        problems = too_small(
+            "model.outer.",
+            ("alternate", self.alternate, 0),
+            ("first_order_until", self.first_order_until, 0),
+            ("multi_step_until", self.multi_step_until, 0),
+            ("max_skipped_steps", self.max_skipped_steps, 1),
+        )
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
             problems.append(f"model.outer.gradient_clip_norm is {self.gradient_clip_norm}: a number above 0 is needed")
         if self.freeze_network and self.alternate:
@@ -114,3 +112,22 @@ class SkippedSteps:
     def count(self, skipped: bool) -> None:
         self.total += skipped
         self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+    def explain(self, step: int, tasks: Sequence[int], culprits: Sequence[int], rates: Iterable[Tensor]) -> str:
+        """Why the run stops, and what to do.
+
+        Args:
+            step: the last outer step.
+            tasks: the numbers of its tasks.
+            culprits: those whose loss was not finite.
+            rates: the learned rates.
+        """
+        whose = f"the loss of the tasks {list(culprits)}" if culprits else "no task's loss, but their gradient"
+        flat = [rate.detach().flatten() for rate in rates]
+        spread = f", with rates from {torch.cat(flat).min():g} to {torch.cat(flat).max():g}" if flat else ""
+        return (
+            f"the outer gradient was not finite {self.in_a_row} times in a row, which is model.outer.max_skipped_steps;"
+            f" last at outer step {step} on the tasks {tasks[0]} to {tasks[-1]}: not finite was {whose}{spread}. Lower"
+            " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the last"
+            " good checkpoint is kept."
+        )

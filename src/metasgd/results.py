@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from upath import UPath
 
+from metasgd.metrics import Summary
 from metasgd.storage import write_whole
 
 MOST_ROWS = 10
@@ -29,6 +30,18 @@ class TestResult:
     metric: list[float]
     metric_ci95: list[float]
     by_task: list[float]
+
+    @classmethod
+    def of(cls, found: Summary) -> "TestResult":
+        """From the losses after 0 … S steps, then the metric after each, of every task."""
+        (loss, metric), (loss_ci95, metric_ci95) = found.mean.chunk(2), found.ci95.chunk(2)
+        return cls(
+            loss=loss.tolist(),
+            loss_ci95=loss_ci95.tolist(),
+            metric=metric.tolist(),
+            metric_ci95=metric_ci95.tolist(),
+            by_task=found.by_task[:, -1].tolist(),
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from metasgd.adaptation import judge, stack_of
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
+from metasgd.inner_runs import FromTheta
 from metasgd.module import MetaSGDModule
 from metasgd.optimizer_network import OptimizerNetwork
 
@@ -76,7 +77,7 @@ class ShowChoices(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
             return
-        if pl_module.long_runs is not None:  # each of many inner steps is logged by itself
+        if not isinstance(pl_module.runs, FromTheta):  # each of many inner steps is logged by itself
             return
         data = _data_of(trainer)
         drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))

@@ -14,7 +14,7 @@ from torch import nn
 from metasgd.commands.config import CONFIG
 from metasgd.data.datamodule import default_cache_dir
 from metasgd.data.problems import Problem, ShuffledBatches
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.objectives import OBJECTIVES
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.ordinary.comparison import BASELINES, Bench, Contender, Schedule
@@ -73,17 +73,14 @@ def compare(
         device: where to train.
     """
     refuse(
-        [
-            f"{option} is {value}: at least {least} is needed"
-            for option, value, least in (
-                ("steps", steps, 1),
-                ("eval_every", eval_every, 1),
-                ("seeds", seeds, 1),
-                ("trials", trials, 1),
-                ("seed", seed, 0),
-            )
-            if value < least
-        ]
+        too_small(
+            "",
+            ("steps", steps, 1),
+            ("eval_every", eval_every, 1),
+            ("seeds", seeds, 1),
+            ("trials", trials, 1),
+            ("seed", seed, 0),
+        )
     )
     if trials % 2 == 0 or most_trials < trials:
         raise UserError(

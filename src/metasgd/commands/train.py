@@ -19,7 +19,7 @@ from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands.config import CONFIG
 from metasgd.data.datamodule import default_cache_dir
 from metasgd.data.problems import Problem
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.ordinary.data import OrdinaryData
 from metasgd.ordinary.module import MakeOptimizer, OrdinaryModule, refuse_unfit_network
@@ -68,13 +68,7 @@ def train(
         accelerator: cpu, gpu or what else Lightning knows.
         progress: show a progress bar.
     """
-    refuse(
-        [
-            f"{option} is {value}: at least {least} is needed"
-            for option, value, least in (("steps", steps, 1), ("val_every", val_every, 1), ("seed", seed, 0))
-            if value < least
-        ]
-    )
+    refuse(too_small("", ("steps", steps, 1), ("val_every", val_every, 1), ("seed", seed, 0)))
     seed_everything(seed, verbose=False)
     data = OrdinaryData(
         problem,

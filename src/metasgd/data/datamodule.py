@@ -14,7 +14,7 @@ from metasgd.data.source import Sampler, Source
 from metasgd.data.stream import Split
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 
 Item = TypeVar("Item")
 
@@ -126,17 +126,14 @@ class EpisodicDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         refuse(
-            [
-                f"data.{option} is {value}: at least {least} is needed"
-                for option, value, least in (
-                    ("meta_batch_size", meta_batch_size, 1),
-                    ("val_tasks", val_tasks, 2),
-                    ("test_tasks", test_tasks, 2),
-                    ("seed", seed, 0),
-                    ("num_workers", num_workers, 0),
-                )
-                if value < least
-            ]
+            too_small(
+                "data.",
+                ("meta_batch_size", meta_batch_size, 1),
+                ("val_tasks", val_tasks, 2),
+                ("test_tasks", test_tasks, 2),
+                ("seed", seed, 0),
+                ("num_workers", num_workers, 0),
+            )
         )
         self.source = source
         self.root = Path(root).expanduser()

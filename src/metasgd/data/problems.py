@@ -19,7 +19,7 @@ from metasgd.data.sinusoid import Sinusoid
 from metasgd.data.source import ClassSource
 from metasgd.data.stream import SPLITS, Split, task_stream
 from metasgd.data.task_shape import TaskShape
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError, refuse, too_small
 
 Batch = tuple[Tensor, Tensor]
 
@@ -135,17 +135,14 @@ class Curve(Problem):
         self, index: int = 0, seed: int = 0, points: int = 1000, held_out: int = 500, noise: float = 0.0
     ) -> None:
         refuse(
-            [
-                f"problem.init_args.{option} is {value}: at least {least} is needed"
-                for option, value, least in (
-                    ("index", index, 0),
-                    ("seed", seed, 0),
-                    ("points", points, 1),
-                    ("held_out", held_out, 1),
-                    ("noise", noise, 0),
-                )
-                if value < least
-            ]
+            too_small(
+                "problem.init_args.",
+                ("index", index, 0),
+                ("seed", seed, 0),
+                ("points", points, 1),
+                ("held_out", held_out, 1),
+                ("noise", noise, 0),
+            )
         )
         self.index, self.seed, self.points, self.held_out, self.noise = index, seed, points, held_out, noise
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metasgd.errors import refuse
+from metasgd.errors import refuse, too_small
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,5 @@ class TaskShape:
     one_alphabet: bool = False
 
     def __post_init__(self) -> None:
-        refuse(
-            [
-                f"data.{option} is {value}: at least 1 is needed"
-                for option, value in (
-                    ("n_way", self.n_way),
-                    ("k_shot", self.k_shot),
-                    ("n_query", self.n_query),
-                )
-                if value < 1
-            ]
-        )
+        limits = (("n_way", self.n_way, 1), ("k_shot", self.k_shot, 1), ("n_query", self.n_query, 1))
+        refuse(too_small("data.", *limits))
