@@ -39,15 +39,16 @@ def test_a_checkpoint_does_on_its_first_test_tasks_what_its_card_says(folder, tm
     if root is None:
         pytest.skip(f"the Omniglot archives are in none of {', '.join(map(str, OMNIGLOT))}")
     stated = json.loads((folder / "card.json").read_text())
+    n = min(N_TASKS, len(stated["first_tasks"]))
     done = metasgd(
         *("test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "model.ckpt")),
-        *("--data.root", str(root), "--data.test_tasks", str(N_TASKS), "--trainer.accelerator", "cpu"),
+        *("--data.root", str(root), "--data.test_tasks", str(n), "--trainer.accelerator", "cpu"),
     )
     assert done.returncode == 0, done.stderr
     results = next(tmp_path.rglob("tasks.csv")).read_text().splitlines()[1:]
     found = [float(row.split(",")[1]) for row in results]
     # another machine rounds otherwise, which may turn a close call
-    assert sum(found) / N_TASKS == pytest.approx(sum(stated["first_tasks"][:N_TASKS]) / N_TASKS, rel=0.005)
+    assert sum(found) / n == pytest.approx(sum(stated["first_tasks"][:n]) / n, rel=0.005)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
