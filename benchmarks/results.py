@@ -12,8 +12,10 @@ import json
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,21 @@ class Experiment:
         return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
 
 
-def experiments() -> dict[str, Experiment]:
-    found = {}
+@dataclass(frozen=True)
+class Comparison:
+    """Ordinary trainings by several optimizers: one ``compare`` command, with its options."""
+
+    name: str
+    row: str
+    compare: str
+
+
+def experiments() -> dict[str, Experiment | Comparison]:
+    found: dict[str, Experiment | Comparison] = {}
     for name, settings in yaml.safe_load(EXPERIMENTS.read_text()).items():
+        if "compare" in settings:
+            found[name] = Comparison(name, **settings)
+            continue
         for seed in settings.pop("seeds", [0]):
             own = name.format(seed=seed)
             fields: dict[str, Any] = {"published": {}, "same_as": None, **settings, "name": own, "seed": seed}
@@ -107,14 +121,38 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
         "published": experiment.published,
         "tests": tests,
     }
+    keep(record)
+
+
+def compare(comparison: Comparison, extra: list[str]) -> None:
+    """Run a comparison; record its table, and its figure in docs/images."""
+    command = ["python", "-m", "metasgd", "compare", *shlex.split(comparison.compare), "--name", comparison.name]
+    execute([*command, *extra], bar=[])
+    folder = max((ROOT / "runs" / comparison.name).glob("version_*"), key=lambda f: int(f.name.rpartition("_")[2]))
+    found = json.loads((folder / "results.json").read_text())
+    shutil.copy(folder / "comparison.png", ROOT / "docs" / "images" / f"{comparison.name}.png")
+    keep(
+        {
+            "name": comparison.name,
+            "table": "ordinary",
+            "row": comparison.row,
+            "command": shlex.join(command),
+            "machine": machine(),
+            "metric": found["terms"]["metric"],
+            "terms": found["terms"]["in_words"],
+            "rows": [{k: v for k, v in row.items() if k != "traces"} for row in found["rows"]],
+        }
+    )
+
+
+def keep(record: dict[str, Any]) -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
-    (RECORDS / f"{experiment.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RECORDS / f"{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def execute(command: list[str]) -> None:
+def execute(command: list[str], bar: Sequence[str] = ("--trainer.enable_progress_bar", "false")) -> None:
     print("+", shlex.join(command), flush=True)
-    quiet = ["--trainer.enable_progress_bar", "false"]
-    subprocess.run([sys.executable, *command[1:], *quiet], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, *command[1:], *bar], cwd=ROOT, check=True)
 
 
 def seconds(folder: Path) -> float:
@@ -158,7 +196,10 @@ def main() -> None:
         readme.write_text(f"{before}\n{summary(records)}\n{after}")
     else:
         for name in options.names:
-            run(known[name], extra, options.record_only)
+            if isinstance(experiment := known[name], Comparison):
+                compare(experiment, extra)
+            else:
+                run(experiment, extra, options.record_only)
 
 
 if __name__ == "__main__":

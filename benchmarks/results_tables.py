@@ -66,7 +66,41 @@ def document(records: list[Record]) -> str:
         if key == "optimizer-network":
             parts.append(paired_table(own))
         parts += ["\nHow:\n\n", how_table(own)]
+    comparisons = [r for r in records if r["table"] == "ordinary"]
+    if comparisons:
+        parts.append(f"\n## {ORDINARY}\n")
+        parts += [comparison(r) for r in comparisons]
     return "".join(parts)
+
+
+ORDINARY = "Ordinary training by the learned optimizer, and by others that were tuned"
+
+
+def comparison(record: Record) -> str:
+    """What ``compare`` printed, the best row first."""
+    metric = record["metric"]
+    best_first = sorted(record["rows"], key=lambda r: r[f"test/{metric}"], reverse=metric == "accuracy")
+    rows = []
+    for r in best_first:
+        name, knob = (
+            (r["optimizer"], f"{r['learning_rate']:.3g}") if r["tuned"] else (f"**{r['optimizer']}**", "untuned")
+        )
+        steps = "never" if r["steps_to_target"] is None else str(r["steps_to_target"])
+        rows.append(
+            [
+                name,
+                knob,
+                figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric),
+                f"{r['val/loss']:.3f}",
+                steps,
+                *(shown(r[off], metric) for off in ("val_off_low", "val_off_high")),
+            ]
+        )
+    head = ["optimizer", "learning rate", f"test {metric}", "validation loss", "steps to loss", "÷√10", "×√10"]
+    return (
+        f"\n**{record['row']}.** `{record['command']}` ({record['machine']}):\n\n{markdown(head, rows)}"
+        f"\n{record['terms']}\n\n![The curves](images/{record['name']}.png)\n"
+    )
 
 
 SUMMARY = (
