@@ -1,11 +1,11 @@
 """How long 60,000 pictures take to decode, and the memory that a run on them needs.
 
-    python benchmarks/picture_memory.py [--pictures 60000] [--json out.json]
+    python benchmarks/picture_memory.py [--pictures 60000] [--steps 120] [--json out.json]
 
-Makes JPEG files of 84×84 in miniImageNet's layout (100 classes) and prints, of three processes, the seconds and the
-peaks of the resident memory: in all, of its own, and of mapped files, whose pages the system takes back when it needs
-them. One process decodes the pictures into the cache, one draws 3,000 training tasks from there, which meet nearly
-every picture, and one is a ``fit`` of 20 outer steps on configs/mini_imagenet.yaml.
+Makes JPEG files of 84×84 in miniImageNet's layout (100 classes) and prints, of three commands, the seconds and the
+peaks of the resident memory over all their processes: in all, of their own, and of mapped files, whose pages the system
+takes back when it needs them. One decodes the pictures into the cache, one draws 3,000 training tasks from there,
+which meet nearly every picture, and one is a ``fit`` on configs/mini_imagenet.yaml with two validations.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -60,20 +61,34 @@ for i in range(3000):
     sampler.draw(np.array([i]))
 """
 )
-FIT = ["--trainer.max_steps", "20", "--trainer.val_check_interval", "20", "--data.val_tasks", "20"]
 FIELDS = {"VmRSS": "in all", "RssAnon": "its own", "RssFile": "of files"}
 
 
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(p for children in tasks for child in children.read_text().split() for p in tree(int(child)))]
+
+
+def resident(pid: int) -> dict[str, float]:
+    """Memory of a process and all below it, MiB."""
+    found = dict.fromkeys(FIELDS.values(), 0.0)
+    with suppress(FileNotFoundError, ProcessLookupError):  # one has just ended
+        for each in tree(pid):
+            for line in Path(f"/proc/{each}/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in FIELDS:
+                    found[FIELDS[name]] += int(value.split()[0]) / 1024
+    return found
+
+
 def measured(command: list[str], work: Path) -> dict[str, float]:
-    """Seconds, and peaks in MiB, of a process; looked at 20 times a second."""
+    """Seconds, and peaks in MiB, of a command; looked at 20 times a second."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], cwd=work, stdout=subprocess.DEVNULL)
     peaks = dict.fromkeys(FIELDS.values(), 0.0)
     while process.poll() is None:
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in FIELDS:
-                peaks[FIELDS[name]] = max(peaks[FIELDS[name]], int(value.split()[0]) / 1024)
+        peaks = {what: max(peaks[what], value) for what, value in resident(process.pid).items()}
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"it left with {process.returncode}")
@@ -83,6 +98,7 @@ def measured(command: list[str], work: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--steps", type=int, default=120, help="outer steps of the fit")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,10 +107,11 @@ def main() -> None:
         make(root, arguments.pictures)
         config = str(ROOT / "configs" / "mini_imagenet.yaml")
         places = ["--data.root", str(root), "--data.cache_dir", str(cache), "--trainer.accelerator", "cpu"]
+        steps = ["--trainer.max_steps", str(arguments.steps), "--trainer.val_check_interval", str(arguments.steps // 2)]
         commands = {
             "decode": ["-c", DECODE, str(root), str(cache)],
             "draw 3,000 tasks": ["-c", DRAW, str(root), str(cache)],
-            "fit": ["-m", "metasgd", "fit", "--config", config, *places, *FIT],
+            "fit": ["-m", "metasgd", "fit", "--config", config, *places, *steps, "--data.val_tasks", "100"],
         }
         found: dict[str, dict[str, float]] = {}
         for what, command in commands.items():
@@ -102,7 +119,9 @@ def main() -> None:
             figures = ", ".join(f"{name} {value:.0f} MiB" for name, value in list(found[what].items())[1:])
             print(f"{what:16} {found[what]['seconds']:6.1f} s; at most {figures}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"pictures": arguments.pictures, **found}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"pictures": arguments.pictures, "steps": arguments.steps, **found}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -51,20 +51,22 @@ class ShowTasks(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.fit
         assert isinstance(data, EpisodicDataModule)
-        metric = pl_module.objective.metric
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        drawn = data.samplers["val"].draw(np.arange(min(self.JUDGED, data.eval_tasks["val"])))
-        tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
-        judged = pl_module.judge(tasks, after=range(pl_module.eval_inner_steps + 1))
-        outputs = judged.outputs.float().cpu()
+        metric = pl_module.objective.metric
         writer, step = _writer_of(trainer)
-        measured = torch.stack([pl_module.objective.measure(o, drawn.query_y) for o in outputs.unbind(dim=1)], dim=1)
-        writer.add_figure(f"inner_steps/{metric}", steps_figure(measured, metric), step, close=False)
-        if metric == "accuracy" and drawn.query_x.ndim == 5:
-            for b in range(min(self.N_TASKS, drawn.n_tasks)):
-                figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))
-                writer.add_figure(f"tasks/{b}", figure, step, close=False)
+        n, measured = min(self.JUDGED, data.eval_tasks["val"]), []
+        for start in range(0, n, data.meta_batch_size):  # as many at a time as training holds in memory
+            drawn = data.samplers["val"].draw(np.arange(start, min(start + data.meta_batch_size, n)))
+            tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
+            outputs = pl_module.judge(tasks, after=range(pl_module.eval_inner_steps + 1)).outputs.float().cpu()
+            by_step = [pl_module.objective.measure(o, drawn.query_y) for o in outputs.unbind(dim=1)]
+            measured.append(torch.stack(by_step, dim=1))
+            if metric == "accuracy" and drawn.query_x.ndim == 5:
+                for b in range(min(self.N_TASKS - start, drawn.n_tasks)):
+                    figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))
+                    writer.add_figure(f"tasks/{start + b}", figure, step, close=False)
+        writer.add_figure(f"inner_steps/{metric}", steps_figure(torch.cat(measured), metric), step, close=False)
 
 
 class ShowSettings(Callback):

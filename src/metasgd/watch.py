@@ -80,14 +80,17 @@ class ShowChoices(Callback):
         if not isinstance(pl_module.runs, FromTheta):  # each of many inner steps is logged by itself
             return
         data = _data_of(trainer)
-        drawn = data.samplers["val"].draw(np.arange(min(self.N_TASKS, data.eval_tasks["val"])))
-        drawn = trainer.precision_plugin.convert_input(drawn)
-        tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
         theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
-        stack = stack_of(pl_module.learner, theta, tasks)
-        steps, _, chosen = stack.adapt(pl_module.eval_inner_steps)
-        losses = torch.stack([step.loss for step in steps], dim=1)
-        _add_figure(trainer, "choices", choices_figure(losses.cpu(), {n: c.cpu() for n, c in chosen.items()}))
+        n, losses, chosen = min(self.N_TASKS, data.eval_tasks["val"]), [], []
+        for start in range(0, n, data.meta_batch_size):  # as many at a time as training holds in memory
+            drawn = data.samplers["val"].draw(np.arange(start, min(start + data.meta_batch_size, n)))
+            drawn = trainer.precision_plugin.convert_input(drawn)
+            tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
+            steps, _, answers = stack_of(pl_module.learner, theta, tasks).adapt(pl_module.eval_inner_steps)
+            losses.append(torch.stack([step.loss for step in steps], dim=1).cpu())
+            chosen.append(answers)
+        by_name = {name: torch.cat([answers[name].cpu() for answers in chosen]) for name in chosen[0]}
+        _add_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
 
 
 def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figure:

@@ -1,6 +1,12 @@
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from metasgd.data import class_pool
+from metasgd.data.cache import load_or_build
 from metasgd.data.class_pool import ClassPool
 
 
@@ -45,3 +51,25 @@ def test_only_square_images_rotate():
     pool = ClassPool.of_equal_counts(np.zeros((1, 1, 1, 2, 3), np.uint8), ("A/1",), np.array([0]))
     with pytest.raises(ValueError, match="square"):
         pool.with_rotations()
+
+
+def resident(file: Path) -> int:
+    """KiB of a mapped file that are in this process's memory, as the kernel counts them."""
+    mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    return sum(int(re.search(r"Rss: +(\d+)", m)[1]) for m in mappings if str(file) in m.split("\n")[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("largest_kept", [0, 2**28])
+def test_what_was_read_of_a_large_map_does_not_stay_in_memory(tmp_path, monkeypatch, largest_kept):
+    images = np.random.default_rng(0).integers(256, size=(4, 100, 3, 84, 84), dtype=np.uint8)
+    built = ClassPool.of_equal_counts(images, tuple("abcd"), np.zeros(4, np.int64))
+    pool = load_or_build(tmp_path, "key", lambda: built)
+    monkeypatch.setattr(class_pool, "LARGEST_KEPT", largest_kept)
+    rows = np.arange(400).reshape(4, 100)[:, ::-1]
+    for _ in range(2):
+        np.testing.assert_array_equal(pool.take(rows), images[:, ::-1])
+        share = resident(tmp_path / "key" / "images.npy") / (images.nbytes / 1024)
+        assert share > 0.9 if largest_kept else share < 0.1
+    of_selection = pool.select(np.array([2]))
+    assert of_selection.images.base is pool.images.base

@@ -189,4 +189,4 @@ def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]
 
 
 def _pictures(pool: ClassPool, c: int) -> list[NDArray[np.uint8]]:
-    return [pool.images[pool.starts[c] + d] for d in range(min(PICTURES, int(pool.counts[c])))]
+    return list(pool.take(pool.starts[c] + np.arange(min(PICTURES, int(pool.counts[c])))))

@@ -172,7 +172,7 @@ def _load(folder: Path) -> ClassPool:
     starts, counts, groups = (np.array(classes[k], dtype=np.int64) for k in ("starts", "counts", "groups"))
     with _damage_named(folder / CLASSES):
         _check_classes(images, starts, counts, groups, classes["names"])
-    return ClassPool(np.asarray(images), starts, counts, tuple(classes["names"]), groups)
+    return ClassPool(images, starts, counts, tuple(classes["names"]), groups)
 
 
 def _load_classes(path: Path) -> dict[str, Any]:

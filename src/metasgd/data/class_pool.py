@@ -1,11 +1,14 @@
 """The images of one split, grouped by class. Shape letters: M images, C classes."""
 
 from dataclasses import dataclass
+from mmap import MADV_DONTNEED, mmap
 
 import numpy as np
 from numpy.typing import NDArray
 
 QUARTER_TURNS = 4
+LARGEST_KEPT = 2**28
+"""Bytes of a memory map above which what was read of it does not stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class ClassPool:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copies of the images in these rows, ``[*rows.shape, channels, height, width]``.
+
+        The pages of a memory map that a process has read count as its memory, in time those of the whole map. A large
+        map's are let go of here; they stay in the system's cache of the file, so that reading them again is cheap.
+        """
+        taken = self.images[rows]
+        mapped: object = self.images.base
+        if isinstance(mapped, mmap) and self.images.nbytes > LARGEST_KEPT:
+            mapped.madvise(MADV_DONTNEED)
+        return taken
+
     def select(self, classes: NDArray[np.int64]) -> "ClassPool":
         """The pool of these classes only, in this order. The images are shared, not copied."""
         return ClassPool(
@@ -70,7 +85,7 @@ class ClassPool:
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"only square images can be rotated by 90°, not {self.images.shape[2:]}")
         rows = np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts, self.counts, strict=True)])
-        own = self.images[rows]
+        own = self.take(rows)
         turned = np.concatenate([np.rot90(own, turn, axes=(2, 3)) for turn in range(QUARTER_TURNS)])
         first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         return ClassPool(

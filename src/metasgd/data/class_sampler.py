@@ -45,8 +45,9 @@ class ClassSampler:
             for way, c in enumerate(classes[b]):
                 chosen = stream.choice(self.pool.counts[c], size=k + q, replace=False)
                 rows[b, way] = self.pool.starts[c] + chosen
-        support_x = self.pool.images[rows[:, :, :k].reshape(len(indices), n * k)]
-        query_x = self.pool.images[rows[:, :, k:].reshape(len(indices), n * q)]
+        images = self.pool.take(rows)
+        support_x = images[:, :, :k].reshape(len(indices), n * k, *self.pool.image_shape)
+        query_x = images[:, :, k:].reshape(len(indices), n * q, *self.pool.image_shape)
         ways = torch.arange(n)
         return Episode(
             support_x=torch.from_numpy(support_x),

@@ -108,7 +108,7 @@ class ManyClasses(Problem):
                 rows[split].append(own)
         return {
             split: Examples(
-                torch.from_numpy(pool.images[np.concatenate(own)]),
+                torch.from_numpy(pool.take(np.concatenate(own))),
                 torch.arange(n).repeat_interleave(torch.tensor([len(of_class) for of_class in own])),
             )
             for split, own in rows.items()
