@@ -20,6 +20,8 @@ from metasgd.metrics import Z95
 from metasgd.module import MetaSGDModule
 
 MOST_FILTERS = 64
+HISTOGRAM_BINS = 30
+"""Of equal widths: those that are the default, a tenth of the rate wide, would show most tensors as one block."""
 OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
 
 
@@ -35,7 +37,7 @@ class ShowRates(Callback):
         rates = {n: rate.detach().float().cpu() for n, rate in pl_module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
             if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
-                writer.add_histogram(f"rates/{name}", rate, step)
+                writer.add_histogram(f"rates/{name}", rate, step, bins=HISTOGRAM_BINS)
         first = first_convolution(pl_module.network)
         if first in rates and rates[first].ndim == 4:
             writer.add_figure("rates/first_convolution", filters_figure(rates[first], first), step, close=False)
@@ -100,7 +102,7 @@ def filters_figure(rates: Tensor, name: str) -> Figure:
     shown = rates[:MOST_FILTERS]
     columns = min(8, len(shown))
     rows = -(-len(shown) // columns) * rates.shape[1]
-    figure = Figure(figsize=(6, 1.2 + 0.6 * rows), layout="constrained")
+    figure = Figure(figsize=(4.5, 1.2 + 0.45 * rows), layout="constrained")
     low, high = float(shown.min()), float(shown.max())
     mixed = low < 0 < high
     low, high = (-max(-low, high), max(-low, high)) if mixed else (low, high)
@@ -111,7 +113,9 @@ def filters_figure(rates: Tensor, name: str) -> Figure:
         for c, square in enumerate(of_filter):
             panel = panels[(f // columns * rates.shape[1] + c) * columns + f % columns]
             image = panel.imshow(square.numpy(), cmap="RdBu_r" if mixed else "viridis", vmin=low, vmax=high)
-    figure.colorbar(image, ax=panels, location="bottom", aspect=30, label=f"learning rate of each weight of {name}")
+    bar = figure.colorbar(image, ax=panels, location="bottom", aspect=30, ticks=[low, (low + high) / 2, high])
+    bar.set_label(f"learning rate of each weight of {name}")
+    bar.ax.set_xticklabels([f"{rate:.4g}" for rate in (low, (low + high) / 2, high)])
     if len(rates) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(rates)} filters")
     return figure
@@ -122,7 +126,7 @@ def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Fi
     n, steps = measured.shape
     mean = measured.mean(dim=0)
     half = Z95 * measured.std(dim=0) / n**0.5 if n > 1 else torch.zeros(steps)
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    figure = Figure(figsize=(4, 3), layout="constrained")
     panel = figure.subplots()
     panel.errorbar(range(steps), mean.numpy(), yerr=half.numpy(), marker="o", capsize=4)
     panel.set(xlabel="inner steps", ylabel=metric, xticks=range(steps), title=f"{n} {split} tasks, mean ± 95 %")
@@ -132,7 +136,7 @@ def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Fi
     return figure
 
 
-def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_queries: int = 10) -> Figure:
+def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_queries: int = 6) -> Figure:
     """One task: a row per class with its support pictures and its queries, each query with the class it was taken for.
 
     Args:
@@ -146,24 +150,24 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
     taken_for = predicted.reshape(n, -1)
     right = float((predicted == task.query_y[0]).float().mean())
     shots, queries = min(support.shape[1], most_shots), min(query.shape[1], most_queries)
-    figure = Figure(figsize=(1.2 + 0.75 * (shots + queries), 0.9 + 0.95 * n), layout="constrained")
+    figure = Figure(figsize=(0.6 + 0.6 * (shots + queries), 0.8 + 0.72 * n), layout="constrained")
     panels = figure.subplots(n, shots + 1 + queries, squeeze=False, width_ratios=[1] * shots + [0.3] + [1] * queries)
     for way in range(n):
         panels[way, shots].axis("off")
         for k in range(shots):
             _show(panels[way, k], support[way, k])
-        panels[way, 0].set_ylabel(f"class {way + 1}", fontsize=9)
+        panels[way, 0].set_ylabel(f"{way + 1}", fontsize=12, rotation=0, ha="right", va="center")
         for q in range(queries):
             answer = int(taken_for[way, q])
             panel = panels[way, shots + 1 + q]
             _show(panel, query[way, q])
             wrong = answer != way
-            panel.set_title(f"{answer + 1}", fontsize=9, pad=2, color="crimson" if wrong else "black")
+            panel.set_title(f"{answer + 1}", fontsize=12, pad=2, color="crimson" if wrong else "black")
             if wrong:
                 frame = Rectangle((0, 0), 1, 1, transform=panel.transAxes, fill=False, color="crimson", linewidth=4)
                 panel.add_patch(frame)
     figure.suptitle(
-        f"support, and queries with the class predicted:\n{right:.0%} right, wrong ones framed", fontsize=10
+        f"classes, and queries with the class predicted:\n{right:.0%} right, wrong ones framed", fontsize=11
     )
     return figure
 

@@ -95,7 +95,7 @@ class ShowChoices(Callback):
 
 def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figure:
     """One panel per curve; ``outputs`` is ``[B, J, points, 1]`` after each of the J numbers of steps in ``after``."""
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
     panels: list[Axes] = list(figure.subplots(2, -(-tasks.n_tasks // 2), sharex=True).flat)
     for b, panel in enumerate(panels[: tasks.n_tasks]):
         x, truth = tasks.query_x[b, :, 0], tasks.query_y[b, :, 0]
@@ -106,13 +106,13 @@ def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figu
             style = {"linestyle": ":", "color": "grey"} if s == 0 else {"color": f"C{j - 1}", "alpha": 0.8}
             panel.plot(x, outputs[b, j, :, 0], label=f"after {s} step{'s' * (s != 1)}", **style)
         panel.plot(tasks.support_x[b, :, 0], tasks.support_y[b, :, 0], "o", color="black", label="support")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(after) + 2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def choices_figure(losses: Tensor, chosen: dict[str, Tensor]) -> Figure:
     """A panel per choice: ``losses [B, S]`` across, ``chosen[…] [B, S, groups]`` upwards, coloured by inner step."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, len(chosen)).flat)
     steps = torch.arange(losses.shape[1]).expand_as(losses)
     for panel, (name, choice) in zip(panels, chosen.items(), strict=True):
