@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,6 @@ from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.networks import MLP, Conv4
 from metasgd.update_rules import PerParameter
 
-RATE = 0.01
 L2L = "learn2learn-0.2.0"
 
 
@@ -40,6 +40,10 @@ class Work:
     n_query: int
     inner_steps: int
     width: int = 64
+    rate: float = 0.01
+    """Where every learned rate starts."""
+    head: Literal["linear", "class_agnostic"] = "linear"
+    """Of metasgd's network; peers' is linear."""
 
     @property
     def name(self) -> str:
@@ -60,10 +64,10 @@ class Work:
         return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4 * self.width, self.n_way))
 
     def own_network(self) -> nn.Module:
-        """The same in metasgd's, with the same weights."""
-        own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head="linear", width=self.width)
-        plain = dict(zip(own.state_dict(), self.plain_network().state_dict().values(), strict=True))
-        own.load_state_dict(plain)
+        """The same in metasgd's, with the same weights but those of a head that only metasgd has."""
+        own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head=self.head, width=self.width)
+        plain = zip(own.state_dict().items(), self.plain_network().state_dict().values(), strict=True)
+        own.load_state_dict({name: p if p.shape == start.shape else start for (name, start), p in plain})
         return own
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ class Ours(Contender):
     def __init__(self, work: Work, dtype: torch.dtype) -> None:
         super().__init__(work, dtype)
         keep_freed_memory()
-        network, rule = work.own_network().to(dtype), PerParameter(RATE)
+        network, rule = work.own_network().to(dtype), PerParameter(work.rate)
         rule.bind(dict(network.named_parameters()), work.inner_steps)
         loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
         self.learner = Learner(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
@@ -158,7 +162,7 @@ class Peer(Contender):
 class Learn2learn(Peer):
     def __init__(self, work: Work, dtype: torch.dtype) -> None:
         super().__init__(work, dtype)
-        self.learner = learn2learn_meta_sgd()(self.network, lr=RATE)
+        self.learner = learn2learn_meta_sgd()(self.network, lr=self.work.rate)
 
     def outer_gradient(self, tasks: Episode) -> None:
         for x, y, query_x, query_y in self.each(tasks):
@@ -177,7 +181,7 @@ class Higher(Peer):
     def outer_gradient(self, tasks: Episode) -> None:
         import higher
 
-        sgd = torch.optim.SGD(self.network.parameters(), lr=RATE)
+        sgd = torch.optim.SGD(self.network.parameters(), lr=self.work.rate)
         for x, y, query_x, query_y in self.each(tasks):
             with higher.innerloop_ctx(self.network, sgd, copy_initial_weights=False) as (network, inner):
                 for _ in range(self.work.inner_steps):
@@ -191,7 +195,7 @@ class TorchOpt(Peer):
     def outer_gradient(self, tasks: Episode) -> None:
         import torchopt
 
-        inner = torchopt.MetaSGD(self.network, lr=RATE)
+        inner = torchopt.MetaSGD(self.network, lr=self.work.rate)
         start = torchopt.extract_state_dict(self.network, by="reference")
         start_inner = torchopt.extract_state_dict(inner, by="reference")
         for x, y, query_x, query_y in self.each(tasks):
