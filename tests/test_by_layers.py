@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from by_hand import curves_of, largest_difference, learner_of, tasks_of
 from torch import nn
 
+from metasgd import stem
 from metasgd.adaptation import judge, stack_of
 from metasgd.by_autograd import AutogradStack
 from metasgd.by_layers import LayerStack
 from metasgd.meta_gradient import meta_gradient
-from metasgd.networks import MLP, Conv4
+from metasgd.networks import MLP, BatchNorm2d, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.update_rules import PerParameter, PerParameterMomentum
 
@@ -35,8 +36,9 @@ def agree(learner, tasks, inner_steps=2, **options):
     torch.testing.assert_close(judged.query_losses, as_expected.query_losses, atol=EXACT, rtol=0)
 
 
-def conv(downsample="stride", head="class_agnostic"):
-    return Conv4(n_way=3, head=head, width=3, image_size=16, downsample=downsample)
+def conv(downsample="stride", head="class_agnostic", width=9):
+    """Of nine filters or more, the first block is taken together with the second convolution (``stem.py``)."""
+    return Conv4(n_way=3, head=head, width=width, image_size=16, downsample=downsample)
 
 
 IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
@@ -45,8 +47,9 @@ IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
-def test_conv4(downsample, recompute, first_order):
-    learner = learner_of(conv(downsample), PerParameter(0.1), 2)
+@pytest.mark.parametrize("width", [3, 9])
+def test_conv4(width, downsample, recompute, first_order):
+    learner = learner_of(conv(downsample, width=width), PerParameter(0.1), 2)
     agree(learner, IMAGES, recompute=recompute, first_order=first_order)
 
 
@@ -78,6 +81,20 @@ def test_dense_network_of_which_a_part_adapts(adapted):
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_dense_classifier_of_images(n_tasks):
     agree(learner_of(MLP(16, [8], 3), PerParameter(0.1), 2), tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
+
+
+@pytest.mark.parametrize("downsample", ["stride", "pool"])
+def test_a_stem_in_chunks(monkeypatch, downsample):
+    monkeypatch.setattr(stem, "CHUNK_BYTES", 2 * 8 * 8 * 9 * 8)
+    agree(learner_of(conv(downsample), PerParameter(0.1), 2), IMAGES)
+
+
+def test_a_stem_of_colour_images_that_ends_in_the_head():
+    layers = [nn.Conv2d(3, 13, 2, stride=(2, 1), padding=(1, 0)), BatchNorm2d(13), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(13 * 5 * 7, 3))
+    learner = learner_of(network, PerParameter(0.1), 2)
+    assert len(learner.feed_forward.layers) == 1
+    agree(learner, tasks_of(1, 3, 2, 3, (3, 8, 8)))
 
 
 def test_query_normalised_by_support_statistics():

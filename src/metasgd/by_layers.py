@@ -25,11 +25,11 @@ class LayerStack(AutogradStack):
     def __init__(self, learner: Learner, network: FeedForward, theta: Params, tasks: Episode) -> None:
         super().__init__(learner, theta, tasks)
         self.network = network
-        (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
         lead = len(self.lead)
-        self.support_set = network.prepared(support_x, lead), support_y
-        self.query_set = network.prepared(query_x, lead), query_y
         self.query_is_known = learner.transductive or not network.normalises
+        (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
+        self.prepared_support = network.prepared(support_x, lead), support_y
+        self.prepared_query = (network.prepared(query_x, lead), query_y) if self.query_is_known else self.query_set
 
     @torch.no_grad()
     def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
@@ -37,12 +37,12 @@ class LayerStack(AutogradStack):
             made = self._recorded(params)
             return made.loss, made.grads, made
         weights = self.weights(params, self.shared)
-        loss, _, grads = self.network.gradient(weights, *self.support_set, self.learner.adapted)
+        loss, _, grads = self.network.gradient(weights, *self.prepared_support, self.learner.adapted)
         return loss, grads, None
 
     def _recorded(self, params: Params) -> _SupportPass:
         weights = self.weights(params, self.shared)
-        return _SupportPass(*self.network.recorded_gradient(weights, *self.support_set, self.learner.adapted))
+        return _SupportPass(*self.network.recorded_gradient(weights, *self.prepared_support, self.learner.adapted))
 
     @torch.no_grad()
     def pull_back(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
@@ -60,7 +60,7 @@ class LayerStack(AutogradStack):
     def query(self, params: Params) -> tuple[Tensor, Tensor]:
         if not self.query_is_known:
             return super().query(params)
-        x, y = self.query_set
+        x, y = self.prepared_query
         outputs, _ = self.network.outputs(self.weights(params, self.shared), x)
         return self.network.loss.forward(outputs, y)[0], outputs
 
@@ -69,7 +69,7 @@ class LayerStack(AutogradStack):
         if not self.query_is_known:
             return super().query_and_grads(params)
         weights = self.weights(params, self.shared)
-        losses, outputs, grads = self.network.gradient(weights, *self.query_set, frozenset(weights))
+        losses, outputs, grads = self.network.gradient(weights, *self.prepared_query, frozenset(weights))
         return losses, outputs, self._of_own_shape(grads)
 
     def _of_own_shape(self, found: Params) -> Params:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.feed_forward import FeedForward
 from metasgd.networks import class_agnostic_names
+from metasgd.reading import read
 from metasgd.update_rules import CHOSEN, Params, State, UpdateRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +50,7 @@ class Learner:
     @cached_property
     def feed_forward(self) -> FeedForward | None:
         """The network by its layers, if their derivatives are known in closed form and may be used."""
-        return FeedForward.of(self.network, self.loss) if self.closed_form else None
+        return read(self.network, self.loss) if self.closed_form else None
 
     @cached_property
     def agnostic(self) -> frozenset[str]:
