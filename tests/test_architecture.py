@@ -12,6 +12,7 @@ PURE = (
     "optimizer_network",
     "rule_gradient",
     "task_stack",
+    "backwards",
     "by_autograd",
     "by_layers",
     "reading",

@@ -72,7 +72,7 @@ class FromTheta(InnerRuns):
     Args:
         network: f, by which ``auto`` chooses.
         engine: how tasks are dealt out.
-        recompute: run each inner step again in the reverse pass; ``auto`` where S supports are larger than the
+        recompute: run inner steps again in the reverse pass; ``auto`` where S supports are larger than the
             query set.
     """
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metasgd.adaptation import stack_of
+from metasgd.backwards import Backwards
 from metasgd.episode import Episode
 from metasgd.rule_gradient import pull_back
 from metasgd.task_stack import InnerStep, Learner, TaskStack
@@ -70,16 +71,13 @@ class _Reverse:
 
     def step(self, s: int, step: InnerStep) -> None:
         """Go back over inner step s."""
-        grads, tape = step.grads, step.tape
-        if grads is None:
-            _, grads, tape = self.stack.support(step.params, keep=not self.first_order)
-        pulled = pull_back(self.rule, s, step.params, grads, step.loss, step.state, self.lam, self.nu)
+        pulled = pull_back(self.rule, s, step.params, step.grads, step.loss, step.state, self.lam, self.nu)
         self.lam, self.nu = pulled.params, pulled.state
         for name, g in pulled.phi.items():
             _add_to(self.phi, name, g)
         omega = {} if self.first_order else pulled.grads
         if omega or pulled.loss is not None:
-            self._add(self.stack.pull_back(step.params, tape, omega, pulled.loss))
+            self._add(self.stack.pull_back(step.params, step.tape, omega, pulled.loss))
 
 
 def meta_gradient(
@@ -99,21 +97,22 @@ def meta_gradient(
         tasks: b tasks; more than one are stacked.
         inner_steps: S, at least 1.
         first_order: leave out the Hessian term.
-        recompute: run each inner step again in the reverse pass instead of keeping its graph: memory that
-            does not grow with S by more than ``θ_s`` and ``m_s``, for one more support pass per step.
+        recompute: run inner steps again in the reverse pass instead of keeping them: memory that does not
+            grow with S, for a few more support passes per step (see ``backwards.py``).
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
     """
     weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else list(query_weights)
     stack = stack_of(learner, theta, tasks)
-    steps, final, chosen = stack.adapt(inner_steps, keep=not first_order, recompute=recompute)
+    backwards = Backwards(stack, inner_steps, taped=not first_order, again=recompute)
     reverse = _Reverse(stack, first_order)
-    query_losses, outputs = reverse.query(final, weights[-1])
-    support_losses = torch.stack([step.loss for step in steps], dim=-1)
-    for s in reversed(range(inner_steps)):
-        step = steps.pop()
+    for s, step in backwards:
+        if s == inner_steps - 1:
+            query_losses, outputs = reverse.query(backwards.final, weights[-1])
         reverse.step(s, step)
         if s and weights[s - 1]:
             reverse.query(step.params, weights[s - 1])
+        del step  # before the next one is made
+    support_losses, chosen = torch.stack(backwards.losses, dim=-1), backwards.chosen
     gathered = reverse.lam | reverse.shared
     learned = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
     b = tasks.n_tasks

@@ -49,8 +49,8 @@ class MetaSGDModule(LightningModule):
             random weights, of which each outer step sees ``inner_steps`` (see ``metasgd.long_runs``).
         minibatch_shots: with several segments, examples of each class that an inner step sees.
         first_order: leave the Hessian term out of the meta-gradient.
-        recompute: run each inner step again in the backward pass instead of keeping its graph: slower, in
-            memory that hardly grows with S. ``auto`` does so where S supports are larger than the query set.
+        recompute: run inner steps again in the backward pass instead of keeping them: slower, in memory that
+            does not grow with S. ``auto`` does so where S supports are larger than the query set.
         adapts: what the inner steps change: ``all``, ``head`` (ANIL), ``body`` (BOIL), or patterns of
             parameter names such as ``body.3.*``.
         transductive: let BatchNorm normalise the query set by its own statistics, as in the published

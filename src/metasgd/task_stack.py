@@ -64,12 +64,12 @@ Tape = Any
 
 @dataclass(frozen=True)
 class InnerStep:
-    """What the reverse pass needs of one inner step: ``θ_s, m_s, L_s``; ``g_s`` unless it is recomputed."""
+    """One inner step before the rule has stepped: ``θ_s, m_s, L_s, g_s``, and a tape to differentiate the last two."""
 
     params: Params
     state: State
     loss: Tensor
-    grads: Params | None
+    grads: Params
     tape: Tape | None
 
 
@@ -132,24 +132,20 @@ class TaskStack(ABC):
     def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
         """The same, and the gradient of the losses in ``params`` and in the shared weights."""
 
-    def adapt(
-        self, inner_steps: int, keep: bool = False, recompute: bool = False
-    ) -> tuple[list[InnerStep], Params, dict[str, Tensor]]:
-        """Take the inner steps; return them, ``θ_S``, and what the rule chose, ``[*lead, S, …]``.
+    def step(self, params: Params, state: State, keep: bool) -> InnerStep:
+        """The support pass at ``θ_s`` and ``m_s``, with its tape if ``keep``."""
+        loss, grads, tape = self.support(params, keep)
+        return InnerStep(params, state, loss, grads, tape)
 
-        Args:
-            inner_steps: S.
-            keep: keep each step's tape.
-            recompute: keep neither tapes nor ``g_s``.
-        """
+    def adapt(self, inner_steps: int) -> tuple[list[InnerStep], Params, dict[str, Tensor]]:
+        """Take S inner steps; return them, ``θ_S``, and what the rule chose, ``[*lead, S, …]``."""
         rule = self.learner.rule
         params, state = self.start, rule.init_state(self.start)
         steps = []
         with torch.no_grad():
             for s in range(inner_steps):
-                loss, grads, tape = self.support(params, keep and not recompute)
-                steps.append(InnerStep(params, state, loss, None if recompute else grads, tape))
-                params, state = rule(s, params, grads, loss, state)
+                steps.append(self.step(params, state, keep=False))
+                params, state = rule(s, params, steps[-1].grads, steps[-1].loss, state)
         states = [*(step.state for step in steps[1:]), state]
         chosen = {c: torch.stack([m[c] for m in states], dim=len(self.lead)) for c in CHOSEN if c in state}
         return steps, params, chosen

@@ -1,0 +1,36 @@
+"""How many bytes of tensors a computation holds at once, counted from what every operation returns."""
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts while it is entered, on its own thread; what was there before does not count."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.bytes, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = None
+        for t in tree_leaves(out):
+            if not isinstance(t, Tensor) or t.data_ptr() == 0:
+                continue
+            storage = t.untyped_storage()
+            at = storage.data_ptr()
+            if at in self.kept and not self.kept[at][0].expired():
+                continue
+            if given is None:
+                inputs = (i for i in tree_leaves((args, kwargs)) if isinstance(i, Tensor))
+                given = {i.untyped_storage().data_ptr() for i in inputs}
+            if at not in given:
+                self.kept[at] = StorageWeakRef(storage), storage.nbytes()
+                self.bytes += storage.nbytes()
+        if self.bytes > self.peak:  # else it need not be known what is gone
+            self.kept = {at: kept for at, kept in self.kept.items() if not kept[0].expired()}
+            self.bytes = sum(size for _, size in self.kept.values())
+            self.peak = max(self.peak, self.bytes)
+        return out
