@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from agents import wait_for
 from conftest import TINY
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -29,25 +29,45 @@ def trainer_in(environment=None, rank=0):
 
 @pytest.fixture
 def signals():
-    """Listening ones; the handlers from before are back afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    yield StopSignals()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    """Listening ones."""
+    signals = StopSignals()
+    with signals.listening():
+        yield signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_interrupts_nothing(signals, number):
-    signals.listen(trainer_in())
+STOPPING = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+@STOPPING
+def test_with_nothing_to_save_a_signal_ends_the_program(signals, number):
+    with pytest.raises(SystemExit) as left:
+        signal.raise_signal(number)
+    assert left.value.code == 128 + number
+
+
+@STOPPING
+def test_in_a_run_a_signal_is_noted_and_interrupts_nothing(signals, number):
+    signals.note(trainer_in())
     assert signals.agreed(trainer_in()) == 0
     signal.raise_signal(number)
     assert signals.agreed(trainer_in()) == number
+    with pytest.raises(SystemExit) as left:  # the run is over, and what follows need not be waited for
+        signals.obey()
+    assert left.value.code == 128 + number
+
+
+def test_handlers_of_before_are_there_again_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    signals = StopSignals()
+    with signals.listening():
+        signals.note(trainer_in(SLURMEnvironment()))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
 
 
 def test_a_ctrl_c_that_arrives_twice_is_one(signals, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("metasgd.stopping.time.monotonic", lambda: now[0])
-    signals.listen(trainer_in())
+    signals.note(trainer_in())
     for _ in range(2):
         signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGTERM)  # no more does a scheduler's that repeats itself
@@ -56,6 +76,80 @@ def test_a_ctrl_c_that_arrives_twice_is_one(signals, monkeypatch):
     with pytest.raises(SystemExit) as left:
         signal.raise_signal(signal.SIGINT)
     assert left.value.code == 130
+
+
+def test_a_signal_while_workers_are_started_is_obeyed_thereafter(signals):
+    workers = []
+
+    def start():
+        with signals.kept_from_workers():
+            signal.raise_signal(signal.SIGTERM)
+            workers.append(1)
+
+    with pytest.raises(SystemExit):
+        start()
+    assert workers
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGINT}
+
+
+LAST = "runs/sinusoid/version_0/checkpoints/last.ckpt"
+LONG = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "50000", "--data.val_tasks", "20"]
+
+SIGNAL_IN_A_FORK = """
+import os, signal, sys
+from metasgd.cli import main
+
+def signal_myself():
+    global forks
+    forks -= 1
+    if forks == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+
+forks = int(sys.argv.pop(1))
+os.register_at_fork(after_in_parent=signal_myself)
+sys.exit(main())
+"""
+"""Python prints what is raised there, and goes on."""
+
+
+@pytest.mark.parametrize(
+    ("command", "fork", "saved_at"),
+    [("fit", 1, None), ("fit", 2, 4), ("validate", 1, None)],
+    ids=["workers of the training", "workers of a validation after 4 steps", "workers of a command without training"],
+)
+def test_a_signal_in_the_middle_of_a_fork_is_not_lost(command, fork, saved_at, tmp_path):
+    options = [command, *TINY, "--data.num_workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_IN_A_FORK, str(fork), *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    last = tmp_path / LAST
+    assert (read_checkpoint(last)["global_step"] if last.exists() else None) == saved_at
+
+
+@STOPPING
+def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_their_work(number, tmp_path):
+    """As a terminal's Ctrl-C, SLURM and systemd send it."""
+    command = [sys.executable, "-m", "metasgd", "fit", *TINY, *LONG, "--data.num_workers", "2"]
+    command += ["--last_checkpoint.every_n_steps", "20"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(tmp_path / LAST)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert read_checkpoint(tmp_path / LAST)["global_step"] >= 20
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 143), (1, 0)])
@@ -117,13 +211,10 @@ def test_a_job_that_cannot_be_requeued_says_so(scontrol, tmp_path, capsys):
 def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
     """The real command line, as SLURM would run it twice."""
     job = ["-m", "metasgd", "fit", *TINY, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
-    long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "50000"]
-    command = [sys.executable, *job, *long, "--last_checkpoint.every_n_steps", "20"]
+    command = [sys.executable, *job, *LONG, "--last_checkpoint.every_n_steps", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    wait_for(last)
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGUSR1, said

@@ -19,7 +19,7 @@ from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write
 from metasgd.runs import CONFIG_KEY, KEYWORDS, RESUME
-from metasgd.stopping import StopSignals, leave
+from metasgd.stopping import SIGNALS, leave
 
 
 @contextmanager
@@ -78,7 +78,6 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, every_n_steps: int = 100) -> None:
         refuse(too_small("last_checkpoint.", ("every_n_steps", every_n_steps, 1)))
         self.every_n_steps = every_n_steps
-        self.signals = StopSignals()
         self.saved_at = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
@@ -93,12 +92,19 @@ class LastCheckpoint(Checkpoint):
                 counts["completed"] -= 1
             loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            SIGNALS.note(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            SIGNALS.obey()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.signals.listen(trainer)
         self.saved_at = trainer.fit_loop.total_batch_idx + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        leaving = self.signals.agreed(trainer)
+        leaving = SIGNALS.agreed(trainer)
         if leaving or batch_idx % self.every_n_steps == 0:
             self._save(trainer, steps=batch_idx)
         if leaving:

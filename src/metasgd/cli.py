@@ -26,7 +26,7 @@ from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
 from metasgd.runs import Start, find_start, read_checkpoint, refuse_incomplete, refuse_misfit
-from metasgd.stopping import is_lost_process, reason_of_loss
+from metasgd.stopping import SIGNALS, is_lost_process, reason_of_loss
 from metasgd.storage import place_of, refuse_unwritable
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
@@ -216,6 +216,7 @@ def _further_commands() -> str:
     return f"further commands: {names}; more of each: {PROGRAM} COMMAND --help" if COMMANDS else ""
 
 
+@SIGNALS.listening()
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     quieten()

@@ -1,14 +1,17 @@
 """Several processes, on one host or many: what started them, and that they all go on with the same run."""
 
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from metasgd.errors import UserError
 
@@ -92,3 +95,9 @@ class SameRunEverywhere(Callback):
                 " they would not go on with the same run. trainer.logger.init_args.save_dir must be one folder that"
                 " all hosts share, or an address such as s3://bucket/runs"
             )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Processes that this one has started, and that would wait for it to come, end with it."""
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher) and not torch.distributed.is_initialized():
+            launcher.kill(signal.SIGKILL)

@@ -5,13 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 ONE_MESSAGE = 1.0
 """Seconds; a terminal and a launcher may both pass the same Ctrl-C on."""
@@ -20,27 +24,75 @@ ONE_MESSAGE = 1.0
 class StopSignals:
     """SIGTERM, SIGINT and, in a job of SLURM that may be requeued, the signal that announces its end.
 
-    A second SIGINT, by someone who does not want to wait, leaves at once.
+    At first each of them ends the program at once, with ``128 + signal``. Once a run is about to take steps they are
+    noted, for who can save it to ask about; a second SIGINT, by someone who does not want to wait, still leaves.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self._since = 0.0
+        self._noting = False
+        self._process = 0
+        self._before: dict[int, signal._HANDLER] = {}
 
-    def listen(self, trainer: Trainer) -> None:
-        """Take over from the Trainer's handlers; it restores those from before itself when it ends."""
-        for number in (signal.SIGTERM, signal.SIGINT, requeue_signal(trainer)):
-            if number is not None:
-                signal.signal(number, self._note)
-        if trainer.received_sigterm:  # by the Trainer's handler, a moment ago
-            self.received = signal.SIGTERM
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Answer to SIGTERM and SIGINT; give them back in the end."""
+        self.received, self._noting, self._process = 0, False, os.getpid()
+        self._take(signal.SIGTERM, signal.SIGINT)
+        try:
+            yield
+        finally:
+            while self._before:
+                signal.signal(*self._before.popitem())
+
+    def note(self, trainer: Trainer) -> None:
+        """From here on, only note what comes."""
+        if not self._before:
+            return  # whoever runs this Trainer sees to signals
+        self._noting = True
+        # the Trainer's handlers start a broadcast wherever the process happens to be
+        trainer._signal_connector = _NoHandlers(trainer)
+        number = requeue_signal(trainer)
+        if number is not None:
+            self._take(number)
+
+    def obey(self) -> None:
+        """From here on, leave at once again; now, if a signal has come."""
+        self._noting = False
+        if self.received:
+            raise SystemExit(128 + self.received)
+
+    @contextmanager
+    def kept_from_workers(self) -> Iterator[None]:
+        """Start processes that none of these signals reaches, and be reached by none oneself meanwhile.
+
+        A terminal, SLURM and systemd send a signal to all the processes of a run, whose workers must live until
+        the outer step at work is done. And Python drops what a handler raises in the middle of a fork.
+        """
+        noting, self._noting = self._noting, True
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            if not noting:
+                self.obey()
+
+    def _take(self, *numbers: int) -> None:
+        for number in numbers:
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, signal.SIG_DFL if before is None else before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if os.getpid() != self._process:
+            return  # a worker that is just being forked
         now = time.monotonic()
-        if self.received and number == signal.SIGINT and now - self._since > ONE_MESSAGE:
-            raise SystemExit(128 + number)
-        if not self.received:
+        first, repeated = not self.received, self.received and now - self._since > ONE_MESSAGE
+        if first:
             self.received, self._since = number, now
+        if repeated and number == signal.SIGINT if self._noting else first or repeated:
+            raise SystemExit(128 + number)
 
     def agreed(self, trainer: Trainer) -> int:
         """The signal that any of the processes has received, the same answer in all of them; 0 for none."""
@@ -49,6 +101,28 @@ class StopSignals:
         received = torch.tensor(self.received, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
         return int(received)
+
+
+SIGNALS = StopSignals()
+"""This process's: a handler of signals is never anything less than the whole process's."""
+
+
+class _NoHandlers(_SignalConnector):
+    """In the place of the Trainer's own."""
+
+    def register_signal_handlers(self) -> None:
+        """None."""
+
+
+def obey_parent_alone(worker_id: int) -> None:  # noqa: ARG001
+    """In a worker that was started with SIGTERM blocked: end by the one that the parent sends when it leaves."""
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def leave(trainer: Trainer, number: int) -> None:

@@ -15,6 +15,7 @@ from metasgd.data.stream import Split
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse, too_small
+from metasgd.stopping import SIGNALS, obey_parent_alone
 
 Item = TypeVar("Item")
 
@@ -73,7 +74,15 @@ class _From(torch.utils.data.Sampler[int]):
 
 
 class ResumingLoader(DataLoader[Item]):
-    """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress."""
+    """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress.
+
+    Its workers live on when the run is told to stop; they end when it does.
+    """
+
+    def __iter__(self) -> Any:
+        self.worker_init_fn = obey_parent_alone
+        with SIGNALS.kept_from_workers():
+            return super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         return {}
