@@ -49,7 +49,7 @@ def live(folder: Path, workers: int) -> int:
     if pid:
         return pid
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(number, signal.SIG_DFL)
     os.setsid()
     os.chdir(folder)
     said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -61,8 +61,6 @@ def live(folder: Path, workers: int) -> int:
         code = metasgd([*COMMAND, "--data.num_workers", str(workers)])
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 70
-    except KeyboardInterrupt:
-        code = 130
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -92,7 +90,7 @@ def what_a_run_left(folder: Path) -> dict[str, Any]:
         content = read_checkpoint(folder / RUN / "checkpoints" / f"{name}.ckpt")
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "metasgd_skipped"):
             left[f"{name}.ckpt {key}"] = content[key]
-    left["files"] = sorted(p.name for p in (folder / RUN / "checkpoints").iterdir() if not p.name.startswith("."))
+    left["files"] = sorted(p.name for p in (folder / RUN / "checkpoints").iterdir())
     return left
 
 
@@ -140,15 +138,8 @@ def one_death(
         number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         os.kill(pid, number)
         code = ended(pid, 60)
-        if code is None and number == signal.SIGINT:
-            # Python drops a KeyboardInterrupt that falls into a fork of its own, as of workers before the first step
-            kills["SIGINT that Python dropped, then SIGKILL"] += 1
-            os.kill(pid, signal.SIGKILL)
-            ended(pid, 60)
-            return False
-        # before its first step a run has nothing to save: a signal does what it does to any program
-        expected = {0, EXIT[number], -signal.SIGTERM, 1, 130}
-        if code not in expected:
+        # before the command has begun, a signal does what it does to any program
+        if code not in (0, EXIT[number], -number):
             raise SystemExit(
                 f"after {number.name} the run left with {code}:\n{(folder / 'said.txt').read_text()[-3000:]}"
             )

@@ -175,8 +175,23 @@ CHANGES = {
     "no version": (lambda c: c.pop("pytorch-lightning_version"), [], "but not pytorch-lightning_version"),
     "no loops": (lambda c: c.pop("loops"), [], "but not loops"),
     "weights that are none": (lambda c: c.update(state_dict=[1]), [], "is not a checkpoint of metasgd"),
-    "another optimizer": (lambda c: None, ["--model.outer.optimizer", "SGD"], "'momentum'"),
-    "another outer problem": (lambda c: None, ["--model.outer.freeze_network", "true"], "freeze_network as the run"),
+    "another optimizer": (lambda c: None, ["--model.outer.optimizer", "SGD"], "its optimizer is Adam, the configured"),
+    "one of the same settings": (lambda c: None, ["--model.outer.optimizer", "AdamW"], "the configured one AdamW"),
+    "another learning rate": (
+        lambda c: None,
+        ["--model.outer.optimizer.init_args.lr", "0.5"],
+        "its optimizer has lr 0.001, the configured one 0.5",
+    ),
+    "no schedule": (
+        lambda c: None,
+        ["--model.outer.scheduler", "null"],
+        "its schedule is LambdaLR, the configured one none",
+    ),
+    "another outer problem": (
+        lambda c: None,
+        ["--model.outer.freeze_network", "true"],
+        "groups of [6, 6] tensors, the configured one of [6]",
+    ),
 }
 
 

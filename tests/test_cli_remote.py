@@ -1,6 +1,8 @@
 """Runs in a remote file system; in this process, whose memory stands for it."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -61,3 +63,47 @@ def test_a_damaged_or_missing_remote_checkpoint_is_refused(bucket, capsys):
 def test_an_address_that_cannot_be_reached_is_refused(bucket, capsys):
     assert main(["fit", *TINY, "--trainer.logger.init_args.save_dir", "nowhere://bucket/runs"]) == 2
     assert "trainer.logger.init_args.save_dir is nowhere://bucket/runs, which cannot" in capsys.readouterr().err
+
+
+@pytest.fixture(params=[403, 404, 500])
+def server(request):
+    """The address of a server that answers everything with this."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def answer(self):
+            self.send_error(request.param)
+
+        do_GET = do_HEAD = do_PUT = answer
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def refused(arguments, capsys):
+    """What was said of it, in one message."""
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_server_that_refuses_is_told_of(server, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("aiohttp", reason="fsspec reads http:// with it")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metasgd"])
+    said = refused(["test", *TINY, "--ckpt_path", f"{server}/last.ckpt"], capsys)
+    assert f"--ckpt_path is {server}/last.ckpt, which" in said or f"the checkpoint {server}/last.ckpt cannot be" in said
+    place = ["--trainer.logger.init_args.save_dir", f"{server}/runs"]
+    assert f"trainer.logger.init_args.save_dir is {server}/runs, which does not answer" in refused(
+        ["fit", *TINY, *place], capsys
+    )
+    assert f"{server}/runs" in refused(["fit", *TINY, *place, "--ckpt_path", "last"], capsys)
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from conftest import TINY
-from test_cli_fit import same, scalars, state, succeeded
+from test_cli_fit import assert_same, scalars, state, succeeded
 
 from metasgd.cli import main
 
@@ -34,11 +34,16 @@ def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path)
 
     succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "10"))
     second = tmp_path / "runs/train/version_1"
-    assert not same(state(second / "checkpoints" / "last.ckpt")["state_dict"], straight["state_dict"])
+    half = state(second / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not torch.equal(half["network.body.1.weight"], straight["state_dict"]["network.body.1.weight"])
+    for changed in (["--optimizer", "torch.optim.Adam"], [*by_it, "--lr", "2"]):
+        refused = metasgd("train", *PROBLEM, *changed, "--steps", "20", "--resume", "last")
+        assert refused.returncode == 2
+        assert "cannot be trained on as configured: its optimizer" in refused.stderr
     succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "20", "--resume", "last"))
     resumed = state(second / "checkpoints" / "last.ckpt")
-    assert same(resumed["state_dict"], straight["state_dict"])
-    assert same(resumed["optimizer_states"], straight["optimizer_states"])
+    assert_same(resumed["state_dict"], straight["state_dict"])
+    assert_same(resumed["optimizer_states"], straight["optimizer_states"])
     assert json.loads((second / "results.json").read_text()) == judged
     assert [step for step, _ in scalars(second, "val/mse")] == [5, 11, 17]
     assert judged["test/mse"] < scalars(second, "val/mse")[0][1]

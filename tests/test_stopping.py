@@ -124,7 +124,7 @@ def test_a_signal_in_the_middle_of_a_fork_is_not_lost(command, fork, saved_at, t
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 130, done.stderr
@@ -140,9 +140,9 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_their_work(number
     command += ["--last_checkpoint.every_n_steps", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(tmp_path / LAST)
+        wait_for(tmp_path / LAST, timeout=300)
         os.killpg(process.pid, number)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=200)[1]
     finally:
         process.kill()
     assert process.returncode == 128 + number, said
@@ -214,9 +214,9 @@ def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
     command = [sys.executable, *job, *LONG, "--last_checkpoint.every_n_steps", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
-    wait_for(last)
+    wait_for(last, timeout=300)
     process.send_signal(signal.SIGUSR1)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=200)[1]
     assert process.returncode == 128 + signal.SIGUSR1, said
     assert scontrol.read_text() == "requeue 4711\n"
     stopped_at = read_checkpoint(last)["global_step"]

@@ -1,11 +1,14 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.storage import place_of, write_whole
+from metasgd.storage import place_of, refuse_unwritable, remove_abandoned, write_whole
 
 
 def test_an_address_that_cannot_be_reached_is_refused():
@@ -41,3 +44,41 @@ def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path, mo
         write_whole(place, b"this does not fit")
     assert place.read_bytes() == b"whole"
     assert [p.name for p in place.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    place = UPath(tmp_path) / "last.ckpt"
+    place.write_bytes(b"whole")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f".last.ckpt.{dead.pid}", ".last.ckpt.999999999"]  # no system counts that far
+    kept = [f".last.ckpt.{os.getpid()}", ".last.ckpt.1", f".best.ckpt.{dead.pid}", ".last.ckpt.mine", ".last.ckpt"]
+    for name in left + kept:
+        (place.parent / name).touch()
+    remove_abandoned(place)
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, "last.ckpt"}
+
+
+class BackendError(Exception):
+    """As those of botocore, aiohttp and azure: of no type that others know."""
+
+
+def test_an_error_of_a_remote_file_system_is_one_of_the_system(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise BackendError("AccessDenied")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "_open", refuse)
+    bucket = UPath("memory://bucket/of-this-test")
+    with pytest.raises(OSError, match="BackendError: AccessDenied"):
+        write_whole(bucket / "last.ckpt", b"x")
+    with pytest.raises(
+        UserError, match="some.option is memory://bucket/of-this-test, which .* .BackendError: AccessDenied"
+    ):
+        refuse_unwritable(bucket, "some.option")
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was():
+    bucket = UPath("memory://bucket/of-another-test")
+    refuse_unwritable(bucket, "some.option")
+    assert not list(bucket.iterdir())

@@ -18,8 +18,10 @@ from metasgd.errors import UserError, refuse, too_small
 from metasgd.module import MetaSGDModule
 from metasgd.networks import uses_batch_statistics
 from metasgd.results import Protocol, table, write
+from metasgd.resuming import MADE_BY_KEY, made_by
 from metasgd.runs import CONFIG_KEY, KEYWORDS, RESUME
 from metasgd.stopping import SIGNALS, leave
+from metasgd.storage import remove_abandoned
 
 
 @contextmanager
@@ -81,6 +83,8 @@ class LastCheckpoint(Checkpoint):
         self.saved_at = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        checkpoint[MADE_BY_KEY] = made_by(trainer.optimizers[0], schedules[0] if schedules else None)
         loop = checkpoint["loops"]["fit_loop"]
         progress = loop["epoch_loop.batch_progress"]
         # of a finished run too, which goes on if it is resumed with more steps
@@ -99,6 +103,13 @@ class LastCheckpoint(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if stage == "fit":
             SIGNALS.obey()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        folder = trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
+        if trainer.is_global_zero:
+            for keyword in KEYWORDS:
+                remove_abandoned(UPath(folder) / "checkpoints" / f"{keyword}.ckpt")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_at = trainer.fit_loop.total_batch_idx + 1

@@ -1,7 +1,6 @@
 """The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, auto_parser
@@ -25,9 +24,11 @@ from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
-from metasgd.runs import Start, find_start, read_checkpoint, refuse_incomplete, refuse_misfit
+from metasgd.resuming import refuse_incomplete
+from metasgd.runs import Start, find_start, refuse_misfit
 from metasgd.stopping import SIGNALS, is_lost_process, reason_of_loss
 from metasgd.storage import place_of, refuse_unwritable
+from metasgd.trainer_options import TRAINER_DEFAULTS, refuse_trainer_options
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
 
 PROGRAM = "python -m metasgd"
@@ -39,16 +40,6 @@ MAIN_JOB = {
 }
 """The Trainer's methods, in the terms of meta-training."""
 SAVE_DIR = "trainer.logger.init_args.save_dir"
-HALF = ("16", "16-mixed", "16-true")
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 1,  # a run is one pass of max_steps outer steps
-    "check_val_every_n_epoch": None,  # so val_check_interval counts outer steps
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 10,
-    "inference_mode": False,  # adapting to a validation task takes gradients
-    "use_distributed_sampler": False,  # the data module deals the tasks over processes itself
-    "enable_model_summary": False,
-}
 
 
 class MetaSGDCLI(LightningCLI):
@@ -65,7 +56,7 @@ class MetaSGDCLI(LightningCLI):
             parser_kwargs={
                 "prog": PROGRAM,
                 "description": "Meta-train a network together with the optimizer that will train it, and use both.",
-                "epilog": _further_commands(),
+                "epilog": f"further commands: {', '.join(COMMANDS)}; more of each: {PROGRAM} COMMAND --help",
             },
             auto_configure_optimizers=False,
             args=args,
@@ -90,10 +81,9 @@ class MetaSGDCLI(LightningCLI):
         logger = options.trainer.logger
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
             place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached
-        # LightningCLI is about to look into the checkpoint for hyperparameters, and would trip over a damaged one
-        ckpt_path = options.ckpt_path
-        if ckpt_path is not None and Path(ckpt_path).is_file():
-            read_checkpoint(Path(ckpt_path))
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the configuration is never a checkpoint's, in which LightningCLI looks for hyperparameters."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -109,22 +99,8 @@ class MetaSGDCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         options = self.config[self.subcommand]
         source = options.data.source.class_path.rpartition(".")[2]
-        logger = config.get("logger")
-        if not isinstance(logger, TensorBoardLogger):
-            raise UserError(
-                "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir,"
-                " name and version are yours to choose"
-            )
-        if config["inference_mode"]:
-            raise UserError(
-                "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
-            )
-        if str(config["precision"]) in HALF:
-            raise UserError(
-                f"trainer.precision is {config['precision']}, but float16 holds no number between 0 and 6e-8, and the"
-                " scaler that keeps gradients above that knows of the outer loss alone: inner gradients and their"
-                " derivatives would be lost unnoticed. Use bf16-mixed, which has the range of float32, or 32-true"
-            )
+        refuse_trainer_options(config)
+        logger: TensorBoardLogger = config["logger"]
         start = find_start(
             options.ckpt_path,
             place_of(logger.save_dir, SAVE_DIR),
@@ -132,9 +108,8 @@ class MetaSGDCLI(LightningCLI):
             options.trainer.logger.init_args.version,
             fit=self.subcommand == "fit",
         )
-        self.start = start
         if start.checkpoint is not None:
-            refuse_misfit(start.checkpoint, read_checkpoint(start.checkpoint), self.model)
+            self._refuse_checkpoint(start, config["max_steps"])
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         config["logger"] = self._logger(logger, start)
@@ -189,14 +164,19 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
         self.model.as_inputs(self.datamodule.example())
-        optimizer = None
-        if stage == "fit":
-            optimizer = self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
-        if self.start.checkpoint is not None:
-            refuse_incomplete(self.start.checkpoint, read_checkpoint(self.start.checkpoint), optimizer)
         if stage in ("fit", "test"):
             assert self.trainer.logger is not None
             refuse_unwritable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
+
+    def _refuse_checkpoint(self, start: Start, max_steps: int) -> None:
+        """Refuse one of another model, or of another training if training is to go on from there."""
+        assert start.checkpoint is not None
+        refuse_misfit(start.checkpoint, start.content, self.model)
+        optimizer, scheduler = None, None
+        if self.subcommand == "fit":
+            optimizer = self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
+            scheduler = self.model.outer.make_scheduler(optimizer, max_steps)
+        refuse_incomplete(start.checkpoint, start.content, optimizer, scheduler)
 
     def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
         """The logger of the run that goes on, or of a new run."""
@@ -209,11 +189,6 @@ class MetaSGDCLI(LightningCLI):
             # what was logged after the checkpoint is logged again
             purge_step=start.outer_step if run and self.subcommand == "fit" else None,
         )
-
-
-def _further_commands() -> str:
-    names = ", ".join(COMMANDS)
-    return f"further commands: {names}; more of each: {PROGRAM} COMMAND --help" if COMMANDS else ""
 
 
 @SIGNALS.listening()

@@ -5,16 +5,15 @@ import re
 import struct
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.storage import place_of
+from metasgd.storage import answering, errors_of_the_system, place_of
 
 KEYWORDS = ("last", "best")
 RESUME = "resume"
@@ -47,12 +46,17 @@ class Start:
     Attributes:
         run: the run that it goes on with or judges; None: a new one, or no run's.
         checkpoint: None: weights as they were initialised.
-        outer_step: of the checkpoint.
+        content: of the checkpoint.
     """
 
     run: Run | None
     checkpoint: UPath | None
-    outer_step: int
+    content: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def outer_step(self) -> int:
+        """Of the checkpoint."""
+        return int(self.content.get("global_step", 0))
 
     def __str__(self) -> str:
         if self.checkpoint is None:
@@ -72,15 +76,15 @@ def find_start(ckpt_path: str | None, save_dir: UPath, name: str, version: int |
             f"trainer.logger.init_args.version is {version}: a whole number from 0 is needed, K of the run's folder"
             f" {save_dir / name}/version_K"
         )
-    path = None if ckpt_path is None else resolve_checkpoint(ckpt_path, save_dir, name, version)
-    outer_step = 0 if path is None else int(read_checkpoint(path).get("global_step", 0))
+    with answering(save_dir, "trainer.logger.init_args.save_dir"):
+        path = None if ckpt_path is None else resolve_checkpoint(ckpt_path, save_dir, name, version)
     run = None if path is None else run_of(path)
     if version is not None:
         named = Run(save_dir, name, version)
         if fit and ckpt_path != RESUME and (run is None or run.folder != named.folder.resolve()):
             refuse_taken(named)
         run = named
-    return Start(run, path, outer_step)
+    return Start(run, path, {} if path is None else read_checkpoint(path))
 
 
 def runs_of(save_dir: UPath, name: str) -> list[Run]:
@@ -120,8 +124,9 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
             " --ckpt_path out to start a new run, or give the path of a checkpoint."
         )
     path = place_of(ckpt_path, "--ckpt_path")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not there"
+    with answering(path, "--ckpt_path"):
+        kind = "a file" if path.is_file() else "a folder" if path.is_dir() else "not there"
+    if kind != "a file":
         raise UserError(
             f"--ckpt_path is {ckpt_path}, which is {kind}. Give the path of a checkpoint file, or last or best for"
             f" the newest run in {save_dir / name}."
@@ -159,7 +164,7 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
     """
     try:
         # torch warns of formats that it does not write itself
-        with warnings.catch_warnings(action="error"), path.open("rb") as file:
+        with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (
         # torch's own, and what its unpickler trips over in a stream that makes no sense
@@ -192,39 +197,3 @@ def refuse_misfit(path: Path | UPath, content: dict[str, Any], module: torch.nn.
             f" {own.get(n, 'absent')} in the configured model ({len(differing)} tensors differ). Use the config.yaml"
             " of the run that wrote it, with the same --model.network, --model.update_rule and --data.n_way."
         )
-
-
-def refuse_incomplete(path: Path | UPath, content: dict[str, Any], optimizer: Optimizer | None) -> None:
-    """Refuse a checkpoint that lacks what the Trainer needs of it.
-
-    Args:
-        path: of the checkpoint.
-        content: of the checkpoint.
-        optimizer: the outer one, if training is to go on from there.
-
-    Raises:
-        UserError: names what lacks, or how the outer optimizer differs from the one that is saved.
-    """
-    needed = ["pytorch-lightning_version"]
-    if optimizer is not None:
-        needed += ["loops", "callbacks", "optimizer_states", "lr_schedulers"]
-    absent = [key for key in needed if key not in content]
-    if absent:
-        raise UserError(
-            f"the checkpoint {path} holds weights, but not {', '.join(absent)}: fit did not write it so. Give last.ckpt"
-            " or best.ckpt as a run left it"
-        )
-    if optimizer is None:
-        return
-    saved = [_outline(group) for state in content["optimizer_states"] for group in state["param_groups"]]
-    own = [_outline(group) for group in optimizer.param_groups]
-    if saved != own:
-        raise UserError(
-            f"the checkpoint {path} cannot be trained on with this outer problem: its outer optimizer has {saved},"
-            f" the configured one {own} (tensors and settings of each group). Use the same --model.outer.optimizer and"
-            " --model.outer.freeze_network as the run that wrote it, or start a new run"
-        )
-
-
-def _outline(group: dict[str, Any]) -> tuple[int, list[str]]:
-    return len(group["params"]), sorted(set(group) - {"params", "initial_lr"})

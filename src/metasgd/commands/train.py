@@ -24,7 +24,8 @@ from metasgd.optimizer import LearnedOptimizer
 from metasgd.ordinary.data import OrdinaryData
 from metasgd.ordinary.module import MakeOptimizer, OrdinaryModule, refuse_unfit_network
 from metasgd.progress import ProgressBar
-from metasgd.runs import Start, read_checkpoint, run_of, runs_of
+from metasgd.resuming import refuse_incomplete
+from metasgd.runs import Start, read_checkpoint, refuse_misfit, run_of, runs_of
 from metasgd.storage import place_of, write_whole
 
 
@@ -82,12 +83,15 @@ def train(
     built = network()
     refuse_unfit_network(built, problem, data.examples["train"])
     module = OrdinaryModule(built, problem.loss, chosen_optimizer(optimizer, ckpt_path, lr, steps))
-    module.configure_optimizers()  # refuses what does not fit before a run has a folder
+    made = module.configure_optimizers()  # refuses what does not fit before a run has a folder
     start = find_resumed(resume, place_of(save_dir, "--save_dir"), name)
     if start.checkpoint is not None and start.outer_step >= steps:
         raise UserError(
             f"steps is {steps}, but {start.checkpoint} has done {start.outer_step}: give more, or leave --resume out"
         )
+    if start.checkpoint is not None:
+        refuse_misfit(start.checkpoint, start.content, module)
+        refuse_incomplete(start.checkpoint, start.content, made, options="--optimizer, --ckpt_path and --lr")
     logger = TensorBoardLogger(
         save_dir=str(start.run.save_dir) if start.run else save_dir,
         name=start.run.name if start.run else name,
@@ -136,7 +140,7 @@ def find_resumed(resume: str | None, save_dir: UPath, name: str) -> Start:
         UserError: there is no such checkpoint, or it is damaged.
     """
     if resume is None:
-        return Start(None, None, 0)
+        return Start(None, None)
     saved = [path for run in runs_of(save_dir, name) if (path := run.checkpoint("last")).is_file()]
     path = saved[0] if resume == "last" and saved else place_of(resume, "--resume")
     if not path.is_file():
@@ -144,7 +148,7 @@ def find_resumed(resume: str | None, save_dir: UPath, name: str) -> Start:
             f"--resume is {resume}, which is not there: give a checkpoint of this command, or last for the newest run"
             f" in {save_dir / name}, which has {len(saved)}"
         )
-    return Start(run_of(path), path, int(read_checkpoint(path).get("global_step", 0)))
+    return Start(run_of(path), path, read_checkpoint(path))
 
 
 def chosen_optimizer(
