@@ -154,11 +154,14 @@ LONG = [
 ]
 
 
+PATIENT = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", "0:00:20"]
+
+
 @pytest.fixture
-def running(tmp_path):
+def running(request, tmp_path):
     """A run of two processes that has written a checkpoint: (the first process, the other's id, last.ckpt)."""
     last = tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
-    process = start(tmp_path, "-m", "metasgd", "fit", *LONG)
+    process = start(tmp_path, "-m", "metasgd", "fit", *LONG, *getattr(request, "param", []))
     deadline = time.monotonic() + 150
     while not last.exists():
         assert process.poll() is None, finish(process)
@@ -188,9 +191,40 @@ def test_one_killed_the_other_ends_with_a_message_and_the_run_resumes(running):
     assert "error: another process of this run has ended" in said
     assert "--ckpt_path last" in said
     assert "Traceback" not in said
+    assert_goes_on(last)
+
+
+def assert_goes_on(last):
     steps = read_checkpoint(last)["global_step"]
     assert steps >= 20
     more = ["--trainer.max_steps", str(steps + 2), "--ckpt_path", "last"]
     code, said = finish(start(last.parents[4], "-m", "metasgd", "fit", *LONG, *more))
     assert code == 0, said
     assert read_checkpoint(last)["global_step"] == steps + 2
+
+
+def state_of(pid):
+    """R, S, T, Z …, as in ps; X if there is no such process."""
+    place = Path(f"/proc/{pid}/stat")
+    return place.read_text().rpartition(")")[2].split()[0] if place.exists() else "X"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("running", [PATIENT], indirect=True)
+@pytest.mark.parametrize("hung", ["the other", "the first"])
+def test_one_hangs_the_other_ends_in_the_time_allowed_and_the_run_resumes(running, hung):
+    process, child, last = running
+    left = {"the other": process.pid, "the first": child}[hung]
+    os.kill(child if hung == "the other" else process.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 120  # of which 20 s are the time allowed
+    while state_of(left) not in "ZX":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if hung == "the first":
+        process.kill()
+    code, said = finish(process)
+    assert code == {"the other": 1, "the first": -signal.SIGKILL}[hung], said
+    assert ": another process of this run has ended, or has not answered within the time" in said
+    assert "Traceback" not in said
+    assert state_of(child) in "ZX"  # a process that hangs is not left behind by the one that started it
+    assert_goes_on(last)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from metasgd.errors import UserError
+from metasgd.stopping import is_lost_process
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class SameRunEverywhere(Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """Processes that this one has started, and that would wait for it to come, end with it."""
+        """Processes that this one has started end with it, if they wait for it to come, or hang in mid-run."""
         launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher) and not torch.distributed.is_initialized():
+        apart = not torch.distributed.is_initialized() or is_lost_process(exception)
+        if apart and isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)

@@ -148,10 +148,12 @@ def requeue_signal(trainer: Trainer) -> int | None:
     return None
 
 
-def is_lost_process(error: RuntimeError) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether this error came of another process of the run that has ended, or answers no more."""
     # gloo's errors have no type of their own
-    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    )
 
 
 def reason_of_loss(error: RuntimeError) -> str:
