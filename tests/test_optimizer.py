@@ -84,6 +84,7 @@ def test_a_constant_rule_is_sgd_with_momentum(name, scheduled):
 
 RULES = {
     "optimizer network": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "step", "gradient_norm"]),
+    "trend and progress": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "trend", "progress"]),
     "per layer": lambda: OptimizerNetwork(0.003, 0.9, per_layer=True),
     "meta-sgd": lambda: PerParameter(0.003),
     "momentum": lambda: PerParameterMomentum(0.003),
@@ -98,7 +99,7 @@ def test_steps_as_the_rule_itself_does(name):
     rule = lively(RULES[name](), network, steps=6)
     params = {n: p.detach().clone() for n, p in network.named_parameters()}
     state = rule.init_state(params)
-    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule)
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, total_steps=6)
     for s in range(6):
         optimizer.zero_grad()
         loss = F.mse_loss(network(x), y)
@@ -130,7 +131,7 @@ def test_saved_and_loaded_goes_on_to_the_same_bits(name, tmp_path):
     def fresh():
         network, x, y = regression(torch.float32)
         rule = Sign() if name == "own step" else lively(RULES[name](), network, steps=30)
-        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, lr=0.9)
+        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, lr=0.9, total_steps=30)
         return network, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.5), x, y
 
     straight, optimizer, scheduler, x, y = fresh()

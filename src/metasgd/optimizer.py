@@ -1,7 +1,8 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from metasgd.errors import UserError, refuse
+from metasgd.errors import UserError
+from metasgd.in_place import step_in_place
 from metasgd.loading import load
-from metasgd.update_rules import CHOSEN, Coefficients, M, Params, State, UpdateRule
+from metasgd.matching import names_of
+from metasgd.optimizer_network import Answers, OptimizerNetwork
+from metasgd.update_rules import CHOSEN, M, Params, State, UpdateRule
+
+Figures = Mapping[str, Tensor] | Mapping[str, float]
 
 BUFFER = "momentum_buffer"
 """The key of a parameter's momentum in ``state``, as ``torch.optim.SGD`` has it."""
@@ -56,7 +62,7 @@ class LearnedOptimizer(Optimizer):
             raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
         self.rule: UpdateRule = load(checkpoint).module.update_rule if checkpoint else copy.deepcopy(update_rule)  # type: ignore[assignment] # one is given
         self.n_steps = 0
-        self.memory: State = {}
+        self.memory: dict[str, Tensor | float | list[float]] = {}
         self._names: list[list[str]] = []
         super().__init__(params, {"lr": lr})
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -73,11 +79,12 @@ class LearnedOptimizer(Optimizer):
             self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
         self.rule.requires_grad_(False)
         self._phi = next(self.rule.parameters(), torch.empty(0))
-        self.memory = self.rule.init_state({})
+        self.memory = {**self.rule.init_state({})}
+        self._take_over()
         self._match()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("rule", "n_steps", "memory", "_names", "_phi")
+        own = ("rule", "n_steps", "memory", "_names", "_phi", "_answers")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -109,13 +116,14 @@ class LearnedOptimizer(Optimizer):
             )
         super().load_state_dict(state_dict)
         self.rule.load_state_dict(saved["phi"])
+        self._take_over()
         self.n_steps, self.memory = saved["n_steps"], dict(saved["memory"])
 
     @property
     def chosen(self) -> dict[str, float | list[float]]:
         """The learning rate (without the factor lr) and momentum of the last step, if the rule chooses them."""
-        values = {c: self.memory[c].tolist() for c in CHOSEN if c in self.memory}
-        return {c: v[0] if isinstance(v, list) and len(v) == 1 else v for c, v in values.items()}
+        values = {c: self.memory[c] for c in CHOSEN if c in self.memory}
+        return {c: v.tolist() if isinstance(v, Tensor) else v for c, v in values.items()}
 
     @torch.no_grad()
     def step(  # type: ignore[override] # more than torch's
@@ -142,56 +150,60 @@ class LearnedOptimizer(Optimizer):
                 f"{type(self.rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure"
                 " that returns it"
             )
-        read = self._as_read(loss)
-        groups = [
-            ([n for n, p in named if p.grad is not None], [p for _, p in named if p.grad is not None], group["lr"])
-            for named, group in zip(self._named(), self.param_groups, strict=True)
-        ]
-        groups = [group for group in groups if group[0]]
-        grads = {n: p.grad for names, params, _ in groups for n, p in zip(names, params, strict=True)}
-        if type(self.rule).forward is UpdateRule.forward:
-            coefficients = self.rule.coefficients(self.n_steps, grads, read, self.memory)  # type: ignore[arg-type]
-            self.memory = coefficients.memory
-            for names, params, lr in groups:
-                self._apply(coefficients, names, params, float(lr))
+        groups: list[tuple[Params, float]] = []
+        grads: Params = {}
+        for names, group in zip(self._names, self.param_groups, strict=True):
+            params = {n: p for n, p in zip(names, group["params"], strict=True) if p.grad is not None}
+            grads |= {n: p.grad for n, p in params.items()}
+            if params:
+                groups.append((params, float(group["lr"])))
+        if self._answers is not None:
+            answer = self._answers(self.n_steps, grads, float(_read(loss)), self.memory)
+            self.memory = {**answer.memory}
+            for params, lr in groups:
+                self._apply(params, grads, answer.rates, answer.momenta, lr)
+        elif type(self.rule).forward is UpdateRule.forward:
+            coefficients = self.rule.coefficients(self.n_steps, grads, self._beside_rule(loss), self._state())
+            self.memory = {**coefficients.memory}
+            for params, lr in groups:
+                self._apply(params, grads, coefficients.rates, coefficients.momenta, lr)
         elif groups:
-            self._apply_whole(groups, grads, read)  # type: ignore[arg-type]
+            self._apply_whole(groups, grads, self._beside_rule(loss))
         self.n_steps += 1
         return loss
 
-    def _apply(self, coefficients: Coefficients, names: list[str], params: list[Tensor], lr: float) -> None:
+    def _apply(self, params: Params, grads: Params, rates: Figures, momenta: Figures | None, lr: float) -> None:
         """The rule's step in place, over all the tensors of a group at a time."""
-        m: list[Tensor] = [p.grad for p in params]  # type: ignore[misc] # the others were left out
-        if coefficients.momenta is not None:
-            buffers = [self._buffer(p) for p in params]
-            momenta = [coefficients.momenta[n] for n in names]
-            if _all_one(momenta):
-                torch._foreach_mul_(buffers, float(momenta[0]))
-            else:
-                torch._foreach_mul_(buffers, momenta)
-            torch._foreach_add_(buffers, m)
-            m = buffers
-        rates = [coefficients.rates[n] for n in names]
-        if _all_one(rates):
-            torch._foreach_add_(params, m, alpha=-lr * float(rates[0]))
-        elif all(rate.ndim == 0 for rate in rates):
-            for p, own, rate in zip(params, m, rates, strict=True):
-                p.add_(own, alpha=-lr * float(rate))
-        else:
-            torch._foreach_addcmul_(params, m, rates, value=-lr)
+        tensors = list(params.values())
+        step_in_place(
+            tensors,
+            [grads[n] for n in params],
+            None if momenta is None else [self._buffer(p) for p in tensors],
+            [rates[n] for n in params],
+            None if momenta is None else [momenta[n] for n in params],
+            lr,
+        )
 
-    def _apply_whole(self, groups: list[tuple[list[str], list[Tensor], float]], grads: Params, loss: Tensor) -> None:
+    def _apply_whole(self, groups: list[tuple[Params, float]], grads: Params, loss: Tensor) -> None:
         """The step of a rule with a ``forward`` of its own, which may be anything."""
-        params = {n: p for names, tensors, _ in groups for n, p in zip(names, tensors, strict=True)}
+        params = {n: p for tensors, _ in groups for n, p in tensors.items()}
         state = self.rule.init_state({n: p for n, p in params.items() if BUFFER not in self.state[p]})
-        state |= self.memory | {M + n: self.state[p][BUFFER] for n, p in params.items() if BUFFER in self.state[p]}
+        state |= self._state() | {M + n: self.state[p][BUFFER] for n, p in params.items() if BUFFER in self.state[p]}
         moved, state = self.rule(self.n_steps, params, grads, loss, state)
-        for names, tensors, lr in groups:
-            for n, p in zip(names, tensors, strict=True):
-                p.lerp_(moved[n], float(lr)) if lr != 1 else p.copy_(moved[n])
+        for tensors, lr in groups:
+            for n, p in tensors.items():
+                p.lerp_(moved[n], lr) if lr != 1 else p.copy_(moved[n])
                 if M + n in state:
                     self.state[p][BUFFER] = state[M + n]
         self.memory = {k: v for k, v in state.items() if not k.startswith(M)}
+
+    def _state(self) -> State:
+        """The memory of a rule that answers in tensors."""
+        return {k: v for k, v in self.memory.items() if isinstance(v, Tensor)}
+
+    def _take_over(self) -> None:
+        """Read the rule's weights once, where its answers need no more than these."""
+        self._answers = Answers(self.rule) if type(self.rule) is OptimizerNetwork else None
 
     def _buffer(self, p: Tensor) -> Tensor:
         state = self.state[p]
@@ -200,17 +212,9 @@ class LearnedOptimizer(Optimizer):
         buffer: Tensor = state[BUFFER]
         return buffer
 
-    def _as_read(self, loss: Tensor | float | None) -> Tensor:
-        """The loss as the rule reads it, where the rule is."""
-        value = torch.as_tensor(float("nan") if loss is None else loss).detach()
-        return value.to(self._phi).reshape(())
-
-    def _named(self) -> list[list[tuple[str, Tensor]]]:
-        """The parameters of each group under the names that the rule knows them by."""
-        return [
-            list(zip(names, group["params"], strict=True))
-            for names, group in zip(self._names, self.param_groups, strict=True)
-        ]
+    def _beside_rule(self, loss: Tensor | float | None) -> Tensor:
+        """The loss, of the rule's type and where the rule is."""
+        return _read(loss).to(self._phi).reshape(())
 
     def _by_given_name(self) -> Params:
         """All parameters, under their names if they were given any, otherwise numbered."""
@@ -226,39 +230,10 @@ class LearnedOptimizer(Optimizer):
         Raises:
             UserError: it serves other tensors; the first that does not match is named.
         """
-        params = self._by_given_name()
-        serves = self.rule.serves()
-        if serves is not None:
-            by_position = "param_names" not in self.param_groups[0]
-            if by_position:
-                params = dict(zip([*serves, *list(params)[len(serves) :]], params.values(), strict=False))
-            self._refuse_misfit(params, serves, all_needed=by_position)
-        rest = iter(params)
+        given = list(self._by_given_name().items())
+        rest = iter(names_of(self.rule, given, by_position="param_names" not in self.param_groups[0]))
         self._names = [[next(rest) for _ in group["params"]] for group in self.param_groups]
 
-    def _refuse_misfit(self, params: Params, serves: Mapping[str, torch.Size | None], all_needed: bool) -> None:
-        def problem(name: str, p: Tensor) -> str | None:
-            if name not in serves:
-                return f"the parameter {name} of shape {tuple(p.shape)} has none"
-            shape = serves[name]
-            # the one row of a class-agnostic head serves every class
-            if shape is None or shape == p.shape or (shape[:1] == (1,) and shape[1:] == p.shape[1:]):
-                return None
-            return f"those of {name} have the shape {tuple(shape)}, the parameter {tuple(p.shape)}"
 
-        found = [said for name, p in params.items() if (said := problem(name, p)) is not None][:1]
-        if not found and all_needed and len(params) < len(serves):
-            found = [f"{list(serves)[len(params)]} is not among the parameters"]
-        refuse(
-            [
-                f"the rates of {type(self.rule).__name__} do not fit: {said}. They fit the architecture that they were"
-                " learned on; an OptimizerNetwork with per_layer false fits any"
-                for said in found
-            ]
-        )
-
-
-def _all_one(figures: Sequence[Tensor]) -> bool:
-    """Whether all are one and the same figure."""
-    first = figures[0]
-    return first.ndim == 0 and all(figure is first for figure in figures)
+def _read(loss: Tensor | float | None) -> Tensor:
+    return torch.as_tensor(math.nan if loss is None else loss).detach()

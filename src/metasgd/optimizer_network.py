@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import refuse
@@ -83,17 +85,15 @@ class OptimizerNetwork(UpdateRule):
         log_loss = log10(loss)
         features = {"loss": (log_loss + 1) / 3}
         if "step" in self.inputs:
-            features["step"] = torch.as_tensor(step).to(loss).log1p().expand_as(loss)
+            features["step"] = _of_each(step, loss).log1p()
         if "gradient_norm" in self.inputs:
-            flat = [g.reshape(*loss.shape, -1) for g in grads.values()]
-            squares = [torch.linalg.vector_norm(g, dim=-1).square().to(loss) for g in flat]
+            squares = torch.stack([norm.to(loss) for norm in _norms(grads, loss.shape)]).square().sum(dim=0)
             # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
-            features["gradient_norm"] = 0.5 * (torch.stack(squares).sum(dim=0) + 1e-16).log10()
+            features["gradient_norm"] = 0.5 * (squares + 1e-16).log10()
         if "trend" in self.inputs:
             features["trend"] = _trend(step, log_loss, (state or {})[AVERAGE])
         if "progress" in self.inputs:
-            taken = torch.as_tensor(step).to(loss).expand_as(loss)
-            features["progress"] = (taken / self.total_steps).clamp_max(1)
+            features["progress"] = (_of_each(step, loss) / self.total_steps).clamp_max(1)
         return torch.stack([features[i] for i in self.inputs], dim=-1)
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,14 +105,14 @@ class OptimizerNetwork(UpdateRule):
         x = features.reshape(-1, features.shape[-1])
         for layer in self.mlp:
             x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else x.tanh()
-        log_factor, shift = x.reshape(*features.shape[:-1], x.shape[-1]).chunk(2, dim=-1)
+        log_factor, shift = x.reshape(*features.shape[:-1], -1).chunk(2, dim=-1)
         return self.learning_rate * log_factor.exp(), torch.sigmoid(shift + logit(self.momentum))
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         eta, mu = self.choose(self.read(step, loss, grads, state))
         memory = {"learning_rate": eta, "momentum": mu}
         if "trend" in self.inputs:
-            memory[AVERAGE] = SMOOTHING * state[AVERAGE] + (1 - SMOOTHING) * log10(loss)
+            memory[AVERAGE] = state[AVERAGE].lerp(log10(loss), 1 - SMOOTHING)
         return Coefficients(self._given_out(eta, grads), self._given_out(mu, grads), memory)
 
     def _given_out(self, figures: Tensor, grads: Params) -> Params:
@@ -122,6 +122,81 @@ class OptimizerNetwork(UpdateRule):
             return {n: beside(figure, g) for n, g in grads.items()} if figure.ndim else dict.fromkeys(grads, figure)
         own = dict(zip(self.names, figures.unbind(dim=-1), strict=True))
         return {n: beside(own[n], g) for n, g in grads.items()}
+
+
+class Answer(NamedTuple):
+    """``Coefficients`` in plain numbers; the one pair for all tensors is the same object for each."""
+
+    rates: dict[str, float]
+    momenta: dict[str, float]
+    memory: dict[str, float | list[float]]
+
+
+class Answers:
+    """What an optimizer network answers to one loss: its ``coefficients``, at a fraction of the time.
+
+    An optimizer's step is short, and every operation on a tensor takes as long as the whole of this.
+
+    Args:
+        rule: whose φ is taken over, in float64, as it is now.
+    """
+
+    def __init__(self, rule: OptimizerNetwork) -> None:
+        self.rule = rule
+        linear = [layer for layer in rule.mlp if isinstance(layer, nn.Linear)]
+        self.layers = [(_numbers(layer.weight), _numbers(layer.bias)) for layer in linear]
+
+    def __call__(
+        self, step: int, grads: Params, loss: float, memory: Mapping[str, Tensor | float | list[float]]
+    ) -> Answer:
+        rule = self.rule
+        log_loss = math.log10(min(max(loss, 1e-8), 1e8))
+        average = float(memory[AVERAGE]) if "trend" in rule.inputs else 0.0  # type: ignore[arg-type] # one figure
+        x = np.array([self._feature(name, step, grads, log_loss, average) for name in rule.inputs])
+        for weight, bias in self.layers[:-1]:
+            x = np.tanh(weight @ x + bias)
+        weight, bias = self.layers[-1]
+        log_factors, shifts = np.split(weight @ x + bias, 2)
+        etas = (rule.learning_rate * np.exp(log_factors)).tolist()
+        mus = (0.5 + 0.5 * np.tanh(0.5 * (shifts + logit(rule.momentum)))).tolist()  # the sigmoid
+        kept = {AVERAGE: SMOOTHING * average + (1 - SMOOTHING) * log_loss} if "trend" in rule.inputs else {}
+        if not rule.per_layer:
+            [eta], [mu] = etas, mus
+            return Answer(
+                dict.fromkeys(grads, eta), dict.fromkeys(grads, mu), {"learning_rate": eta, "momentum": mu, **kept}
+            )
+        rates, momenta = (dict(zip(rule.names, figures, strict=True)) for figures in (etas, mus))
+        return Answer(rates, momenta, {"learning_rate": etas, "momentum": mus, **kept})
+
+    def _feature(self, name: Input, step: int, grads: Params, log_loss: float, average: float) -> float:
+        """As ``OptimizerNetwork.read`` has it."""
+        if name == "loss":
+            return (log_loss + 1) / 3
+        if name == "step":
+            return math.log1p(step)
+        if name == "gradient_norm":
+            norms = _norms(grads, torch.Size())
+            total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
+            return 0.5 * math.log10(float(total) ** 2 + 1e-16)
+        if name == "trend":
+            return log_loss - average / (1 - SMOOTHING**step) if step else 0.0
+        return min(step / self.rule.total_steps, 1.0)
+
+
+def _numbers(weights: Tensor) -> NDArray[np.float64]:
+    return weights.detach().cpu().numpy().astype(np.float64)
+
+
+def _norms(grads: Params, lead: torch.Size) -> Sequence[Tensor]:
+    """The norm of each tensor, for every task in ``lead``."""
+    if not lead:
+        return torch._foreach_norm(list(grads.values()))
+    return [torch.linalg.vector_norm(g.reshape(*lead, -1), dim=-1) for g in grads.values()]
+
+
+def _of_each(step: Steps, loss: Tensor) -> Tensor:
+    """The number of the step beside each loss."""
+    return torch.full_like(loss, step) if isinstance(step, int) else step.to(loss).expand_as(loss)
 
 
 def _trend(step: Steps, log_loss: Tensor, average: Tensor) -> Tensor:

@@ -1,0 +1,67 @@
+"""``m ← μ m + g,  θ ← θ − lr · η m`` in place, over many tensors at a time."""
+
+import sys
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+Figures = list[Tensor | float]
+"""One for each tensor: a number, or a tensor of no dimension or of its shape."""
+
+
+def step_in_place(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    rates: Figures,
+    momenta: Figures | None,
+    lr: float,
+) -> None:
+    """Move every θ, and its momentum if there is one.
+
+    Args:
+        params: θ.
+        grads: g.
+        buffers: m; none for a step without momentum, where m is g.
+        rates: η; where the rate of all is one and the same object, a single pass over the memory serves.
+        momenta: μ, likewise.
+        lr: a factor on all the rates.
+    """
+    if _all_one(rates) and (momenta is None or _all_one(momenta)):
+        sgd(
+            params,
+            grads,
+            [None] * len(params) if buffers is None else [*buffers],
+            fused=all(p.is_floating_point() and (p.is_cpu or p.is_cuda) for p in params),
+            foreach=False,
+            lr=lr * float(rates[0]),
+            # at a momentum of exactly 0 it would leave the buffers as they were
+            momentum=0.0 if momenta is None else max(float(momenta[0]), sys.float_info.min),
+            weight_decay=0.0,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        return
+    moves = grads
+    if buffers is not None:
+        torch._foreach_mul_(buffers, momenta)  # type: ignore[arg-type] # either is taken
+        torch._foreach_add_(buffers, grads)
+        moves = buffers
+    if all(_is_one(rate) for rate in rates):
+        for p, move, rate in zip(params, moves, rates, strict=True):
+            p.add_(move, alpha=-lr * float(rate))
+    else:
+        torch._foreach_addcmul_(params, moves, rates, value=-lr)  # type: ignore[call-overload] # numbers are each one
+
+
+def _is_one(figure: Tensor | float) -> bool:
+    """Whether it is one figure, for the whole of a tensor."""
+    return not isinstance(figure, Tensor) or figure.ndim == 0
+
+
+def _all_one(figures: Figures) -> bool:
+    """Whether all are one and the same figure."""
+    first = figures[0]
+    return _is_one(first) and all(figure is first for figure in figures)
