@@ -53,7 +53,7 @@ def step_in_place(
         for p, move, rate in zip(params, moves, rates, strict=True):
             p.add_(move, alpha=-lr * float(rate))
     else:
-        torch._foreach_addcmul_(params, moves, rates, value=-lr)  # type: ignore[call-overload] # numbers are each one
+        torch._foreach_addcmul_(params, moves, rates, value=-lr)  # type: ignore[arg-type] # numbers are each one
 
 
 def _is_one(figure: Tensor | float) -> bool:

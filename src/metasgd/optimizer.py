@@ -31,7 +31,7 @@ class LearnedOptimizer(Optimizer):
     any parameters. A rule with rates of its own for every parameter fits those it was learned on: by name where
     ``params`` has names (``network.named_parameters()``), otherwise by position.
 
-    A step takes no more memory than one of SGD with the same momentum, and reads one number off the device. The
+    A step takes no more memory than one of SGD with the same momentum, and reads the loss off the device. The
     state dict holds the rule as well, so that a run goes on to the same bits.
 
     Args:
