@@ -86,3 +86,16 @@ def test_all_unusable_options_are_named_together():
     ]
     with pytest.raises(UserError, match="exclude each other"):
         OuterProblem(alternate=1, freeze_network=True)
+
+
+@pytest.mark.parametrize("norm", [None, 0.5, 50.0])
+def test_the_gradient_is_cut_as_torch_cuts_it(norm):
+    ours, torchs = ([torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2))] for _ in range(2))
+    for p, q in zip(ours, torchs, strict=True):
+        p.grad = torch.arange(1.0, 1 + p.numel()).view_as(p)
+        q.grad = p.grad.clone()
+    without = torch.nn.Parameter(torch.zeros(1))  # frozen, or of a turn that is not its own
+    found = OuterProblem(gradient_clip_norm=norm).clip([*ours, without])
+    assert found == torch.nn.utils.clip_grad_norm_(torchs, norm or float("inf"))
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours, torchs, strict=True))
+    assert without.grad is None

@@ -23,6 +23,7 @@ from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
+from metasgd.process import NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
 from metasgd.resuming import refuse_incomplete
 from metasgd.runs import Start, find_start, refuse_misfit
@@ -125,9 +126,10 @@ class MetaSGDCLI(LightningCLI):
             ShowRates(),
             ShowTasks(),
             ShowSettings(settings_of(options.as_dict())),
-            RecordTest(source, checkpoint),
-            WritePredictions(),
+            *([RecordTest(source, checkpoint)] if self.subcommand == "test" else []),
+            *([WritePredictions()] if self.subcommand == "predict" else []),
         ]
+        config["profiler"] = config["profiler"] or NoProfiler()
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
         launch = Launch.here()
         if launch is not None:
@@ -147,6 +149,8 @@ class MetaSGDCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._refuse_unfit("fit")
+        forget_absent_gpus()
+        collect_rarely()
 
     def before_validate(self) -> None:
         self._refuse_unfit("validate")

@@ -12,7 +12,6 @@ from metasgd.engines import EngineName, choose_engine
 from metasgd.episode import Episode
 from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.task_stack import Learner
-from metasgd.update_rules import Params
 
 
 class InnerRuns(ABC):
@@ -92,7 +91,7 @@ class FromTheta(InnerRuns):
         first_order: bool,
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
-        theta: Params = dict(learner.network.named_parameters())
+        theta = learner.theta
         recompute = self.recompute
         if recompute == "auto":
             recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
@@ -103,7 +102,7 @@ class FromTheta(InnerRuns):
         return self.engine.run(on, merge_gradients, learner, tasks)
 
     def judge(self, learner: Learner, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Judgement:
-        theta: Params = dict(learner.network.named_parameters())
+        theta = learner.theta
 
         def on(one: Learner, some: Episode) -> Judgement:
             return judge(one, theta, some, inner_steps, after)

@@ -114,7 +114,7 @@ def meta_gradient(
         del step  # before the next one is made
     support_losses, chosen = torch.stack(backwards.losses, dim=-1), backwards.chosen
     gathered = reverse.lam | reverse.shared
-    learned = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
+    learned = {n: p for n, p in learner.phi.items() if p.requires_grad}
     b = tasks.n_tasks
     return MetaGradient(
         theta={n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p) for n, p in theta.items()},

@@ -1,6 +1,5 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -129,8 +128,7 @@ class MetaSGDModule(LightningModule):
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         gradient = self._meta_gradient(batch, step=batch_idx)
-        theta, phi = dict(self.network.named_parameters()), dict(self.update_rule.named_parameters())
-        loss = deliver(gradient.query_losses.mean(), gradient, theta, phi)
+        loss = deliver(gradient.query_losses.mean(), gradient, self.learner.theta, self.learner.phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
         norm = self._outer_step(batch, gradient, step=batch_idx)
@@ -156,7 +154,7 @@ class MetaSGDModule(LightningModule):
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.outer.gradient_clip_norm or math.inf)
+        norm = self.outer.clip([*self.learner.theta.values(), *self.learner.phi.values()])
         finite = bool(norm.isfinite())
         self.skipped.count(not finite)
         if self.skipped.in_a_row >= self.outer.max_skipped_steps:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -88,6 +89,14 @@ class OuterProblem:
             return None if self.scheduler is None else self.scheduler(optimizer)
         # not CosineAnnealingLR: its state would carry a run's length into the same run made longer
         return LambdaLR(optimizer, lambda t: 0.5 + 0.5 * math.cos(math.pi * min(t, max_steps) / max_steps))
+
+    def clip(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Cut the gradient if it is to be cut; return the norm that it had."""
+        learned = [p for p in parameters if p.grad is not None]
+        norm = get_total_norm([p.grad for p in learned if p.grad is not None])
+        if self.gradient_clip_norm is not None:
+            clip_grads_with_norm_(learned, self.gradient_clip_norm, norm)
+        return norm
 
     def learns(self, step: int) -> tuple[bool, bool]:
         """Whether θ and whether φ learn at this outer step."""

@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -16,7 +17,24 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs."""
+    """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs.
+
+    It moves ten times a second at most: to look for what it should show takes longer than it takes to see it.
+    """
+
+    PAUSE = 0.1  # seconds
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved_at = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self.moved_at > self.PAUSE or batch_idx + 1 == self.total_train_batches:
+            self.moved_at = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         return [_Description(""), *super().configure_columns(trainer)[1:]]

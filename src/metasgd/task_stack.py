@@ -53,6 +53,16 @@ class Learner:
         return read(self.network, self.loss) if self.closed_form else None
 
     @cached_property
+    def theta(self) -> Params:
+        """The network's parameters by name: they stay the same ones, and to look for them takes a while."""
+        return dict(self.network.named_parameters())
+
+    @cached_property
+    def phi(self) -> Params:
+        """The rule's parameters by name."""
+        return dict(self.rule.named_parameters())
+
+    @cached_property
     def agnostic(self) -> frozenset[str]:
         """Names of the parameters whose single row a task expands to its N ways."""
         return class_agnostic_names(self.network)

@@ -1,0 +1,152 @@
+"""What Lightning, the drawing of data and an evaluation take beside the bare outer step.
+
+    python benchmarks/overhead.py --out overhead.json
+
+In one process and in turns: ``python -m metasgd fit`` with all that it does at a step, and the bare step, which is
+the engine's meta-gradient, its delivery through ``backward`` and the outer optimizer's own step. The first steps of
+each fit are not counted, and no validation or checkpoint falls into the others. Drawing a meta-batch, and adapting
+to its tasks and judging them as a validation does, are timed in the same rounds. Times are medians over steps, of
+CPUs, which a busy machine disturbs less than those by the clock; ratios are medians over rounds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from metasgd.cli import main as metasgd
+from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.engines import deliver
+from metasgd.module import MetaSGDModule
+
+WARM_UP = 20
+"""Steps that are not counted."""
+
+
+class Clock(Callback):
+    """Notes when each outer step of a fit begins; the last fit's is ``Clock.last``."""
+
+    last: "Clock"
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        Clock.last = self
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.times.append(time.process_time())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.module, self.data = pl_module, trainer.datamodule
+
+
+def fitted(config: Path, folder: str, steps: int, more: list[str]) -> tuple[float, MetaSGDModule, EpisodicDataModule]:
+    """CPU seconds of an outer step of ``fit``, and what was fitted on what."""
+    options = {
+        "trainer.max_steps": steps,
+        "trainer.val_check_interval": steps,
+        "data.val_tasks": 2,
+        "last_checkpoint.every_n_steps": steps + 1,
+        "trainer.logger.init_args.save_dir": folder,
+        "trainer.callbacks+": "__main__.Clock",
+    }
+    given = [text for option, value in options.items() for text in (f"--{option}", str(value))]
+    code = metasgd(["fit", "--config", str(config), *given, *more])
+    assert code == 0, code
+    clock = Clock.last
+    return statistics.median(np.diff(clock.times)[WARM_UP:]), clock.module, clock.data
+
+
+def median_of(steps: int, call: Callable[[int], Any]) -> float:
+    """CPU seconds of ``call``, given the number of the step."""
+    times = []
+    for step in range(WARM_UP + steps):
+        start = time.process_time()
+        call(step)
+        times.append(time.process_time() - start)
+    return statistics.median(times[WARM_UP:])
+
+
+def round_of(config: Path, folder: str, steps: int, more: list[str]) -> dict[str, float]:
+    """CPU seconds of each kind of work, of one meta-batch."""
+    fit, module, data = fitted(config, folder, WARM_UP + steps, more)
+    b = data.meta_batch_size
+
+    def draw(step: int) -> Any:
+        return data.samplers["train"].draw(np.arange(step * b, (step + 1) * b))
+
+    optimizer = module.outer.make_optimizer(module.network, module.update_rule)
+    theta, phi = dict(module.network.named_parameters()), dict(module.update_rule.named_parameters())
+    batch = draw(0)
+
+    def bare(step: int) -> None:  # noqa: ARG001
+        tasks = module.as_inputs(batch)
+        found = module.runs.meta_gradient(module.learner, tasks, module.inner_steps, module.first_order)
+        deliver(found.query_losses.mean(), found, theta, phi).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {
+        "fit": fit,
+        "bare": median_of(steps, bare),
+        "drawing": median_of(steps, draw),
+        "evaluation": median_of(steps, lambda step: module.judge(batch, after=[module.inner_steps])),  # noqa: ARG005
+    }
+
+
+def measured(config: Path, options: argparse.Namespace, more: list[str]) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        first = round_of(config, folder, 5, more)
+        steps = max(10, min(1000, int(options.seconds / options.rounds / sum(first.values()))))
+        rounds = [round_of(config, folder, steps, more) for _ in range(options.rounds)]
+    ratios = {
+        "Lightning": [(r["fit"] - r["drawing"]) / r["bare"] for r in rounds],
+        "drawing": [r["drawing"] / r["bare"] for r in rounds],
+        "evaluation": [r["bare"] / r["evaluation"] for r in rounds],
+    }
+    return {
+        "config": config.stem,
+        "steps": steps,
+        "seconds": {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]},
+        "ratios": {kind: {"median": statistics.median(r), "all": sorted(r)} for kind, r in ratios.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).parents[1] / "configs"
+    parser.add_argument("--configs", nargs="+", type=Path, default=[here / "sinusoid.yaml", here / "glyphs.yaml"])
+    parser.add_argument("--seconds", type=float, default=60, help="to spend on each configuration, about")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("overhead.json"))
+    options, more = parser.parse_known_args()  # further options go to fit, as --data.root DIR
+    shown = Table(title="One outer step, milliseconds of CPU; ratios with their range over rounds")
+    for column in ("config", "fit", "bare", "drawing", "evaluation"):
+        shown.add_column(column, justify="left" if column == "config" else "right")
+    for column in ("(fit − drawing) / bare", "drawing / bare", "tasks per second, evaluation to training"):
+        shown.add_column(column, justify="right")
+    results = []
+    for config in options.configs:
+        result = measured(config, options, more)
+        results.append(result)
+        times = (f"{s * 1e3:.2f}" for s in result["seconds"].values())
+        ratios = (f"{r['median']:.2f} ({r['all'][0]:.2f}–{r['all'][-1]:.2f})" for r in result["ratios"].values())
+        shown.add_row(result["config"], *times, *ratios)
+    Console().print(shown)
+    settings = {"torch": torch.__version__, "cpus": os.cpu_count(), "rounds": options.rounds}
+    options.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning import Trainer
+
+from metasgd.process import NoProfiler, forget_absent_gpus
+
+RARELY = """
+import gc
+from metasgd.process import collect_rarely
+kept = [[] for _ in range(10_000)]
+before = gc.get_freeze_count()
+collect_rarely()
+print(gc.get_freeze_count() - before > 10_000, gc.isenabled(), gc.get_threshold()[0] > 700)
+"""
+
+
+def test_the_collector_looks_rarely_but_looks():
+    done = subprocess.run([sys.executable, "-c", RARELY], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_absent_gpus_are_forgotten_and_present_ones_are_not(monkeypatch, there):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    forget_absent_gpus()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == ("1" if there else "0")
+
+
+def test_lightning_takes_the_profiler_that_measures_nothing():
+    trainer = Trainer(profiler=NoProfiler(), logger=False, enable_checkpointing=False, accelerator="cpu")
+    with trainer.profiler.profile("a hook"):
+        pass
+    assert trainer.profiler.summary() == ""
