@@ -44,7 +44,7 @@ class Standardised:
         found = (found - found.mean(dim=(0, 2), keepdim=True)).mT.contiguous()
         sizes = zip(images.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = ((size + 2 * pad - dil * (k - 1) - 1) // step + 1 for size, k, step, pad, dil in sizes)
-        return found.view(len(images), height, width, -1).permute(0, 3, 1, 2)
+        return found.view(len(images), height, width, found.shape[-1]).permute(0, 3, 1, 2)
 
 
 class Fold:
