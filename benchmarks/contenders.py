@@ -126,14 +126,14 @@ class Ours(Contender):
         self.engine, self.reason = choose_engine("auto", network, torch.device("cpu"))
 
     def outer_gradient(self, tasks: Episode) -> None:
-        theta = dict(self.learner.network.named_parameters())
+        theta = self.learner.theta
         recompute = self.work.inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
 
         def on(learner: Learner, some: Episode) -> MetaGradient:
             return meta_gradient(learner, theta, some, self.work.inner_steps, recompute=recompute)
 
         found = self.engine.run(on, merge_gradients, self.learner, tasks)
-        deliver(found.query_losses.mean(), found, theta, dict(self.learner.rule.named_parameters())).backward()
+        deliver(found.query_losses.mean(), found, theta, self.learner.phi).backward()
 
     def parameters(self) -> list[Tensor]:
         return list(self.learner.network.parameters())

@@ -22,6 +22,7 @@ PURE = (
     "batch_norm",
     "layers",
     "loss_forms",
+    "products",
     "adaptation",
     "meta_gradient",
     "engines",

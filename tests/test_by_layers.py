@@ -71,6 +71,20 @@ def test_dense_network_with_any_rule(rule, n_tasks, first_order):
     agree(learner, curves_of(n_tasks, 5, 6), first_order=first_order, query_weights=[0.3, 0.7])
 
 
+@pytest.mark.parametrize("sizes", [(1, 5, 1), (3, 1, 2), (2, 4, 3)])
+@pytest.mark.parametrize("n_tasks", [2, 17])
+def test_products_of_few_and_of_many_tasks(n_tasks, sizes):
+    n_in, hidden, n_out = sizes
+    learner = learner_of(MLP(n_in, [hidden, 6], n_out), PerParameter(0.02), 2, loss=F.mse_loss)
+    generator = torch.Generator().manual_seed(5)
+    x, y, query_x, query_y = (
+        torch.randn(n_tasks, points, width, generator=generator, dtype=torch.float64)
+        for points in (5, 6)
+        for width in (n_in, n_out)
+    )
+    agree(learner, curves_of(n_tasks, 5, 6)._replace(support_x=x, support_y=y, query_x=query_x, query_y=query_y))
+
+
 @pytest.mark.parametrize("adapted", ["head.bias", "body.1.bias", "body.3.weight"])
 def test_dense_network_of_which_a_part_adapts(adapted):
     for rule in (PerParameter(0.05), OptimizerNetwork(0.05, 0.3)):

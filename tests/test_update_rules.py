@@ -57,12 +57,13 @@ def test_rule_as_its_equation_unrolled_by_hand(name, n_tasks, first_order, recom
     loss, theta, phi = unrolled(learner, tasks, 4, by_equation(rule), first_order)
     theta_now = dict(learner.network.named_parameters())
     ours = meta_gradient(learner, theta_now, tasks, 4, first_order, recompute)
-    assert abs(ours.query_losses.sum() - loss) < EXACT
-    assert largest_difference(ours.theta, theta) < EXACT
+    closely = {"atol": EXACT, "rtol": EXACT}  # with momentum, losses grow large
+    torch.testing.assert_close(ours.query_losses.sum(), loss, **closely)
+    torch.testing.assert_close(ours.theta, theta, **closely)
     if name == "fixed":
         assert ours.phi == {}
     else:
-        assert largest_difference(ours.phi, phi) < EXACT
+        torch.testing.assert_close(ours.phi, phi, **closely)
         assert all(g.abs().max() > 0 for g in ours.phi.values())
 
 

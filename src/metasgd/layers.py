@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metasgd.products import add_product, affine, product
 from metasgd.update_rules import Params
 
 Kept = tuple[Any, ...]
@@ -63,18 +64,18 @@ class Linear(Layer):
     """``y = x Wᵀ + b``, x ``[…, X, in]``."""
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
-        return self._map(x, p[self.weight], p.get(self.bias)), (x,)
+        return affine(x, p[self.weight], p.get(self.bias)), (x,)
 
     def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
-        found = {self.weight: _product(dy.mT, kept[0])}
+        found = {self.weight: product(dy.mT, kept[0])}
         if self.bias:
             found[self.bias] = dy.sum(dim=-2)
-        return (_product(dy, p[self.weight]) if needs_dx else None), found
+        return (product(dy, p[self.weight]) if needs_dx else None), found
 
     def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
-        y_dot = None if x_dot is None else _product(x_dot, p[self.weight].mT)
+        y_dot = None if x_dot is None else product(x_dot, p[self.weight].mT)
         if self.weight in dot:
-            moved = self._map(kept[0], dot[self.weight], dot.get(self.bias))
+            moved = affine(kept[0], dot[self.weight], dot.get(self.bias))
             y_dot = moved if y_dot is None else y_dot.add_(moved)
         elif self.bias in dot:
             y_dot = dot[self.bias].unsqueeze(-2) + (torch.zeros_like(kept[0][..., :1]) if y_dot is None else y_dot)
@@ -85,18 +86,10 @@ class Linear(Layer):
     ) -> Found:
         dx_dot, found = self.backward(p, kept, dy_dot, needs_dx)
         if dot_kept:
-            found[self.weight].add_(_product(dy.mT, dot_kept[0]))
+            add_product(found[self.weight], dy.mT, dot_kept[0])
         if dx_dot is not None and self.weight in dot:
-            dx_dot.add_(_product(dy, dot[self.weight]))
+            add_product(dx_dot, dy, dot[self.weight])
         return dx_dot, found
-
-    @staticmethod
-    def _map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is None:
-            return _product(x, weight.mT)
-        if x.ndim == 3 and weight.ndim == 3:
-            return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
-        return torch.addmm(bias, x, weight.mT) if x.ndim == 2 else x @ weight.mT + bias.unsqueeze(-2)
 
 
 @dataclass(frozen=True)
@@ -230,8 +223,3 @@ class Flatten(Fixed):
 
     def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
         return dy.reshape(kept[0].shape)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b``, for small stacks without the time it takes to look at the shapes."""
-    return torch.bmm(a, b) if a.ndim == 3 and b.ndim == 3 else a @ b

@@ -80,9 +80,12 @@ class UpdateRule(nn.Module):
         """``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``, differentiable in all of them and in φ."""
         eta, mu, memory = self.coefficients(step, grads, loss, state)
         if mu is None:
-            return {n: p - eta[n] * grads[n] for n, p in params.items()}, dict(memory)
-        m = {n: mu[n] * state[M + n] + grads[n] for n in params}
-        return {n: p - eta[n] * m[n] for n, p in params.items()}, {**memory, **{M + n: v for n, v in m.items()}}
+            return {n: torch.addcmul(p, eta[n], grads[n], value=-1) for n, p in params.items()}, dict(memory)
+        m = {n: torch.addcmul(grads[n], mu[n], state[M + n]) for n in params}
+        return {n: torch.addcmul(p, eta[n], m[n], value=-1) for n, p in params.items()}, {
+            **memory,
+            **{M + n: v for n, v in m.items()},
+        }
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         """The learning rates among φ, by the name of what they serve."""
