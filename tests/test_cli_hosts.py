@@ -41,16 +41,22 @@ class Hosts:
             ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", end)
             ip("-n", name, "link", "set", end, "up")
             ip("-n", name, "link", "set", "lo", "up")
+            # as docs/cluster.md advises, for connections to a host that no longer answers; the default is 15
+            ip("netns", "exec", name, "sysctl", "-w", "net.ipv4.tcp_retries2=6")
+
+    def cut(self):
+        """Nothing more passes between the two, which both live on."""
+        ip("-n", self.names[1], "link", "set", self.cable[1], "down")
+
+    def mend(self):
+        ip("-n", self.names[1], "link", "set", self.cable[1], "up")
 
     def lose_b(self):
         """Host b is gone as if its power had failed: nothing more arrives from it, not even a goodbye."""
-        ip("-n", self.names[1], "link", "set", self.cable[1], "down")
+        self.cut()
         pids = subprocess.run(["ip", "netns", "pids", self.names[1]], capture_output=True, text=True, check=True)
         for pid in pids.stdout.split():
             os.kill(int(pid), signal.SIGKILL)
-
-    def start_b_again(self):
-        ip("-n", self.names[1], "link", "set", self.cable[1], "up")
 
     def remove(self):
         for name in self.names:
@@ -120,8 +126,26 @@ def test_a_host_that_disappears_ends_the_others_in_time_and_the_job_resumes(host
         assert a.exit_code() == 1
         assert b.exit_code() == -signal.SIGKILL
     finally:
-        hosts.start_b_again()
+        hosts.mend()
     assert 0 < state(last)["global_step"] < 300
     succeeded(*(hosts.agent(h, "fit", *LONGER, cwd=tmp_path) for h in (0, 1)))
     assert state(last)["global_step"] == 300
     assert [step for step, _ in scalars(run, "train/loss")] == list(range(6, 300, 7))
+
+
+def test_a_cut_link_ends_both_sides_and_the_job_resumes(hosts, tmp_path):
+    """The workers by the limit; the agent of b, which waits for the store on a, when TCP gives the connection up."""
+    a, b = (hosts.agent(h, "fit", *LONGER, "--trainer.max_steps", "100000", cwd=tmp_path) for h in (0, 1))
+    last = tmp_path / RUN / "checkpoints" / "last.ckpt"
+    wait_for(last, timeout=300)
+    hosts.cut()
+    try:
+        for agent in (a, b):
+            assert agent.exit_code() == 1
+            assert "or has not answered within the time" in agent.printed()
+    finally:
+        hosts.mend()
+    done = state(last)["global_step"]
+    more = ["--trainer.max_steps", str(done + 2)]
+    succeeded(*(hosts.agent(h, "fit", *LONGER, *more, cwd=tmp_path) for h in (0, 1)))
+    assert state(last)["global_step"] == done + 2
