@@ -17,7 +17,8 @@ restarts=${RESTARTS:-3}                 # how often dead workers are started aga
 # workers that are started again get a store of their own, without the addresses of the dead ones
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
-# a host that vanishes ends the others' waiting after 5 minutes
+# a host that vanishes ends the others' waiting after 5 minutes, and their agents' sooner than after 15 more with
+# sysctl net.ipv4.tcp_retries2=8 (see docs/cluster.md)
 exec torchrun --nnodes "$hosts" --nproc-per-node "$per_host" --max-restarts "$restarts" \
     --rdzv-backend c10d --rdzv-endpoint "$first" --rdzv-id "metasgd-$run" \
     -m metasgd fit --config "$config" \

@@ -41,7 +41,7 @@ class Hosts:
             ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", end)
             ip("-n", name, "link", "set", end, "up")
             ip("-n", name, "link", "set", "lo", "up")
-            # as docs/cluster.md advises, for connections to a host that no longer answers; the default is 15
+            # TCP gives a connection up that no longer answers (docs/cluster.md); after less than it advises, to be quick
             ip("netns", "exec", name, "sysctl", "-w", "net.ipv4.tcp_retries2=6")
 
     def cut(self):
