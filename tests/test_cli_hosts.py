@@ -41,7 +41,7 @@ class Hosts:
             ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", end)
             ip("-n", name, "link", "set", end, "up")
             ip("-n", name, "link", "set", "lo", "up")
-            # TCP gives a connection up that no longer answers (docs/cluster.md); after less than it advises, to be quick
+            # TCP gives up a connection that no longer answers (docs/cluster.md); sooner than advised, to be quick
             ip("netns", "exec", name, "sysctl", "-w", "net.ipv4.tcp_retries2=6")
 
     def cut(self):

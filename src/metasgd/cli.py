@@ -109,8 +109,7 @@ class MetaSGDCLI(LightningCLI):
             options.trainer.logger.init_args.version,
             fit=self.subcommand == "fit",
         )
-        if start.checkpoint is not None:
-            self._refuse_checkpoint(start, config["max_steps"])
+        self._refuse_start(start, config["max_steps"])
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         config["logger"] = self._logger(logger, start)
@@ -168,19 +167,19 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
         self.model.as_inputs(self.datamodule.example())
-        if stage in ("fit", "test"):
+        if stage != "validate":
             assert self.trainer.logger is not None
             refuse_unwritable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
 
-    def _refuse_checkpoint(self, start: Start, max_steps: int) -> None:
-        """Refuse one of another model, or of another training if training is to go on from there."""
-        assert start.checkpoint is not None
-        refuse_misfit(start.checkpoint, start.content, self.model)
+    def _refuse_start(self, start: Start, max_steps: int) -> None:
+        """Refuse an outer optimizer that cannot be, and a checkpoint of another model or of another optimizer."""
         optimizer, scheduler = None, None
         if self.subcommand == "fit":
             optimizer = self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
             scheduler = self.model.outer.make_scheduler(optimizer, max_steps)
-        refuse_incomplete(start.checkpoint, start.content, optimizer, scheduler)
+        if start.checkpoint is not None:
+            refuse_misfit(start.checkpoint, start.content, self.model)
+            refuse_incomplete(start.checkpoint, start.content, optimizer, scheduler)
 
     def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
         """The logger of the run that goes on, or of a new run."""
