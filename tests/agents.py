@@ -29,7 +29,7 @@ class Agent:
     def printed(self):
         return self.log.read_text()
 
-    def exit_code(self, timeout=240):
+    def exit_code(self, timeout=600):
         """Wait for its end; stop it, and so its workers, if it does not come."""
         try:
             return self.process.wait(timeout)
@@ -64,7 +64,7 @@ def worker(run_id, rank):
     raise AssertionError(f"no process of rank {rank}")
 
 
-def wait_for(file, timeout=120):
+def wait_for(file, timeout=300):
     """Until it is there; looks often, so that what follows happens early in a run."""
     deadline = time.monotonic() + timeout
     while not file.exists():

@@ -137,7 +137,7 @@ def test_a_cut_link_ends_both_sides_and_the_job_resumes(hosts, tmp_path):
     """The workers by the limit; the agent of b, which waits for the store on a, when TCP gives the connection up."""
     a, b = (hosts.agent(h, "fit", *LONGER, "--trainer.max_steps", "100000", cwd=tmp_path) for h in (0, 1))
     last = tmp_path / RUN / "checkpoints" / "last.ckpt"
-    wait_for(last, timeout=300)
+    wait_for(last)
     hosts.cut()
     try:
         for agent in (a, b):

@@ -140,7 +140,7 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_their_work(number
     command += ["--last_checkpoint.every_n_steps", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(tmp_path / LAST, timeout=300)
+        wait_for(tmp_path / LAST)
         os.killpg(process.pid, number)
         said = process.communicate(timeout=200)[1]
     finally:
@@ -214,7 +214,7 @@ def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
     command = [sys.executable, *job, *LONG, "--last_checkpoint.every_n_steps", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
-    wait_for(last, timeout=300)
+    wait_for(last)
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=200)[1]
     assert process.returncode == 128 + signal.SIGUSR1, said

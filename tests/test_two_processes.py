@@ -55,7 +55,7 @@ def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[s
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
     """The exit code and what was said; whatever the process started is ended with it."""
     try:
         said = process.communicate(timeout=timeout)[1]
@@ -163,7 +163,7 @@ def running(request, tmp_path):
     """A run of two processes that has written a checkpoint: (the first process, the other's id, last.ckpt)."""
     last = tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
     process = start(tmp_path, "-m", "metasgd", "fit", *LONG, *getattr(request, "param", []))
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while not last.exists():
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline

@@ -115,7 +115,12 @@ def refuse_unwritable(place: Path | UPath, option: str) -> None:
     if not isinstance(place, Path):
         probe = place / f".metasgd-{uuid.uuid4().hex}"
         with answering(place, option):
-            write_whole(probe, b"x")
+            try:
+                probe.write_bytes(b"x")
+            except FileNotFoundError:
+                if not any(folder.exists() for folder in place.parents):
+                    raise  # a bucket; one under a misspelt name would be made without a word
+                return
             with suppress(OSError):  # who may write need not be allowed to remove
                 probe.unlink()
         return
