@@ -1,9 +1,18 @@
 """The comparison through the real command line."""
 
 import json
+import subprocess
+import sys
+import time
 
 from conftest import TINY
 from test_cli_fit import succeeded
+
+CURVE = [
+    *("--problem", "metasgd.data.problems.Curve", "--problem.init_args.points", "60"),
+    *("--network", "metasgd.networks.MLP", "--network.init_args.hidden", "[16]", "--batch_size", "7"),
+    *("--seeds", "2", "--trials", "1", "--most_trials", "2"),
+]
 
 
 def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
@@ -11,11 +20,8 @@ def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
     succeeded(metasgd("fit", *TINY, *rule))
     path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
     options = [
-        *("--problem", "metasgd.data.problems.Curve", "--problem.init_args.points", "60"),
-        *("--network", "metasgd.networks.MLP", "--network.init_args.hidden", "[16]"),
-        *("--ckpt_path", path, "--further", json.dumps({"learned again": path})),
-        *("--baselines", "[SGD, AdamW]", "--steps", "6", "--eval_every", "3", "--batch_size", "7"),
-        *("--seeds", "2", "--trials", "1", "--most_trials", "2"),
+        *(*CURVE, "--ckpt_path", path, "--further", json.dumps({"learned again": path})),
+        *("--baselines", "[SGD, AdamW]", "--steps", "6", "--eval_every", "3"),
     ]
     done = succeeded(metasgd("compare", *options))
     folder = tmp_path / "runs/compare/version_0"
@@ -37,3 +43,34 @@ def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
     assert refused.returncode == 2
     assert "trials is 2" in refused.stderr
     assert not (tmp_path / "runs/compare/version_2").exists()
+
+
+def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_path):
+    succeeded(metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork"))
+    path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
+    options = [*CURVE, "--ckpt_path", path, "--baselines", "[SGD]", "--steps", "300", "--eval_every", "100"]
+    kept = tmp_path / "runs/compare/version_0/trainings.json"
+    process = subprocess.Popen([sys.executable, "-m", "metasgd", "compare", *options], cwd=tmp_path)
+    deadline = time.monotonic() + 200
+    done = []
+    while len(done) < 4:  # three tries of the learned optimizer, and its first training that counts
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        done = json.loads(kept.read_text())["done"] if kept.exists() else []
+    process.kill()
+    process.wait()
+    done = json.loads(kept.read_text())["done"]
+
+    resumed = succeeded(metasgd("compare", *options))
+    assert f"goes on with runs/compare/version_0: {len(done)} trainings are done" in resumed.stdout
+    assert not kept.exists()
+    whole = succeeded(metasgd("compare", *options))
+    assert "goes on" not in whole.stdout
+    rows, through = (
+        json.loads((tmp_path / f"runs/compare/version_{v}/results.json").read_text())["rows"] for v in (0, 1)
+    )
+    assert rows[0]["traces"][0]["seconds"] == done[3][3]["seconds"]  # to the last digit: it was not trained again
+    for row, other_row in zip(rows, through, strict=True):
+        assert row["trials"] == other_row["trials"]
+        assert [t["val_loss"] for t in row["traces"]] == [t["val_loss"] for t in other_row["traces"]]

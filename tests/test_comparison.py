@@ -3,13 +3,17 @@ from functools import partial
 
 import pytest
 import torch
+from upath import UPath
 
 from metasgd.data.problems import Curve, ShuffledBatches
+from metasgd.errors import UserError
 from metasgd.networks import MLP
 from metasgd.objectives import OBJECTIVES
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.optimizer_network import OptimizerNetwork
-from metasgd.ordinary.comparison import BASELINES, Bench, Contender, Trace, compare
+from metasgd.ordinary.bench import Bench, Contender, Trace
+from metasgd.ordinary.comparison import BASELINES, compare
+from metasgd.ordinary.kept import KeptTrainings
 from metasgd.ordinary.report import Terms, as_json, common_target, figure, summary, table
 
 SGD = BASELINES["SGD"][0]
@@ -79,7 +83,7 @@ class Scripted:
 
 def compared(scripted, contender, seeds=(0, 1), trials=3, most_trials=6):
     said = []
-    rows = compare(scripted, [contender], seeds, 9, trials, most_trials, said.append)
+    rows = compare(scripted.train, scripted.better, [contender], seeds, 9, trials, most_trials, said.append)
     assert len(said) == len(scripted.asked)
     return rows[0]
 
@@ -139,3 +143,26 @@ def test_the_table_has_the_best_row_first_and_all_that_was_found():
     assert [len(row["traces"]) for row in whole["rows"]] == [2, 2, 2]
     drawn = figure(rows, terms, "title")
     assert [len(panel.lines) for panel in drawn.axes] == [3, 3, 3, 3]
+
+
+def test_what_was_trained_is_not_trained_again(tmp_path):
+    scripted, contender = Scripted(best=0.1, diverges_above=0.05), Contender("x", SGD, 0.1)
+    kept = KeptTrainings(UPath(tmp_path), {"config": "a"}, scripted.train)
+    asked = ((0.1, 0), (0.01, 0), (0.1, 1), (0.1, 0))
+    first = [kept(contender, knob, seed) for knob, seed in asked]
+    assert len(scripted.asked) == 3
+    again = KeptTrainings(UPath(tmp_path), {"config": "a"}, scripted.train)
+    assert again.take_up()
+    # NaN, which a trace begins with, equals nothing
+    assert repr([again(contender, knob, seed) for knob, seed in ((0.1, 0), (0.01, 0), (0.1, 1), (0.1, 0))]) == repr(
+        first
+    )
+    assert len(scripted.asked) == 3
+    again(contender, 0.1, 2)
+    assert len(scripted.asked) == 4
+    assert not KeptTrainings(UPath(tmp_path), {"config": "b"}, scripted.train).take_up()
+    (tmp_path / "trainings.json").write_text("{")
+    with pytest.raises(UserError, match=r"trainings.json is damaged"):
+        again.take_up()
+    again.forget()
+    assert not again.take_up()

@@ -123,6 +123,22 @@ def test_a_test_by_two_covers_each_task_once_and_its_interval_is_over_all(traine
     assert len(one_by_task) == len(two_by_task)
 
 
+def test_predictions_by_two_are_one_table_with_each_query_once_in_order(trained):
+    checkpoint = trained[0] / "runs" / "joint-loop" / "version_0" / "checkpoints" / "best.ckpt"
+    tables = []
+    for devices in ([], TWO):
+        options = ["--model.engine", "loop", *devices, "--ckpt_path", str(checkpoint)]
+        code, said = finish(start(trained[0], "-m", "metasgd", "predict", *SINUSOID, *options))
+        assert code == 0, said
+        run = checkpoint.parents[1]
+        tables.append((run / "predictions.csv").read_text())
+        assert [found.name for found in run.glob("predictions*")] == ["predictions.csv"]
+    one, two = tables
+    assert two == one
+    queries = [tuple(map(int, line.split(",")[:2])) for line in one.splitlines()[1:]]
+    assert queries == [(task, query) for task in range(41) for query in range(100)]
+
+
 @pytest.mark.parametrize(("first", "then"), [([], TWO), (TWO, [])], ids=["1 to 2", "2 to 1"])
 def test_a_run_goes_on_with_another_number_of_processes(trained, tmp_path, first, then):
     """Half of a run by one number of processes and half by the other, as the whole by one."""

@@ -37,7 +37,7 @@ def log_of(folder, rule, callbacks):
         inference_mode=False,
         use_distributed_sampler=False,
     )
-    data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, val_tasks=20)
+    data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, val_tasks=17)  # the last one alone
     trainer.fit(MetaSGDModule(MLP(1, [8], 1), rule, inner_steps=2, loss="mse"), data)
     return EventAccumulator(str(folder / "run" / "version_0")).Reload()
 

@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Any
 
+import torch.distributed
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -18,7 +19,7 @@ from metasgd.storage import write_whole
 
 
 class WritePredictions(Callback):
-    """Writes ``predictions.csv`` in the run's folder; of several processes each its own, ``predictions_RANK.csv``.
+    """Writes ``predictions.csv`` in the run's folder: the tasks in their order, whatever process predicted them.
 
     Of classes: ``task,query,label,predicted,probability``, by the classes' names; in regression
     ``task,query,output,target,predicted``, a row per output.
@@ -28,11 +29,12 @@ class WritePredictions(Callback):
         self._file = io.StringIO(newline="")
         self._table = csv.writer(self._file)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
         classes = pl_module.objective.metric == "accuracy"
         own = ("label", "predicted", "probability") if classes else ("output", "target", "predicted")
-        self._table.writerow(["task", "query", *own])
+        if trainer.is_global_zero:
+            self._table.writerow(["task", "query", *own])
 
     def on_predict_batch_end(
         self,
@@ -53,9 +55,15 @@ class WritePredictions(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         folder = trainer.log_dir  # asked by all processes: the first one tells the others
         assert folder is not None
-        name = "predictions.csv" if trainer.world_size == 1 else f"predictions_{trainer.global_rank}.csv"
+        parts: list[Any] = [self._file.getvalue()]
+        if trainer.world_size > 1:  # each has a run of the tasks, in the order of the processes
+            own, parts = parts[0], [None] * trainer.world_size
+            torch.distributed.gather_object(own, parts if trainer.is_global_zero else None)
+        if not trainer.is_global_zero:
+            return
+        name = "predictions.csv"
         try:
-            write_whole(UPath(folder) / name, self._file.getvalue().encode())
+            write_whole(UPath(folder) / name, "".join(parts).encode())
         except OSError as error:
             raise UserError(
                 f"{folder}/{name} cannot be written ({error.strerror or error}). Make room, or allow writing there"

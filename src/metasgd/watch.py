@@ -87,9 +87,10 @@ class ShowChoices(Callback):
             drawn = trainer.precision_plugin.convert_input(drawn)
             tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
             steps, _, answers = stack_of(pl_module.learner, theta, tasks).adapt(pl_module.eval_inner_steps)
-            losses.append(torch.stack([step.loss for step in steps], dim=1).cpu())
-            chosen.append(answers)
-        by_name = {name: torch.cat([answers[name].cpu() for answers in chosen]) for name in chosen[0]}
+            b, s = tasks.n_tasks, len(steps)  # a single task comes without a dimension of its own
+            losses.append(torch.stack([step.loss for step in steps], dim=-1).reshape(b, s).cpu())
+            chosen.append({name: answer.reshape(b, s, -1).cpu() for name, answer in answers.items()})
+        by_name = {name: torch.cat([answers[name] for answers in chosen]) for name in chosen[0]}
         _add_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
 
 

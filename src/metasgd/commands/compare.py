@@ -1,5 +1,6 @@
 """``python -m metasgd compare``: the learned optimizer beside those that everybody knows."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import nn
+from upath import UPath
 
 from metasgd.commands.config import CONFIG
 from metasgd.data.datamodule import default_cache_dir
@@ -17,8 +19,10 @@ from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, refuse, too_small
 from metasgd.objectives import OBJECTIVES
 from metasgd.optimizer import LearnedOptimizer
-from metasgd.ordinary.comparison import BASELINES, Bench, Contender, Schedule
+from metasgd.ordinary.bench import Bench, Contender, Schedule
+from metasgd.ordinary.comparison import BASELINES
 from metasgd.ordinary.comparison import compare as compared
+from metasgd.ordinary.kept import KeptTrainings
 from metasgd.ordinary.module import refuse_unfit_network
 from metasgd.ordinary.report import Terms, as_json, common_target, figure, table
 from metasgd.runs import Run, runs_of
@@ -49,6 +53,8 @@ def compare(
     device: str = "cpu",
 ) -> None:
     """Train the same network on the same data by the learned optimizer and by others, each tuned, and compare.
+
+    A comparison that was stopped is taken up by the same command: what had been trained is in its run's folder.
 
     Args:
         problem: what to train on: many classes of a source of images at once, or a curve.
@@ -98,8 +104,12 @@ def compare(
     ]
     contenders += [Contender(label, *BASELINES[label], schedule=schedule) for label in baselines]
     bench = Bench(network, examples, OBJECTIVES[problem.loss], steps, batch_size, eval_every, torch.device(device))
+    place = place_of(save_dir, "--save_dir")
+    kept = _kept(place, name, learned, bench)
 
     console = Console(width=max(120, Console().width))
+    if kept.traces:
+        console.print(f"goes on with {kept.folder}: {len(kept.traces)} trainings are done")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Comparing", total=sum(seeds + (trials if c.tuned else 3) for c in contenders))
 
@@ -107,7 +117,9 @@ def compare(
             progress.update(task, advance=1, description=said)
 
         search_seed = seed + seeds
-        rows = compared(bench, contenders, range(seed, seed + seeds), search_seed, trials, most_trials, done)
+        rows = compared(
+            kept, bench.better, contenders, range(seed, seed + seeds), search_seed, trials, most_trials, done
+        )
     terms = Terms(
         metric=bench.objective.metric,
         higher_is_better=bench.objective.higher_is_better,
@@ -117,19 +129,31 @@ def compare(
         most_trials=most_trials,
         target_loss=common_target(rows) if target_loss is None else target_loss,
     )
-    place = place_of(save_dir, "--save_dir")
-    taken = [run.version for run in runs_of(place, name)]
-    folder = Run(place, name, max(taken, default=-1) + 1).folder
     title = f"{name}: learning rates {schedule}"
     console.print(table(rows, terms, title))
-    folder.mkdir(parents=True)
-    found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
-    if (config := CONFIG.get()) is not None:
-        write_whole(folder / "config.yaml", config.encode())
-    write_whole(folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
-    with (folder / "comparison.png").open("wb") as file:
+    with (kept.folder / "comparison.png").open("wb") as file:
         figure(rows, terms, title).savefig(file, format="png", dpi=120)
-    console.print(f"written to {folder}")
+    found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
+    write_whole(kept.folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+    kept.forget()
+    console.print(f"written to {kept.folder}")
+
+
+def _kept(place: UPath, name: str, checkpoints: dict[str, str], bench: Bench) -> KeptTrainings:
+    """The newest run of that name, if it is to be gone on with; otherwise a new one."""
+    config = CONFIG.get()
+    sums = {label: hashlib.sha256(UPath(path).read_bytes()).hexdigest() for label, path in checkpoints.items()}
+    terms = {"config": config, "checkpoints": sums}
+    runs = runs_of(place, name)
+    if runs and config is not None:  # called from Python, nothing says what a run was made by
+        kept = KeptTrainings(runs[0].folder, terms, bench.train)
+        if kept.take_up():
+            return kept
+    kept = KeptTrainings(Run(place, name, runs[0].version + 1 if runs else 0).folder, terms, bench.train)
+    if config is not None:
+        write_whole(kept.folder / "config.yaml", config.encode())
+    kept.write()
+    return kept
 
 
 def _learned(path: str, steps: int, params: object, lr: float) -> LearnedOptimizer:
