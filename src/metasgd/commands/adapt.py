@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from metasgd.adapted_learner import AdaptedLearner
 from metasgd.data.picture_files import ClassFiles, labelled_pictures, unlabelled_pictures
 from metasgd.data.pictures import PictureForm, read_pictures
 from metasgd.data.polarity import ink_of
 from metasgd.errors import UserError, refuse
-from metasgd.learner import AdaptedLearner, MetaLearner
+from metasgd.learner import MetaLearner
 from metasgd.loading import load, load_source
 from metasgd.metrics import wilson_interval
 from metasgd.plain import as_onnx, as_program

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -124,13 +126,22 @@ def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
                     across, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
                 )
     for column, across in enumerate(("steps", "seconds of training")):
-        panels[0, column].set(yscale="log", ylabel="validation loss")
+        panels[0, column].set(ylabel="validation loss")
+        _in_plain_decades(panels[0, column])
         panels[1, column].set(xlabel=across, ylabel=f"validation {terms.metric}")
         if terms.metric != "accuracy":
-            panels[1, column].set(yscale="log")
+            _in_plain_decades(panels[1, column])
     drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(rows))
     drawn.suptitle(title)
     return drawn
+
+
+def _in_plain_decades(panel: Axes) -> None:
+    """A logarithmic axis that is read without powers of ten."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
