@@ -186,6 +186,8 @@ def running(request, tmp_path):
         time.sleep(0.05)
     (child,) = (int(c) for c in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     yield process, child, last
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # one that was stopped does not end by itself
     finish(process)
 
 
