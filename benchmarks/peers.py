@@ -2,15 +2,16 @@
 
     python benchmarks/peers.py --out peers.json
 
-Each contender has a process of its own, so that its memory is its own and so is its allocator; they take turns, one
-at work at a time. Before any timing, all gradients are compared in float64 on two tasks. A ratio is a peer's time by
-metasgd's in the same round, by the clock and in CPU time, which a busy machine disturbs less. With
-``--same_allocator`` the peers have metasgd's setting of the C library's allocator. Peak memory is what the steps
-take above the peak of one tiny task.
+Each contender has a process of its own, so that its memory is its own and so is its allocator. They take turns, one
+at work at a time, each for one step or a tenth of a second, as the steps of a training follow one another. Before
+any timing, all gradients are compared in float64 on two tasks. A ratio is a peer's time by metasgd's in the same
+round, by the clock and in CPU time, which a busy machine disturbs less. With ``--same_allocator`` the peers have
+metasgd's setting of the C library's allocator. Peak memory is what the steps take above the peak of one tiny task.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -33,6 +34,8 @@ from metasgd import engines
 from metasgd.allocator import keep_freed_memory
 
 EXACT = 1e-9
+TURN = 0.1
+"""Seconds that a turn lasts at least."""
 OURS = "metasgd"
 
 
@@ -47,7 +50,8 @@ def works() -> dict[str, list[Work]]:
 def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator: bool) -> None:
     """A contender's process.
 
-    It answers ``check`` with gradients, ``run`` with seconds by the clock and of CPUs, ``memory`` with bytes.
+    It answers ``check`` with gradients, ``run`` so many steps with a step's seconds by the clock and of CPUs,
+    ``memory`` with bytes.
     """
     torch.set_num_threads(threads)
     engines.CPU_THREADS = threads
@@ -67,7 +71,8 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
     contender: Contender | None = None
     tasks = work.tasks(work.n_tasks)
     before = 0
-    while (command := pipe.recv()) is not None:
+    while (message := pipe.recv()) is not None:
+        command, steps = message
         if command == "check":
             pipe.send([[g.numpy() for g in part] for part in gradients()])
         elif command == "run":
@@ -76,15 +81,16 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
                 contender.outer_gradient(replace(work, n_query=1).tasks(1))  # so that libraries are loaded
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start = time.perf_counter(), time.process_time()
-            contender.zero_grad()
-            contender.outer_gradient(tasks)
-            pipe.send((time.perf_counter() - start[0], time.process_time() - start[1]))
+            for _ in range(steps):
+                contender.zero_grad()
+                contender.outer_gradient(tasks)
+            pipe.send(((time.perf_counter() - start[0]) / steps, (time.process_time() - start[1]) / steps))
         elif command == "memory":
             pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
-def ask(pipe: Connection, command: str) -> Any:
-    pipe.send(command)
+def ask(pipe: Connection, command: str, steps: int = 1) -> Any:
+    pipe.send((command, steps))
     return pipe.recv()
 
 
@@ -131,11 +137,12 @@ def measured(work: Work, names: list[str], options: argparse.Namespace) -> dict[
 
     def in_turns(pipes: dict[str, Connection]) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:
         warm = {name: min(ask(pipe, "run")[0] for _ in range(2)) for name, pipe in pipes.items()}
-        rounds = max(5, min(200, int(options.seconds / sum(warm.values()))))
+        steps = {name: math.ceil(TURN / seconds) for name, seconds in warm.items()}
+        rounds = max(5, min(200, int(options.seconds / sum(steps[name] * warm[name] for name in pipes))))
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
         for _ in range(rounds):
             for name, pipe in pipes.items():
-                times[name].append(ask(pipe, "run"))
+                times[name].append(ask(pipe, "run", steps[name]))
         return times, {name: ask(pipe, "memory") for name, pipe in pipes.items()}
 
     times, memory = with_processes(names, work, options, in_turns)
@@ -180,6 +187,7 @@ def table(results: list[dict[str, Any]], names: list[str]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--works", nargs="+", choices=works(), default=list(works()), help="groups of works")
+    parser.add_argument("--inner_steps", nargs="+", type=int, choices=(1, 5), default=[1, 5])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, for the convolutional works")
     parser.add_argument("--seconds", type=float, default=20, help="to spend on each work's rounds, about")
@@ -191,7 +199,7 @@ def main() -> None:
         unpacked_learn2learn()
     results = []
     for group in options.works:
-        for work in works()[group]:
+        for work in (w for w in works()[group] if w.inner_steps in options.inner_steps):
             results.append(measured(work, names, options))
             Console().print(table(results[-1:], names))
     Console().print(table(results, names))

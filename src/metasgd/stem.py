@@ -81,46 +81,50 @@ class Stem(Layer):
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
         fold = Fold(self.first, p, _by_place(x))
-        p = fold.weights
-        return _together([self.last.forward(p, self._inner(p, part)[0])[0] for (part,) in self._chunks(x)]), (x, fold)
+        p, parts = fold.weights, []
+        for (part,) in self._chunks(x):
+            made = self._inner(p, part)
+            parts.append(self.last.forward(p, made[0])[0])
+        # what a single chunk holds is little, and to make it again takes a share of a small set's time
+        return _together(parts), (x, fold, made if len(parts) == 1 else None)
 
     def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
-        x, fold = kept
+        x, fold, made = kept
         p = fold.weights
         total: Params = {}
         for part, dy_part in self._chunks(x, dy):
-            inner, all_kept = self._inner(p, part)
+            inner, all_kept = made or self._inner(p, part)
             inner_dy, found = self.last.backward(p, (inner,), dy_part, True)
             _add(total, found | self._inner_backward(p, all_kept, inner_dy))
         return None, fold.backward(total)
 
     def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:  # noqa: ARG002
-        x, fold = kept
+        x, fold, made = kept
         if not self.names & dot.keys():
             return None, ()
         p, dot = fold.weights, fold.tangent(dot)
         parts = []
         for (part,) in self._chunks(x):
-            inner, all_kept = self._inner(p, part)
+            inner, all_kept = made or self._inner(p, part)
             y_dot, _ = self.last.tangent(p, dot, (inner,), self._inner_tangent(p, dot, all_kept))
             parts.append(torch.zeros_like(self.last.forward(p, inner)[0]) if y_dot is None else y_dot)
-        return _together(parts), ()
+        return _together(parts), (dot,)
 
     def tangent_backward(
         self,
         p: Params,
         dot: Params,
         kept: Kept,
-        dot_kept: Kept,  # noqa: ARG002
+        dot_kept: Kept,
         dy: Tensor,
         dy_dot: Tensor,
         needs_dx: bool,  # noqa: ARG002
     ) -> Found:
-        x, fold = kept
-        p, direction = fold.weights, fold.tangent(dot)
+        x, fold, made = kept
+        p, direction = fold.weights, dot_kept[0] if dot_kept else dot
         total: Params = {}
         for part, dy_part, dy_dot_part in self._chunks(x, dy, dy_dot):
-            inner, all_kept = self._inner(p, part)
+            inner, all_kept = made or self._inner(p, part)
             inner_dot = self._inner_tangent(p, direction, all_kept)
             last_kept = () if inner_dot is None else (inner_dot,)
             inner_dy_dot, found = self.last.tangent_backward(
@@ -133,6 +137,8 @@ class Stem(Layer):
         """The examples of all these, so many at a time, in shares as even as may be."""
         largest = x[0, 0].numel() * self.channels * x.element_size()
         n = -(-len(x) * largest // CHUNK_BYTES)
+        if n == 1:
+            return iter([(x, *others)])
         return zip(*(t.tensor_split(n) for t in (x, *others)), strict=True)
 
     def _inner(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
