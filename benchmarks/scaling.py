@@ -27,7 +27,7 @@ from rich.table import Table
 
 from metasgd import engines
 
-BASE = Work("conv", n_tasks=16, n_way=5, k_shot=1, n_query=15, inner_steps=1)
+BASE = Work("conv", n_tasks=8, n_way=5, k_shot=1, n_query=15, inner_steps=1)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Point:
 
 def points(threads: int) -> list[Point]:
     grid: dict[str, list[Any]] = {
-        "n_tasks": [4, 16, 64],
+        "n_tasks": [4, 8, 32],
         "n_way": [5, 10, 20],
         "k_shot": [1, 5],
         "inner_steps": [1, 5, 20, 100],
@@ -135,8 +135,8 @@ def main() -> None:
         on = f"{point.threads} × {point.processes}"
         figures = (f"{seconds * 1e3:.1f}", f"{work.n_tasks / seconds:.0f}", f"{peak / 2**20:.0f}")
         shown.add_row(point.varied, work.name, on, *figures)
+        options.out.write_text(json.dumps({"torch": torch.__version__, "results": results}, indent=1) + "\n")
     Console().print(shown)
-    options.out.write_text(json.dumps({"torch": torch.__version__, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Make the tables of docs/performance.md from the records of the benchmarks.
+
+    python benchmarks/performance_tables.py
+
+Records are the JSON files that the benchmarks write, in docs/performance.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "docs" / "performance"
+PAGE = ROOT / "docs" / "performance.md"
+MIB = 2**20
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def records(pattern: str) -> list[Any]:
+    return [json.loads(path.read_text()) for path in sorted(RECORDS.glob(pattern))]
+
+
+def peers() -> str:
+    results = [r for record in records("peers_*.json") for r in record["results"]]
+    names = list(results[0]["contenders"])
+    rows = []
+    for r in results:
+        own, *others = (r["contenders"][n] for n in names)
+        ratios = []
+        for c in others:
+            low, high = c["ratio_quartiles"]
+            ratios.append(f"{c['ratio']:.2f} ({low:.2f}–{high:.2f}), {c['peak_bytes'] / MIB:.0f}")
+        rows.append([r["name"], f"{own['seconds'] * 1e3:.1f}", f"{own['peak_bytes'] / MIB:.0f}", *ratios])
+    return table(["one outer step", "ms", "peak MiB", *(f"{n}: ratio, MiB" for n in names[1:])], rows)
+
+
+def floor() -> str:
+    (record,) = records("floor.json")
+    rows = []
+    for w in record["works"]:
+        figures = (f"{w['operations'] / 1e9:.0f}", f"{w['floor'] * 1e3:.0f}", f"{w['reached'] * 1e3:.0f}")
+        rows.append([w["name"], *figures, f"{w['floor'] / w['reached']:.0%}"])
+    speed = f"{record['operations_per_second'] / 1e9:.0f} GFLOP/s on {record['threads']} threads"
+    return f"Matrix products: {speed}.\n\n" + table(["one outer step", "GFLOP", "floor, ms", "ms", "share"], rows)
+
+
+def scaling() -> str:
+    (record,) = records("scaling.json")
+    rows = []
+    for r in record["results"]:
+        figures = (f"{r['seconds'] * 1e3:.1f}", f"{r['tasks_per_second']:.0f}", f"{r['peak_bytes'] / MIB:.0f}")
+        rows.append([r["varied"], r["work"]["name"], f"{r['threads']} × {r['processes']}", *figures])
+    return table(["varied", "one outer step", "threads × processes", "ms", "tasks/s", "peak MiB"], rows)
+
+
+def overhead() -> str:
+    (record,) = records("overhead.json")
+    rows = []
+    for r in record["results"]:
+        ratios = (f"{x['median']:.2f} ({x['all'][0]:.2f}–{x['all'][-1]:.2f})" for x in r["ratios"].values())
+        rows.append([r["config"], *(f"{s * 1e3:.2f}" for s in r["seconds"].values()), *ratios])
+    times = ["`fit`, ms", "bare, ms", "drawing, ms", "evaluation, ms"]
+    ratios = ["(fit − drawing) / bare", "drawing / bare", "tasks/s, evaluation to training"]
+    return table(["config", *times, *ratios], rows)
+
+
+def time_to_accuracy() -> str:
+    (record,) = records("time_to_accuracy.json")
+    rows = []
+    for accuracy in (0.85, 0.9, 0.92, 0.93, 0.94, 0.95, 0.98):
+        cells = []
+        for course in record["validated"].values():
+            at = next((v for v in course if v["accuracy"] >= accuracy), None)
+            cells.append(f"{at['seconds']:.0f} s ({at['outer_steps']})" if at else "not reached")
+        if any(cell != "not reached" for cell in cells):
+            rows.append([f"{accuracy:.0%}", *cells])
+    return table(["validation accuracy", *record["validated"]], rows)
+
+
+TABLES: list[Callable[[], str]] = [peers, floor, scaling, overhead, time_to_accuracy]
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    for made in TABLES:
+        name = made.__name__
+        page = re.sub(
+            rf"(?s)(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", lambda _, made=made: f"\n{made()}\n\n", page
+        )
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
