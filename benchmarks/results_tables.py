@@ -106,8 +106,9 @@ def comparison(record: Record) -> str:
 
 SUMMARY = (
     ("glyphs", "its own kind of drawings, unseen scripts", "printed letters of unseen scripts, 5-way 1-shot"),
-    ("omniglot_5w1s", "5-way 1-shot", "Omniglot, 423 unseen characters, 5-way 1-shot"),
-    ("omniglot_5w1s", "20-way 1-shot", "the same checkpoint, trained 5-way, tested 20-way 1-shot"),
+    ("omniglot_20w1s", "20-way 1-shot", "Omniglot, 423 unseen characters, 20-way 1-shot"),
+    ("omniglot_20w1s", "5-way 1-shot", "the same checkpoint, 5-way 1-shot"),
+    ("omniglot_20w1s", "5-way 5-shot", "the same checkpoint, 5-way 5-shot"),
     ("glyphs-handwriting", "Omniglot, 423 characters", "Omniglot by a learner that saw glyphs alone, 5-way 1-shot"),
     ("sinusoid-5-meta-sgd", "5-shot", "sinusoid, 5 points, one inner step, mean squared error"),
 )
