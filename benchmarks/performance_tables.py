@@ -11,15 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from results_tables import markdown
+
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
 MIB = 2**20
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def records(pattern: str) -> list[Any]:
@@ -37,7 +34,7 @@ def peers() -> str:
             low, high = c["ratio_quartiles"]
             ratios.append(f"{c['ratio']:.2f} ({low:.2f}–{high:.2f}), {c['peak_bytes'] / MIB:.0f}")
         rows.append([r["name"], f"{own['seconds'] * 1e3:.1f}", f"{own['peak_bytes'] / MIB:.0f}", *ratios])
-    return table(["one outer step", "ms", "peak MiB", *(f"{n}: ratio, MiB" for n in names[1:])], rows)
+    return markdown(["one outer step", "ms", "peak MiB", *(f"{n}: ratio, MiB" for n in names[1:])], rows)
 
 
 def floor() -> str:
@@ -47,7 +44,7 @@ def floor() -> str:
         figures = (f"{w['operations'] / 1e9:.0f}", f"{w['floor'] * 1e3:.0f}", f"{w['reached'] * 1e3:.0f}")
         rows.append([w["name"], *figures, f"{w['floor'] / w['reached']:.0%}"])
     speed = f"{record['operations_per_second'] / 1e9:.0f} GFLOP/s on {record['threads']} threads"
-    return f"Matrix products: {speed}.\n\n" + table(["one outer step", "GFLOP", "floor, ms", "ms", "share"], rows)
+    return f"Matrix products: {speed}.\n\n" + markdown(["one outer step", "GFLOP", "floor, ms", "ms", "share"], rows)
 
 
 def scaling() -> str:
@@ -56,7 +53,7 @@ def scaling() -> str:
     for r in record["results"]:
         figures = (f"{r['seconds'] * 1e3:.1f}", f"{r['tasks_per_second']:.0f}", f"{r['peak_bytes'] / MIB:.0f}")
         rows.append([r["varied"], r["work"]["name"], f"{r['threads']} × {r['processes']}", *figures])
-    return table(["varied", "one outer step", "threads × processes", "ms", "tasks/s", "peak MiB"], rows)
+    return markdown(["varied", "one outer step", "threads × processes", "ms", "tasks/s", "peak MiB"], rows)
 
 
 def overhead() -> str:
@@ -67,7 +64,7 @@ def overhead() -> str:
         rows.append([r["config"], *(f"{s * 1e3:.2f}" for s in r["seconds"].values()), *ratios])
     times = ["`fit`, ms", "bare, ms", "drawing, ms", "evaluation, ms"]
     ratios = ["(fit − drawing) / bare", "drawing / bare", "tasks/s, evaluation to training"]
-    return table(["config", *times, *ratios], rows)
+    return markdown(["config", *times, *ratios], rows)
 
 
 def time_to_accuracy() -> str:
@@ -80,7 +77,7 @@ def time_to_accuracy() -> str:
             cells.append(f"{at['seconds']:.0f} s ({at['outer_steps']})" if at else "not reached")
         if any(cell != "not reached" for cell in cells):
             rows.append([f"{accuracy:.0%}", *cells])
-    return table(["validation accuracy", *record["validated"]], rows)
+    return markdown(["validation accuracy", *record["validated"]], rows)
 
 
 TABLES: list[Callable[[], str]] = [peers, floor, scaling, overhead, time_to_accuracy]
@@ -91,7 +88,7 @@ def main() -> None:
     for made in TABLES:
         name = made.__name__
         page = re.sub(
-            rf"(?s)(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", lambda _, made=made: f"\n{made()}\n\n", page
+            rf"(?s)(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", lambda _, made=made: f"\n{made()}\n", page
         )
     PAGE.write_text(page)
 

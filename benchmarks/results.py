@@ -24,6 +24,9 @@ import torch
 import yaml
 from results_tables import document, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from upath import UPath
+
+from metasgd.runs import runs_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = Path(__file__).with_name("experiments.yaml")
@@ -128,7 +131,7 @@ def compare(comparison: Comparison, extra: list[str]) -> None:
     """Run a comparison; record its table, and its figure in docs/images."""
     command = ["python", "-m", "metasgd", "compare", *shlex.split(comparison.compare), "--name", comparison.name]
     execute([*command, *extra], bar=[])
-    folder = max((ROOT / "runs" / comparison.name).glob("version_*"), key=lambda f: int(f.name.rpartition("_")[2]))
+    folder = runs_of(UPath(ROOT / "runs"), comparison.name)[0].folder
     found = json.loads((folder / "results.json").read_text())
     shutil.copy(folder / "comparison.png", ROOT / "docs" / "images" / f"{comparison.name}.png")
     keep(

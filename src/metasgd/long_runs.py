@@ -24,7 +24,7 @@ from metasgd.adaptation import Judgement
 from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.inner_runs import InnerRuns
-from metasgd.meta_gradient import MetaGradient
+from metasgd.meta_gradient import MetaGradient, last_alone
 from metasgd.networks import class_agnostic_names
 from metasgd.task_stack import Learner
 from metasgd.update_rules import CHOSEN, Params, State
@@ -74,7 +74,7 @@ class LongRuns(InnerRuns):
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
         """Go on with every run by ``inner_steps``; the gradient in φ, θ's being zero."""
-        weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else query_weights
+        weights = last_alone(inner_steps) if query_weights is None else query_weights
         indices = tasks.task_index.tolist()
         going_on = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
         runs = [

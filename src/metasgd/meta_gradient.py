@@ -80,6 +80,11 @@ class _Reverse:
             self._add(self.stack.pull_back(step.params, step.tape, omega, pulled.loss))
 
 
+def last_alone(inner_steps: int) -> list[float]:
+    """``w_1 … w_S`` by which the query loss after the last inner step is the outer loss."""
+    return [0.0] * (inner_steps - 1) + [1.0]
+
+
 def meta_gradient(
     learner: Learner,
     theta: Params,
@@ -101,7 +106,7 @@ def meta_gradient(
             grow with S, for a few more support passes per step (see ``backwards.py``).
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
     """
-    weights = [0.0] * (inner_steps - 1) + [1.0] if query_weights is None else list(query_weights)
+    weights = last_alone(inner_steps) if query_weights is None else query_weights
     stack = stack_of(learner, theta, tasks)
     backwards = Backwards(stack, inner_steps, taped=not first_order, again=recompute)
     reverse = _Reverse(stack, first_order)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.in_place import step_in_place
 from metasgd.loading import load
 from metasgd.matching import names_of
@@ -58,8 +58,7 @@ class LearnedOptimizer(Optimizer):
             raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
         if not lr >= 0:
             raise UserError(f"lr is {lr}: a factor of at least 0 is needed; 1 is the rule as it was learned")
-        if total_steps is not None and total_steps < 1:
-            raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
+        refuse(too_small("", ("total_steps", total_steps, 1)))
         self.rule: UpdateRule = load(checkpoint).module.update_rule if checkpoint else copy.deepcopy(update_rule)  # type: ignore[assignment] # one is given
         self.n_steps = 0
         self.memory: dict[str, Tensor | float | list[float]] = {}

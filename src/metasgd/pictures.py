@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -57,9 +56,9 @@ class ShowTasks(Callback):
             return
         metric = pl_module.objective.metric
         writer, step = _writer_of(trainer)
-        n, measured = min(self.JUDGED, data.eval_tasks["val"]), []
-        for start in range(0, n, data.meta_batch_size):  # as many at a time as training holds in memory
-            drawn = data.samplers["val"].draw(np.arange(start, min(start + data.meta_batch_size, n)))
+        measured: list[Tensor] = []
+        for drawn in data.first_val_tasks(self.JUDGED):
+            start = len(measured) * data.meta_batch_size
             tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
             outputs = pl_module.judge(tasks, after=range(pl_module.eval_inner_steps + 1)).outputs.float().cpu()
             by_step = [pl_module.objective.measure(o, drawn.query_y) for o in outputs.unbind(dim=1)]

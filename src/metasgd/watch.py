@@ -81,9 +81,8 @@ class ShowChoices(Callback):
             return
         data = _data_of(trainer)
         theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
-        n, losses, chosen = min(self.N_TASKS, data.eval_tasks["val"]), [], []
-        for start in range(0, n, data.meta_batch_size):  # as many at a time as training holds in memory
-            drawn = data.samplers["val"].draw(np.arange(start, min(start + data.meta_batch_size, n)))
+        losses, chosen = [], []
+        for drawn in data.first_val_tasks(self.N_TASKS):
             drawn = trainer.precision_plugin.convert_input(drawn)
             tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
             steps, _, answers = stack_of(pl_module.learner, theta, tasks).adapt(pl_module.eval_inner_steps)

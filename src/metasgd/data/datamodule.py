@@ -191,6 +191,12 @@ class EpisodicDataModule(LightningDataModule):
                 problems += error.problems
         refuse(problems)
 
+    def first_val_tasks(self, n: int) -> Iterator[Episode]:
+        """The first n validation tasks, if there are so many; as many at a time as training holds in memory."""
+        n = min(n, self.eval_tasks["val"])
+        for start in range(0, n, self.meta_batch_size):
+            yield self.samplers["val"].draw(np.arange(start, min(start + self.meta_batch_size, n)))
+
     def example(self) -> Episode:
         """The first task of a split that was set up, as a meta-batch of one."""
         return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
