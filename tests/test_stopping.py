@@ -226,6 +226,44 @@ def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
     assert [run.name for run in (tmp_path / "runs/sinusoid").iterdir()] == ["version_4711"]
 
 
+def test_slurms_signal_before_the_run_is_noted_for_it(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    signals = StopSignals()
+    with signals.listening():
+        signal.raise_signal(signal.SIGUSR1)
+        signals.note(trainer_in(SLURMEnvironment()))
+        assert signals.agreed(trainer_in(SLURMEnvironment())) == signal.SIGUSR1
+        signals.obey()  # what is over needs no more time
+
+
+SIGNAL_BEFORE_THE_RUN = """
+import os, signal, sys
+from metasgd import cli
+
+class Announced(cli.MetaSGDCLI):
+    def __init__(self, *arguments):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        super().__init__(*arguments)
+
+cli.MetaSGDCLI = Announced
+sys.exit(cli.main())
+"""
+
+
+def test_a_job_whose_end_is_announced_before_its_first_step_is_requeued(scontrol, tmp_path):
+    job = ["fit", *TINY, *LONG, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
+    command = [sys.executable, "-c", SIGNAL_BEFORE_THE_RUN, *job]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+    assert scontrol.read_text() == "requeue 4711\n"
+    subprocess.run(
+        [sys.executable, "-m", "metasgd", *job, "--trainer.max_steps", "3"], cwd=tmp_path, check=True, timeout=200
+    )
+    last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 3
+
+
 def test_a_lost_process_is_told_from_other_errors():
     gloo = "[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:17795. This is typically"
     assert is_lost_process(RuntimeError(gloo))

@@ -19,13 +19,17 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 ONE_MESSAGE = 1.0
 """Seconds; a terminal and a launcher may both pass the same Ctrl-C on."""
+AT_ONCE = (signal.SIGTERM, signal.SIGINT)
+"""These end the program at once where there is no run to save."""
 
 
 class StopSignals:
     """SIGTERM, SIGINT and, in a job of SLURM that may be requeued, the signal that announces its end.
 
-    At first each of them ends the program at once, with ``128 + signal``. Once a run is about to take steps they are
-    noted, for who can save it to ask about; a second SIGINT, by someone who does not want to wait, still leaves.
+    At first SIGTERM and SIGINT end the program at once, with ``128 + signal``. Once a run is about to take steps they
+    are noted, for who can save it to ask about; a second SIGINT, by someone who does not want to wait, still leaves.
+    SLURM's is noted from the start: it comes well before the job's end, and only a run that saves itself can have the
+    job requeued.
     """
 
     def __init__(self) -> None:
@@ -39,7 +43,10 @@ class StopSignals:
     def listening(self) -> Iterator[None]:
         """Answer to SIGTERM and SIGINT; give them back in the end."""
         self.received, self._noting, self._process = 0, False, os.getpid()
-        self._take(signal.SIGTERM, signal.SIGINT)
+        self._take(*AT_ONCE)
+        announced = SLURMEnvironment().requeue_signal if SLURMEnvironment.detect() else None
+        if announced is not None:
+            self._take(announced)
         try:
             yield
         finally:
@@ -58,9 +65,9 @@ class StopSignals:
             self._take(number)
 
     def obey(self) -> None:
-        """From here on, leave at once again; now, if a signal has come."""
+        """From here on, leave at once again; now, if a signal to leave has come."""
         self._noting = False
-        if self.received:
+        if self.received in AT_ONCE:
             raise SystemExit(128 + self.received)
 
     @contextmanager
@@ -91,7 +98,7 @@ class StopSignals:
         first, repeated = not self.received, self.received and now - self._since > ONE_MESSAGE
         if first:
             self.received, self._since = number, now
-        if repeated and number == signal.SIGINT if self._noting else first or repeated:
+        if number in AT_ONCE and (repeated and number == signal.SIGINT if self._noting else first or repeated):
             raise SystemExit(128 + number)
 
     def agreed(self, trainer: Trainer) -> int:
