@@ -268,5 +268,6 @@ def test_a_lost_process_is_told_from_other_errors():
     gloo = "[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:17795. This is typically"
     assert is_lost_process(RuntimeError(gloo))
     assert reason_of_loss(RuntimeError(gloo)) == "Connection closed by peer [127.0.0.1]:17795"
+    assert is_lost_process(RuntimeError("Application timeout caused pair closure"))
     assert is_lost_process(torch.distributed.DistNetworkError("The client socket has timed out"))
     assert not is_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -155,11 +155,14 @@ def requeue_signal(trainer: Trainer) -> int | None:
     return None
 
 
+GLOO = ("/gloo/", "Application timeout caused pair closure")
+"""What gloo's errors say, which have no type of their own."""
+
+
 def is_lost_process(error: BaseException) -> bool:
     """Whether this error came of another process of the run that has ended, or answers no more."""
-    # gloo's errors have no type of their own
     return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and "/gloo/" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in GLOO)
     )
 
 
