@@ -11,6 +11,7 @@ from metasgd.errors import UserError
 from metasgd.networks import MLP, Conv4
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.scaled_network import ScaledOptimizerNetwork
 from metasgd.update_rules import (
     Fixed,
     PerLayerPerStep,
@@ -86,6 +87,7 @@ RULES = {
     "optimizer network": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "step", "gradient_norm"]),
     "trend and progress": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "trend", "progress"]),
     "per layer": lambda: OptimizerNetwork(0.003, 0.9, per_layer=True),
+    "scaled": lambda: ScaledOptimizerNetwork(0.003, 0.9, inputs=["loss", "trend"]),
     "meta-sgd": lambda: PerParameter(0.003),
     "momentum": lambda: PerParameterMomentum(0.003),
     "per step": lambda: PerLayerPerStep(0.003),
