@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 # importing the sources, networks and rules lets a configuration name them by class name alone
-from metasgd import networks, optimizer_network, update_rules  # noqa: F401
+from metasgd import networks, optimizer_network, scaled_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands import BY_PLACE, COMMANDS
