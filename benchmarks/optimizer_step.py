@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from metasgd.networks import Conv4
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.optimizer_network import OptimizerNetwork
+from metasgd.scaled_network import ScaledOptimizerNetwork
 from metasgd.update_rules import PerParameter, PerParameterMomentum, UpdateRule
 
 STEPS = 20  # of the optimizer alone, in a round
@@ -45,6 +46,8 @@ CONTENDERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "optimizer network: loss, trend, progress": learned(lambda: OptimizerNetwork(inputs=["loss", "trend", "progress"])),
     "optimizer network: loss, gradient norm": learned(lambda: OptimizerNetwork(inputs=["loss", "gradient_norm"])),
     "optimizer network, per layer": learned(lambda: OptimizerNetwork(per_layer=True)),
+    "scaled optimizer network": learned(lambda: ScaledOptimizerNetwork(inputs=["loss", "trend", "progress"])),
+    "AdamW, foreach": lambda network: AdamW(network.parameters(), lr=1e-5, foreach=True),
     "Meta-SGD": learned(PerParameter),
     "Meta-SGD with momentum": learned(PerParameterMomentum),
 }
