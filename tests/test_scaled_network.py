@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from by_hand import curves_of, learner_of, unrolled
 from metasgd.meta_gradient import meta_gradient
 from metasgd.networks import MLP
 from metasgd.optimizer import LearnedOptimizer
-from metasgd.scaled_network import ScaledOptimizerNetwork
+from metasgd.scaled_network import ScaledOptimizerNetwork, scale_of
 
 
 def by_equation(rule):
@@ -20,7 +22,8 @@ def by_equation(rule):
         m = {n: mu * m[n] + g[n] for n in p}
         v = {n: 0.99 * v[n] + 0.01 * g[n] ** 2 for n in p}
         root = {n: (v[n] / (1 - 0.99 ** (s + 1)) + 1e-12) ** 0.5 for n in p}
-        return {n: p[n] - eta * m[n] / root[n] for n in p}, (m, v)
+        c = {n: 0.1 if t.ndim == 1 else 1 / math.sqrt(t[0].numel()) for n, t in p.items()}
+        return {n: p[n] - eta * c[n] * m[n] / root[n] for n in p}, (m, v)
 
     return step
 
@@ -62,13 +65,16 @@ def test_tasks_at_different_steps_of_their_runs_are_stepped_each_by_its_own():
 
 
 def test_a_constant_answer_is_adam():
-    """But for where Adam takes the start at zero out of the momentum, and counts a gradient by 1 - β₁."""
+    """But for where Adam takes the start at zero out of the momentum, and counts a gradient by 1 - β₁.
+
+    A layer of 100 inputs has one scale for its weights and its bias.
+    """
     torch.manual_seed(0)
-    ours = torch.nn.Linear(6, 3).double()
-    theirs = torch.nn.Linear(6, 3).double()
+    ours = torch.nn.Linear(100, 3).double()
+    theirs = torch.nn.Linear(100, 3).double()
     theirs.load_state_dict(ours.state_dict())
-    x, y = torch.randn(20, 6).double(), torch.randn(20, 3).double()
-    learned = LearnedOptimizer(ours.parameters(), update_rule=ScaledOptimizerNetwork(0.002, 0.9))
+    x, y = torch.randn(20, 100).double(), torch.randn(20, 3).double()
+    learned = LearnedOptimizer(ours.parameters(), update_rule=ScaledOptimizerNetwork(0.02, 0.9))
     adam = torch.optim.Adam(theirs.parameters(), betas=(0.9, 0.99), eps=0)
     for s in range(30):
         adam.param_groups[0]["lr"] = 0.002 * (1 - 0.9 ** (s + 1)) / (1 - 0.9)
@@ -89,3 +95,9 @@ def test_without_a_gradient_nothing_moves_and_derivatives_are_finite():
     assert all(torch.equal(moved[n], p) for n, p in params.items())
     sum(p.sum() for p in moved.values()).backward()
     assert all(g.grad.isfinite().all() for g in grads.values())
+
+
+def test_a_step_is_relative_to_what_a_layer_starts_with():
+    assert scale_of(torch.Size([8, 400])) == pytest.approx(0.05)
+    assert scale_of(torch.Size([64, 16, 3, 3])) == pytest.approx(1 / 12)
+    assert scale_of(torch.Size([64])) == 0.1

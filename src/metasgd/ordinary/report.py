@@ -1,5 +1,6 @@
 """What a comparison found: a table, a figure and results.json."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -114,8 +115,11 @@ def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
     """Loss and metric on validation, over steps and over seconds: mean over the seeds, and their range."""
     drawn = Figure(figsize=(12, 8), layout="constrained")
     panels = drawn.subplots(2, 2, sharex="col")
+    dashes = itertools.cycle(("-", "--", ":"))
     for c, row in enumerate(rows):
-        style = {"color": f"C{c}", "linewidth": 1.5} if row.tuned else {"color": "black", "linewidth": 2.5}
+        style: dict[str, Any] = {"color": f"C{c}", "linewidth": 1.5}
+        if not row.tuned:
+            style = {"color": "black", "linewidth": 2.5, "linestyle": next(dashes)}
         steps = max((trace.steps for trace in row.traces), key=len)
         seconds = _over_seeds(row, "seconds").mean(axis=0)
         for line, values in enumerate((_over_seeds(row, "val_loss"), _over_seeds(row, "val_metric"))):
