@@ -23,7 +23,7 @@ from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
-from metasgd.process import NoProfiler, collect_rarely, forget_absent_gpus
+from metasgd.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.progress import NO_ROOM, ProgressBar, quieten
 from metasgd.resuming import refuse_incomplete
 from metasgd.runs import Start, find_start, refuse_misfit
@@ -124,6 +124,7 @@ class MetaSGDCLI(LightningCLI):
             ShowChoices(),
             ShowRates(),
             ShowTasks(),
+            CollectAfterValidation(),
             ShowSettings(settings_of(options.as_dict())),
             *([RecordTest(source, checkpoint)] if self.subcommand == "test" else []),
             *([WritePredictions()] if self.subcommand == "predict" else []),
