@@ -132,7 +132,7 @@ class Ours(Contender):
         def on(learner: Learner, some: Episode) -> MetaGradient:
             return meta_gradient(learner, theta, some, self.work.inner_steps, recompute=recompute)
 
-        found = self.engine.run(on, merge_gradients, self.learner, tasks)
+        found = self.engine.run(on, merge_gradients, self.learner, tasks, self.work.inner_steps)
         deliver(found.query_losses.mean(), found, theta, self.learner.phi).backward()
 
     def parameters(self) -> list[Tensor]:

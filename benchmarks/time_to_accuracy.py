@@ -120,6 +120,7 @@ class Validation:
             merge_judgements,
             self.learner,
             self.tasks,
+            WORK.inner_steps,
         )
         return float((found.outputs[:, 0].argmax(dim=-1) == self.tasks.query_y).double().mean())
 

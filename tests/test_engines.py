@@ -26,7 +26,7 @@ def work(request):
 
 def gradient_by(engine, learner, tasks):
     theta = dict(learner.network.named_parameters())
-    return engine.run(lambda own, some: meta_gradient(own, theta, some, 2), merge_gradients, learner, tasks)
+    return engine.run(lambda own, some: meta_gradient(own, theta, some, 2), merge_gradients, learner, tasks, 2)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -53,21 +53,25 @@ def test_every_engine_judges_alike(name, work):
     learner, tasks = work
     theta = dict(learner.network.named_parameters())
     whole = judge(learner, theta, tasks, 2, [0, 2])
-    found = ENGINES[name]().run(lambda own, some: judge(own, theta, some, 2, [0, 2]), merge_judgements, learner, tasks)
+    found = ENGINES[name]().run(
+        lambda own, some: judge(own, theta, some, 2, [0, 2]), merge_judgements, learner, tasks, 2
+    )
     torch.testing.assert_close(found.query_losses, whole.query_losses)
     torch.testing.assert_close(found.outputs, whole.outputs)
 
 
 def test_threads_never_share_a_network(work):
     learner, tasks = work
-    seen, lock = {}, threading.Lock()
+    seen, lock, all_three = {}, threading.Lock(), threading.Barrier(3, timeout=60)
 
     def note(own, some):
+        if int(some.task_index) < 3:
+            all_three.wait()  # so that none of them does the others' work
         with lock:
             seen.setdefault(id(own.network), set()).add(threading.get_ident())
         return gradient_by(Loop(), own, some)
 
-    Threads(3).run(note, merge_gradients, learner, tasks)
+    Threads(3).run(note, merge_gradients, learner, tasks, 2)
     assert len(seen) == 3
     assert id(learner.network) not in seen
 
@@ -81,7 +85,7 @@ def test_threads_take_the_callers_autocast(work):
         return gradient_by(Loop(), learner, some)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        Threads(1).run(note, merge_gradients, learner, tasks)
+        Threads(1).run(note, merge_gradients, learner, tasks, 2)
     assert set(seen) == {(True, torch.bfloat16)}
 
 

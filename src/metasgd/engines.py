@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.meta_gradient import MetaGradient
+from metasgd.task_memory import bytes_of_a_task
 from metasgd.task_stack import Learner
 
 Part = TypeVar("Part")
@@ -25,8 +26,8 @@ Merge = Callable[[Iterable[Part]], Part]
 
 CPU_THREADS = torch.get_num_threads()
 """The threads that this process was given, before any engine sets its own threads to one."""
-VMAP_CHUNK = 256
-"""Tasks stacked at a time."""
+STACK_BYTES = 2**30
+"""What a stack of tasks may take on a CPU."""
 
 EngineName = Literal["auto", "loop", "threads", "vmap"]
 
@@ -35,24 +36,35 @@ class Engine(ABC):
     """Deals the tasks of a meta-batch to a function of (learner, tasks), and merges what it returns."""
 
     @abstractmethod
-    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part: ...
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode, inner_steps: int) -> Part:
+        """``merge`` of what ``work`` gives for the tasks, of S inner steps, in their order."""
 
 
 class Loop(Engine):
     """One task after the other."""
 
-    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode, inner_steps: int) -> Part:  # noqa: ARG002
         return merge(work(learner, one) for one in _in_pieces(tasks, 1))
 
 
 class Vmap(Engine):
-    """Stacks of ``chunk`` tasks at a time: best where a task is too small to fill the machine."""
+    """Stacks of tasks: best where a task is too small to fill the machine.
 
-    def __init__(self, chunk: int) -> None:
-        self.chunk = chunk
+    Args:
+        at_most: tasks in a stack.
+        budget: bytes that a stack may take, by ``bytes_of_a_task``; by default 1 GiB, on a GPU half of what is free.
+    """
 
-    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
-        return merge(work(learner, stack) for stack in _in_pieces(tasks, self.chunk))
+    def __init__(self, at_most: int = 256, budget: int | None = None) -> None:
+        self.at_most, self.budget = at_most, budget
+        self._fitting: dict[tuple[int, ...], int] = {}
+
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode, inner_steps: int) -> Part:
+        shape = (inner_steps, *tasks.support_x.shape[1:], *tasks.query_x.shape[1:])
+        if shape not in self._fitting:
+            budget = _budget_on(tasks.support_x.device) if self.budget is None else self.budget
+            self._fitting[shape] = max(1, budget // bytes_of_a_task(learner, tasks, inner_steps))
+        return merge(work(learner, stack) for stack in _in_pieces(tasks, min(self.at_most, self._fitting[shape])))
 
 
 class Threads(Engine):
@@ -69,7 +81,7 @@ class Threads(Engine):
         )
         self._own = threading.local()
 
-    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode) -> Part:
+    def run(self, work: Work[Part], merge: Merge[Part], learner: Learner, tasks: Episode, inner_steps: int) -> Part:  # noqa: ARG002
         autocast = _autocast_here(tasks.query_x.device.type)
 
         def on(one: Episode) -> Part:
@@ -108,7 +120,11 @@ def choose_engine(name: EngineName, network: nn.Module, device: torch.device) ->
         chosen, reason = name, f"{name}, as model.engine asks"
     if chosen == "threads":
         return Threads(CPU_THREADS), reason
-    return (Vmap(VMAP_CHUNK) if chosen == "vmap" else Loop()), reason
+    return (Vmap() if chosen == "vmap" else Loop()), reason
+
+
+def _budget_on(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
 
 
 @contextmanager

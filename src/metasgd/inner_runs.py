@@ -99,7 +99,7 @@ class FromTheta(InnerRuns):
         def on(one: Learner, some: Episode) -> MetaGradient:
             return meta_gradient(one, theta, some, inner_steps, first_order, recompute, query_weights)
 
-        return self.engine.run(on, merge_gradients, learner, tasks)
+        return self.engine.run(on, merge_gradients, learner, tasks, inner_steps)
 
     def judge(self, learner: Learner, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Judgement:
         theta = learner.theta
@@ -107,7 +107,7 @@ class FromTheta(InnerRuns):
         def on(one: Learner, some: Episode) -> Judgement:
             return judge(one, theta, some, inner_steps, after)
 
-        return self.engine.run(on, merge_judgements, learner, tasks)
+        return self.engine.run(on, merge_judgements, learner, tasks, inner_steps)
 
     def refuse_unfit_tasks(self, tasks: Episode) -> None:
         """Any task can start from θ."""

@@ -8,13 +8,14 @@ from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 
 
-def module(rank=0, world_size=1, done=0, max_steps=6, stage="fit", **options):
+def module(rank=0, world_size=1, done=0, max_steps=6, stage="fit", device="cpu", **options):
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, **options)
     progress = SimpleNamespace(current=SimpleNamespace(processed=done))
     data.trainer = SimpleNamespace(
         max_steps=max_steps,
         global_rank=rank,
         world_size=world_size,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )
     data.prepare_data()
@@ -37,6 +38,12 @@ def test_outer_step_t_has_the_tasks_from_t_times_b():
 def test_two_processes_share_the_tasks_of_one():
     parts = [indices(module(rank, 2, meta_batch_size=4, max_steps=3).train_dataloader()) for rank in (0, 1)]
     assert [a + b for a, b in zip(*parts, strict=True)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_copied_from_pinned_memory(device):
+    data = module(device=device)
+    assert [loader.pin_memory for loader in (data.train_dataloader(), data.val_dataloader())] == [device == "cuda"] * 2
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -232,6 +232,11 @@ class EpisodicDataModule(LightningDataModule):
         return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
 
     def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
+        assert self.trainer is not None
         return ResumingLoader(
-            batches, batch_size=None, sampler=_From(first, len(batches)), num_workers=self.num_workers
+            batches,
+            batch_size=None,
+            sampler=_From(first, len(batches)),
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",  # which Lightning then copies from meanwhile
         )
