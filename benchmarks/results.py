@@ -2,7 +2,7 @@
 
     python benchmarks/results.py run NAME…    trains, or goes on where it stopped, tests, and records
     python benchmarks/results.py list         the experiments, and which are recorded
-    python benchmarks/results.py tables       makes docs/results.md and the README's results from the records
+    python benchmarks/results.py tables       makes docs/results.md, and the tables of README.md and docs/optimizer.md
 
 A record holds what each figure depends on: commands, seed, outer steps, time, machine, versions, protocol.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from results_tables import document, summary
+from results_tables import document, leaders, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
@@ -194,9 +194,10 @@ def main() -> None:
     elif options.command == "tables":
         records = [json.loads((RECORDS / f"{n}.json").read_text()) for n in known if (RECORDS / f"{n}.json").is_file()]
         (ROOT / "docs" / "results.md").write_text(document(records))
-        readme = ROOT / "README.md"
-        before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", readme.read_text())
-        readme.write_text(f"{before}\n{summary(records)}\n{after}")
+        for name, table in (("README.md", summary(records)), ("docs/optimizer.md", leaders(records))):
+            page = ROOT / name
+            before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", page.read_text())
+            page.write_text(f"{before}\n{table}\n{after}")
     else:
         for name in options.names:
             if isinstance(experiment := known[name], Comparison):

@@ -109,6 +109,25 @@ def comparison(record: Record) -> str:
     )
 
 
+def leaders(records: list[Record]) -> str:
+    """Of each comparison: what was learned, and the best of those that were tuned."""
+    rows = []
+    for record in (r for r in records if r["table"] == "ordinary"):
+        metric = record["metric"]
+        by_name = {r["optimizer"]: r for r in record["rows"]}
+        best = max if metric == "accuracy" else min
+        tuned = best((r for r in record["rows"] if r["tuned"]), key=lambda r: r[f"test/{metric}"])
+        cells = (figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric) for r in (by_name["learned"], tuned))
+        learned, of_tuned = cells
+        others = [
+            figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric)
+            for name, r in by_name.items()
+            if not r["tuned"] and name != "learned"
+        ]
+        rows.append([record["row"], learned, f"{tuned['optimizer']}: {of_tuned}", *others])
+    return markdown(["trained", "learned, untuned", "the best of six that were tuned", "learned, unscaled"], rows)
+
+
 SUMMARY = (
     ("glyphs", "its own kind of drawings, unseen scripts", "printed letters of unseen scripts, 5-way 1-shot"),
     ("omniglot_20w1s", "20-way 1-shot", "Omniglot, 423 unseen characters, 20-way 1-shot"),
