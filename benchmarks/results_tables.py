@@ -133,6 +133,11 @@ SUMMARY = (
     ("omniglot_20w1s", "20-way 1-shot", "Omniglot, 423 unseen characters, 20-way 1-shot"),
     ("omniglot_20w1s", "5-way 1-shot", "the same checkpoint, 5-way 1-shot"),
     ("omniglot_20w1s", "5-way 5-shot", "the same checkpoint, 5-way 5-shot"),
+    (
+        "omniglot_official",
+        "20-way 1-shot within one alphabet",
+        "Omniglot, 20-way 1-shot within one of 20 alphabets never seen, trained on 30 others",
+    ),
     ("glyphs-handwriting", "Omniglot, 423 characters", "Omniglot by a learner that saw glyphs alone, 5-way 1-shot"),
     ("sinusoid-5-meta-sgd", "5-shot", "sinusoid, 5 points, one inner step, mean squared error"),
 )
