@@ -138,7 +138,11 @@ SUMMARY = (
         "20-way 1-shot within one alphabet",
         "Omniglot, 20-way 1-shot within one of 20 alphabets never seen, trained on 30 others",
     ),
-    ("glyphs-handwriting", "Omniglot, 423 characters", "Omniglot by a learner that saw glyphs alone, 5-way 1-shot"),
+    (
+        "glyphs-handwriting-long",
+        "Omniglot, 423 characters",
+        "Omniglot by a learner that saw glyphs alone, 5-way 1-shot",
+    ),
     ("sinusoid-5-meta-sgd", "5-shot", "sinusoid, 5 points, one inner step, mean squared error"),
 )
 """The records and tests that the README names, in its words."""
