@@ -57,7 +57,7 @@ SECTIONS = {
     "long-runs": (
         "What the optimizer network reads in long runs",
         "Accuracy in % of networks trained from random weights for 200 steps on 32 letters of unseen scripts, 20 such"
-        " trainings, by what the optimizer network reads. Meta-trained for 240 outer steps in segments of 50 inner steps where nothing else"
+        " trainings, by what the optimizer network reads. Meta-trained in segments of 50 inner steps where nothing else"
         " is said.",
     ),
 }
