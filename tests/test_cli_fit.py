@@ -137,6 +137,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metas
         assert scalars(resumed, tag) == scalars(whole, tag)
 
 
+def test_a_finished_run_that_is_resumed_shows_its_best_once(metasgd, tmp_path):
+    """As when it is killed after its last step; and a longer one shows that of all its steps."""
+    for more in ([], ["--ckpt_path", "last"], ["--ckpt_path", "last", "--trainer.max_steps", "12"]):
+        succeeded(metasgd("fit", *TINY, *more))
+        [(step, best)] = scalars(tmp_path / RUN, "best/mse")
+        assert best == min(value for _, value in scalars(tmp_path / RUN, "val/mse"))
+    assert step == 12
+
+
 def test_a_finished_run_goes_on_when_made_longer(trained, tmp_path, metasgd):
     path = str(trained / RUN / "checkpoints" / "last.ckpt")
     longer = ["--trainer.max_steps", "12", "--trainer.logger.init_args.save_dir", str(tmp_path)]

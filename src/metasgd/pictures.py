@@ -83,7 +83,8 @@ class ShowSettings(Callback):
         if best is not None:
             assert isinstance(trainer.logger, TensorBoardLogger)
             figures = {f"best/{pl_module.objective.metric}": float(best)}
-            trainer.logger.log_hyperparams(self.settings, figures, trainer.global_step - 1)
+            # after the last step, so that a run that goes on takes it back
+            trainer.logger.log_hyperparams(self.settings, figures, trainer.global_step)
 
 
 def first_convolution(network: nn.Module) -> str | None:
