@@ -97,7 +97,7 @@ def comparison(record: Record) -> str:
             [
                 name,
                 knob,
-                figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric),
+                tested(r, metric),
                 f"{r['val/loss']:.3f}",
                 steps,
                 *(shown(r[off], metric) for off in ("val_off_low", "val_off_high")),
@@ -110,6 +110,11 @@ def comparison(record: Record) -> str:
     )
 
 
+def tested(row: Record, metric: str) -> str:
+    """A row's test figure, ± the standard deviation over its seeds."""
+    return figure(row[f"test/{metric}"], row[f"test/{metric}_sd"], metric)
+
+
 def leaders(records: list[Record]) -> str:
     """Of each comparison: what was learned, and the best of those that were tuned."""
     rows = []
@@ -118,14 +123,9 @@ def leaders(records: list[Record]) -> str:
         by_name = {r["optimizer"]: r for r in record["rows"]}
         best = max if metric == "accuracy" else min
         tuned = best((r for r in record["rows"] if r["tuned"]), key=lambda r: r[f"test/{metric}"])
-        cells = (figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric) for r in (by_name["learned"], tuned))
-        learned, of_tuned = cells
-        others = [
-            figure(r[f"test/{metric}"], r[f"test/{metric}_sd"], metric)
-            for name, r in by_name.items()
-            if not r["tuned"] and name != "learned"
-        ]
-        rows.append([record["row"], learned, f"{tuned['optimizer']}: {of_tuned}", *others])
+        others = [tested(r, metric) for name, r in by_name.items() if not r["tuned"] and name != "learned"]
+        best_tuned = f"{tuned['optimizer']}: {tested(tuned, metric)}"
+        rows.append([record["row"], tested(by_name["learned"], metric), best_tuned, *others])
     return markdown(["trained", "learned, untuned", "the best of six that were tuned", "learned, unscaled"], rows)
 
 
