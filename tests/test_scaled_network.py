@@ -102,3 +102,15 @@ def test_a_step_is_relative_to_what_a_layer_starts_with():
     assert scale_of(torch.Size([8, 400])) == pytest.approx(0.05)
     assert scale_of(torch.Size([64, 16, 3, 3])) == pytest.approx(1 / 12)
     assert scale_of(torch.Size([64])) == 0.1
+
+
+def test_a_parameter_without_a_gradient_for_once_keeps_what_is_known_of_its_size():
+    network = torch.nn.Linear(4, 2)
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScaledOptimizerNetwork(0.01, 0.5))
+    network(torch.ones(3, 4)).square().sum().backward()
+    optimizer.step(loss=1.0)
+    known = optimizer.memory["v.bias"].clone()
+    network.bias.grad = None
+    optimizer.step(loss=1.0)
+    assert torch.equal(optimizer.memory["v.bias"], known)
+    assert known.abs().max() > 0

@@ -31,14 +31,18 @@ class ScaledOptimizerNetwork(OptimizerNetwork):
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         eta, mu, memory = super().coefficients(step, grads, loss, state)
-        v = {n: (1 - DECAY) * g.square() for n, g in grads.items()}
-        v = {n: new if V + n not in state else torch.add(new, state[V + n], alpha=DECAY) for n, new in v.items()}
+        before = {k: t for k, t in state.items() if k.startswith(V)}
+        v = {}
+        for n, g in grads.items():
+            new = (1 - DECAY) * g.square()
+            v[n] = torch.add(new, before[V + n], alpha=DECAY) if V + n in before else new
         seen = 1 - DECAY ** (torch.as_tensor(step, dtype=loss.dtype, device=loss.device) + 1)
         rates = {
             n: eta[n] * scale_of(t.shape[loss.ndim :]) * (t / beside(seen, t) + SMALLEST**2).rsqrt()
             for n, t in v.items()
         }
-        return Coefficients(rates, mu, memory | {V + n: t for n, t in v.items()})
+        # what has no gradient this time keeps its mean
+        return Coefficients(rates, mu, memory | before | {V + n: t for n, t in v.items()})
 
 
 def scale_of(shape: torch.Size) -> float:
