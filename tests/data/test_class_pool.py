@@ -47,6 +47,17 @@ def test_rotations_are_new_classes_of_new_alphabets(pool):
     assert len(set(turned.names)) == 8
 
 
+def test_mirror_images_are_new_classes_of_new_alphabets(pool):
+    both = pool.select(np.array([2, 1])).with_mirrors()
+    assert both.names == ("B/1", "A/2", "B/1@mirrored", "A/2@mirrored")
+    for place, c in enumerate((2, 1)):
+        assert images_of(both, place).tolist() == images_of(pool, c).tolist()
+        assert images_of(both, 2 + place)[:, 0].tolist() == [
+            np.fliplr(image[0]).tolist() for image in images_of(pool, c)
+        ]
+    assert len(np.unique(both.groups)) == 4
+
+
 def test_only_square_images_rotate():
     pool = ClassPool.of_equal_counts(np.zeros((1, 1, 1, 2, 3), np.uint8), ("A/1",), np.array([0]))
     with pytest.raises(ValueError, match="square"):

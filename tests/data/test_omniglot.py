@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_omniglot import BACKGROUND, EVALUATION, Fake, write_archives, write_trees
 
 from metasgd.data import omniglot, omniglot_files
@@ -10,6 +11,8 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.data.omniglot import Omniglot, official_split, random_split
 from metasgd.data.omniglot_release import OFFICIAL
 from metasgd.data.stream import SPLITS, Split
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
 from metasgd.errors import UserError
 
 REAL = Path(__file__).parents[2].parent / "shared/data/omniglot"
@@ -42,10 +45,11 @@ def pools(source: Omniglot, root: Path, cache_dir: Path) -> dict[Split, ClassPoo
 
 def test_all_wrong_options_are_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        Omniglot(split="offical", image_size=106)  # type: ignore[arg-type]
-    first, second = caught.value.problems
+        Omniglot(split="offical", image_size=106, distortion=-0.5)  # type: ignore[arg-type]
+    first, second, third = caught.value.problems
     assert "split is 'offical': use 'random' or 'official'" in first
     assert "image_size is 106: use 1 to 105 pixels" in second
+    assert "distortion is -0.5: use 0 to 3" in third
     with pytest.raises(UserError, match="image_size is 0"):
         Omniglot(image_size=0)
 
@@ -121,6 +125,37 @@ def test_a_rotated_class_is_the_original_turned_and_only_in_training(tmp_path: P
         for turns in range(4):
             turned = class_images(rotated["train"], f"{name}@{90 * turns}")
             np.testing.assert_array_equal(turned, [np.rot90(image, turns) for image in original])
+
+
+def test_with_mirrors_training_has_all_eight_symmetries_of_a_character(tmp_path: Path) -> None:
+    root, cache_dir = write_archives(tmp_path / "data"), tmp_path / "cache"
+    plain, mirrored = pools(Fake(rotations=False), root, cache_dir), pools(Fake(mirrors=True), root, cache_dir)
+    assert_same(plain["val"], mirrored["val"])
+    assert_same(plain["test"], mirrored["test"])
+    assert len(mirrored["train"]) == 8 * len(plain["train"])
+    name = plain["train"].names[0]
+    original = class_images(plain["train"], name)[0]
+    expected = [np.rot90(image, turns).tolist() for image in (original, np.fliplr(original)) for turns in range(4)]
+    got = [
+        class_images(mirrored["train"], f"{name}{side}@{90 * turns}")[0].tolist()
+        for side in ("", "@mirrored")
+        for turns in range(4)
+    ]
+    assert got == expected
+
+
+def test_only_training_drawings_are_distorted(tmp_path: Path) -> None:
+    root, cache_dir, shape = write_archives(tmp_path / "data"), tmp_path / "cache", TaskShape(2, 1, 1)
+    tasks: dict[float, dict[Split, Episode]] = {
+        strength: {
+            split: Fake(distortion=strength).sampler(split, root, cache_dir, 0, shape).draw(np.arange(3))
+            for split in SPLITS
+        }
+        for strength in (0.0, 1.0)
+    }
+    for split in SPLITS:
+        same = torch.equal(tasks[0.0][split].support_x, tasks[1.0][split].support_x)
+        assert same == (split != "train")
 
 
 def test_ink_is_255_on_0_at_the_size_asked_for(tmp_path: Path) -> None:

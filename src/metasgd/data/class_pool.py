@@ -1,5 +1,6 @@
 """The images of one split, grouped by class. Shape letters: M images, C classes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from mmap import MADV_DONTNEED, mmap
 
@@ -84,15 +85,29 @@ class ClassPool:
         """
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"only square images can be rotated by 90°, not {self.images.shape[2:]}")
-        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts, self.counts, strict=True)])
-        own = self.take(rows)
-        turned = np.concatenate([np.rot90(own, turn, axes=(2, 3)) for turn in range(QUARTER_TURNS)])
+        own = self._own_images()
+        return self._with_variants({f"@{90 * turn}": np.rot90(own, turn, axes=(2, 3)) for turn in range(QUARTER_TURNS)})
+
+    def with_mirrors(self) -> "ClassPool":
+        """Two classes for each one: as it is, and its mirror image, left for right.
+
+        Copies the images of the pool's own classes, twice over.
+        """
+        own = self._own_images()
+        return self._with_variants({"": own, "@mirrored": own[..., ::-1]})
+
+    def _own_images(self) -> NDArray[np.uint8]:
+        return self.take(np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts, self.counts, strict=True)]))
+
+    def _with_variants(self, variants: Mapping[str, NDArray[np.uint8]]) -> "ClassPool":
+        """The classes once in each variant of the pool's own images, its key added to their names."""
+        of_each = int(self.counts.sum())
         first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
         return ClassPool(
-            images=turned,
-            starts=np.concatenate([first + turn * len(own) for turn in range(QUARTER_TURNS)]),
-            counts=np.tile(self.counts, QUARTER_TURNS),
-            names=tuple(f"{n}@{90 * turn}" for turn in range(QUARTER_TURNS) for n in self.names),
-            # a turned alphabet is another alphabet: one-alphabet episodes do not mix orientations
-            groups=np.concatenate([self.groups + turn * (self.groups.max() + 1) for turn in range(QUARTER_TURNS)]),
+            images=np.concatenate(list(variants.values())),
+            starts=np.concatenate([first + v * of_each for v in range(len(variants))]),
+            counts=np.tile(self.counts, len(variants)),
+            names=tuple(name + added for added in variants for name in self.names),
+            # a turned or mirrored alphabet is another alphabet: one-alphabet episodes do not mix orientations
+            groups=np.concatenate([self.groups + v * (self.groups.max() + 1) for v in range(len(variants))]),
         )

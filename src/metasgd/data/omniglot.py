@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metasgd.data.cache import load_or_build, staging_folder
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.distortion import MOST_DISTORTION, Distorted
 from metasgd.data.omniglot_files import (
     RESAMPLING,
     SIDE,
@@ -25,8 +26,9 @@ from metasgd.data.omniglot_files import (
 from metasgd.data.omniglot_release import BACKGROUND, EVALUATION, OFFICIAL, Release
 from metasgd.data.pictures import PictureForm
 from metasgd.data.polarity import Ink
-from metasgd.data.source import ClassSource
+from metasgd.data.source import ClassSource, Sampler
 from metasgd.data.stream import SPLITS, Split
+from metasgd.data.task_shape import TaskShape
 from metasgd.errors import UserError, refuse
 
 SPLIT_SALT = "metasgd/omniglot/1"
@@ -43,6 +45,9 @@ class Omniglot(ClassSource):
             as MAML's code has it; the same ones every time. ``official``: train on 25 and validate on 5 of
             the 30 background alphabets, test on the 20 evaluation alphabets.
         rotations: in training, a character turned by 90°, 180° and 270° is three more classes.
+        mirrors: in training, the mirror image of a character, turned or not, is one more class.
+        distortion: in training, how much every drawing is turned, stretched, slanted and moved at random, support
+            and query alike, each time it is drawn; see :class:`metasgd.data.distortion.Distorted`. 0 leaves them.
         image_size: height and width in pixels, 1 to 105.
         download: fetch the archives into ``data.root`` if they are not there, through torchvision.
 
@@ -57,6 +62,8 @@ class Omniglot(ClassSource):
         self,
         split: Literal["random", "official"] = "random",
         rotations: bool = True,
+        mirrors: bool = False,
+        distortion: float = 0.0,
         image_size: int = 28,
         download: bool = False,
     ) -> None:
@@ -65,9 +72,13 @@ class Omniglot(ClassSource):
             problems.append(f"data.source.init_args.split is {split!r}: use 'random' or 'official'")
         if not 1 <= image_size <= SIDE:
             problems.append(f"data.source.init_args.image_size is {image_size}: use 1 to {SIDE} pixels")
+        if not 0 <= distortion <= MOST_DISTORTION:
+            problems.append(f"data.source.init_args.distortion is {distortion}: use 0 to {MOST_DISTORTION}")
         refuse(problems)
         self.split = split
         self.rotations = rotations
+        self.mirrors = mirrors
+        self.distortion = distortion
         self.image_size = image_size
         self.download = download
 
@@ -90,7 +101,15 @@ class Omniglot(ClassSource):
         else:
             classes = official_split(characters.names, self.release)[split]
         chosen = characters.select(classes)
-        return chosen.with_rotations() if self.rotations and split == "train" else chosen
+        if split == "train" and self.mirrors:
+            chosen = chosen.with_mirrors()
+        return chosen.with_rotations() if split == "train" and self.rotations else chosen
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        sampler = super().sampler(split, root, cache_dir, seed, shape)
+        if split != "train" or not self.distortion:
+            return sampler
+        return Distorted(sampler, self.distortion, split, seed)
 
     def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
         """All the characters, of all splits: one cache serves every split and rotation."""
