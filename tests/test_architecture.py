@@ -8,6 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "metasgd"
 PURE = (
     "episode",
+    "rule_options",
     "update_rules",
     "optimizer_network",
     "rule_gradient",

@@ -4,10 +4,9 @@ import torch.nn.functional as F
 from by_hand import curves_of, largest_difference, learner_of, tasks_of, unrolled
 
 from metasgd.adaptation import stack_of
-from metasgd.errors import UserError
 from metasgd.meta_gradient import meta_gradient
 from metasgd.networks import MLP, Conv4
-from metasgd.update_rules import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar, draw, key_of
+from metasgd.update_rules import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar, key_of
 
 EXACT = 1e-9
 
@@ -127,19 +126,3 @@ def test_start_drawn_from_a_range_is_one_number_from_the_seed():
     assert drawn[0].unique().numel() == 1
     assert 0.005 <= drawn[0][0] <= 0.1
     assert drawn[0].equal(drawn[1])
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: draw((0.2, 0.1)), r"init is \(0.2, 0.1\)"),
-        (lambda: draw(float("nan")), "init is nan"),
-        (lambda: PerParameter(0.1, bounds=(0.2, 0.3)), "bounds is"),
-        (lambda: PerParameter(0.1, bounds=(0.3, 0.2)), "bounds is"),
-        (lambda: Scalar(momentum=1.0), "momentum is 1.0"),
-        (lambda: PerParameterMomentum(momentum=0.0), "momentum is 0.0"),
-    ],
-)
-def test_unusable_options_are_refused(make, said):
-    with pytest.raises(UserError, match=said):
-        make()

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import refuse
-from metasgd.update_rules import Coefficients, Params, State, Steps, UpdateRule, beside, logit, no_momentum, outside
+from metasgd.rule_options import logit, outside
+from metasgd.update_rules import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum
 
 Input = Literal["loss", "step", "gradient_norm", "trend", "progress"]
 INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress")

@@ -4,21 +4,19 @@ Every rule serves one task (``loss`` of shape ``[]``) and B tasks at once (``los
 θ, g and m with a leading B) by the same code: what a rule learns broadcasts from the right.
 """
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metasgd.errors import UserError, refuse
+from metasgd.errors import refuse
+from metasgd.rule_options import Bounds, Start, checked_bounds, draw, logit, outside
 
 Params = dict[str, Tensor]
 State = dict[str, Tensor]
 Steps = int | Tensor
 """The number of an inner step: of all tasks, or of each, ``[B]``."""
-Start = float | tuple[float, float]
-Bounds = tuple[float, float] | None
 
 M = "m."
 """A state's key for the momentum of the parameter NAME is ``m.NAME``."""
@@ -267,43 +265,3 @@ def key_of(name: str) -> str:
 
 def name_of(key: str) -> str:
     return key.replace("/", ".")
-
-
-def draw(start: Start) -> float:
-    """A start value: the number itself, or one drawn uniformly from ``(low, high)``."""
-    low, high = start if isinstance(start, tuple | list) else (start, start)
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise UserError(
-            f"model.update_rule.init_args.init is {start}: a finite number, or [low, high] with low <= high, is needed"
-        )
-    return low if low == high else float(torch.empty(()).uniform_(low, high))
-
-
-def checked_bounds(bounds: Bounds, start: Start) -> Bounds:
-    """``bounds``, if they are an interval that holds every start value.
-
-    Raises:
-        UserError: they are not.
-    """
-    if bounds is None:
-        return None
-    low, high = bounds
-    starts = start if isinstance(start, tuple | list) else (start,)
-    if not (low < high and all(low <= s <= high for s in starts)):
-        raise UserError(
-            f"model.update_rule.init_args.bounds is {list(bounds)}: [low, high] with low < high and init ({start})"
-            " between them is needed"
-        )
-    return low, high
-
-
-def outside(option: str, value: float, low: float, high: float, low_allowed: bool = False) -> list[str]:
-    """The problem with an option that must lie between ``low`` and ``high``, if there is one."""
-    if low < value < high or (low_allowed and value == low):
-        return []
-    least = "at least" if low_allowed else "above"
-    return [f"model.update_rule.init_args.{option} is {value}: a number {least} {low:g} and below {high:g} is needed"]
-
-
-def logit(p: float) -> float:
-    return math.log(p / (1 - p))
