@@ -9,7 +9,6 @@ from pathlib import Path
 
 ENVIRONMENT = {
     **os.environ,
-    "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # see metasgd.launch
 }

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# for the tests and all that they start: on a machine that does other work as well, threads of torch that spin while
+# they wait for one another take several times as long. Set before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from strokes import write_tree
 
@@ -29,7 +33,7 @@ def metasgd(tmp_path: Path) -> Command:
     """Runs ``python -m metasgd ARGUMENTS`` in a folder of the test's own."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(
             [sys.executable, "-m", "metasgd", *arguments],
             cwd=tmp_path,
@@ -75,7 +79,6 @@ def drawings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = ["--config", str(ROOT / "configs" / "image_folder.yaml")]
     arguments = [a for o, v in options.items() for a in (f"--{o}", str(v))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "metasgd", "fit", *config, *arguments]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "runs" / "image_folder" / "version_0"

@@ -1,7 +1,6 @@
 """The main job through the real command line: train, stop, resume, judge."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -99,7 +98,6 @@ LONGER = [
     *TINY,
     *("--trainer.max_steps", "300", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "7"),
 ]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +105,7 @@ def whole(tmp_path_factory):
     """The folder of a run of 300 outer steps that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
     command = [sys.executable, "-m", "metasgd", "fit", *LONGER]
-    subprocess.run(command, cwd=folder, env=ONE_THREAD, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / RUN
 
 
@@ -118,7 +116,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metas
     arguments = [*LONGER, "--data.num_workers", workers, "--last_checkpoint.every_n_steps", "20"]
     command = [sys.executable, "-m", "metasgd", "fit", *arguments]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=tmp_path, env=ONE_THREAD, **quiet)
+    process = subprocess.Popen(command, cwd=tmp_path, **quiet)
     resumed = tmp_path / RUN
     last = resumed / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120

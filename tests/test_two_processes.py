@@ -47,7 +47,7 @@ def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[s
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, **environment},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
