@@ -2,12 +2,15 @@
 
 import pickle
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
 from conftest import ROOT, TINY
 
+import metasgd
 from metasgd.cli import main
+from metasgd.commands import COMMANDS
 
 GLYPHS = ["--config", str(ROOT / "configs" / "glyphs.yaml")]
 OMNIGLOT = ["--config", str(ROOT / "configs" / "omniglot.yaml")]
@@ -231,3 +234,21 @@ def test_the_help_tells_what_each_command_does(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "fit Meta-train a network together with its update rule." in text
     assert "test Judge a checkpoint on tasks of unseen classes" in text
+    assert "report Write one self-contained HTML page about a run." in text
+
+
+def test_a_command_that_does_not_exist_is_told_all_that_do(capsys):
+    assert run("fot") == 2
+    printed = capsys.readouterr().err
+    assert all(f"'{command}'" in printed for command in ("fit", "validate", "test", "predict", *COMMANDS))
+
+
+def test_a_command_behind_options_is_told_to_come_first(tmp_path, capsys):
+    (tmp_path / "nothing.yaml").write_text("{}")
+    assert run("--config", "nothing.yaml", "train") == 2
+    assert "give the command first, as python -m metasgd train" in capsys.readouterr().err
+
+
+def test_the_version_is_the_package_s(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.split()[-1] == metasgd.__version__ == version("metasgd")

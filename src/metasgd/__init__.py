@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from metasgd.loading import load
     from metasgd.optimizer import LearnedOptimizer
 
+__version__ = "0.1.0"
 __all__ = ["LearnedOptimizer", "load"]
 _HOMES = {"LearnedOptimizer": "metasgd.optimizer", "load": "metasgd.loading"}
 

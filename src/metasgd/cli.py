@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from jsonargparse import Namespace, auto_parser
+from jsonargparse import ArgumentParser, Namespace, auto_parser
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 # importing the sources, networks and rules lets a configuration name them by class name alone
-from metasgd import networks, optimizer_network, scaled_network, update_rules  # noqa: F401
+from metasgd import __version__, networks, optimizer_network, scaled_network, update_rules  # noqa: F401
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands import BY_PLACE, COMMANDS
@@ -57,7 +57,7 @@ class MetaSGDCLI(LightningCLI):
             parser_kwargs={
                 "prog": PROGRAM,
                 "description": "Meta-train a network together with the optimizer that will train it, and use both.",
-                "epilog": f"further commands: {', '.join(COMMANDS)}; more of each: {PROGRAM} COMMAND --help",
+                "version": __version__,
             },
             auto_configure_optimizers=False,
             args=args,
@@ -70,6 +70,9 @@ class MetaSGDCLI(LightningCLI):
         assert parser._subcommands_action is not None
         for listed in parser._subcommands_action._choices_actions:
             listed.help = MAIN_JOB[listed.dest]
+        for command, function in COMMANDS.items():  # listed here, and parsed by main
+            purpose = (function.__doc__ or "").partition("\n")[0]
+            parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False), help=purpose)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -78,6 +81,11 @@ class MetaSGDCLI(LightningCLI):
             raise UserError(
                 f"--config: a configuration is not text in UTF-8 ({error}). Give one of YAML, as configs/glyphs.yaml"
             ) from error
+        if self.config.subcommand in COMMANDS:
+            raise UserError(
+                f"{self.config.subcommand} comes after options that are not its own: give the command first, as"
+                f" {PROGRAM} {self.config.subcommand} --help shows"
+            )
         options = self.config[self.config.subcommand]
         logger = options.trainer.logger
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
