@@ -40,6 +40,14 @@ def test_each_picture_goes_through_its_own_map() -> None:
     np.testing.assert_array_equal(got[3], d[:, :, ::-1])
 
 
+def test_pictures_of_any_shape_as_torch_has_it() -> None:
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size=(50, 3, 9, 14), dtype=np.uint8))
+    maps = torch.from_numpy(random_maps(np.random.default_rng(1), 50, strength=2)).float()
+    grid = torch.nn.functional.affine_grid(maps, [50, 3, 9, 14], align_corners=False)
+    theirs = torch.nn.functional.grid_sample(pictures.float(), grid, mode="bicubic", align_corners=False)
+    assert (distorted(pictures, maps) - theirs.clamp(0, 255)).abs().max() < 0.51  # rounded
+
+
 def test_beyond_the_rim_is_no_ink() -> None:
     everywhere = np.full((1, 1, SIDE, SIDE), 200, dtype=np.uint8)
     [[picture]] = seen(everywhere, [[1.0, 0.0, 2 * 5 / SIDE], [0.0, 1.0, 0.0]])
