@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from conftest import TINY
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from metasgd.cli import main
@@ -63,6 +64,34 @@ def test_a_damaged_or_missing_remote_checkpoint_is_refused(bucket, capsys):
 def test_an_address_that_cannot_be_reached_is_refused(bucket, capsys):
     assert main(["fit", *TINY, "--trainer.logger.init_args.save_dir", "nowhere://bucket/runs"]) == 2
     assert "trainer.logger.init_args.save_dir is nowhere://bucket/runs, which cannot" in capsys.readouterr().err
+
+
+class GoneError(Exception):
+    """As the packages behind fsspec have them: of no type that anyone else knows."""
+
+
+@pytest.mark.parametrize("writes", [1, 2, 5, 9, 12])
+def test_a_place_that_is_gone_in_mid_run_is_told_of_and_the_run_goes_on_later(bucket, monkeypatch, capfd, writes):
+    """Its first files are the probe, TensorBoard's events and the configuration; then come events and checkpoints."""
+    arguments = ["fit", *TINY, "--trainer.logger.init_args.save_dir", str(bucket / "runs"), "--trainer.max_steps", "30"]
+    arguments += ["--last_checkpoint.every_n_steps", "2", "--ckpt_path", "resume", "--trainer.logger.init_args.version"]
+    fine, count = MemoryFileSystem._open, iter(range(writes))
+
+    def failing(self, path, mode="rb", **options):
+        if mode != "rb" and next(count, None) is None:
+            raise GoneError("no route to the bucket")
+        return fine(self, path, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryFileSystem, "_open", failing)
+        assert main([*arguments, "0"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("error:") == 1
+    assert "GoneError: no route to the bucket" in said
+    assert "go on with --ckpt_path last" in said or "resume with --ckpt_path" in said
+    assert "Traceback" not in said
+    assert main([*arguments, "0"]) == 0
+    assert state(bucket / "runs/sinusoid/version_0/checkpoints/last.ckpt")["global_step"] == 30
 
 
 @pytest.fixture(params=[403, 404, 500])

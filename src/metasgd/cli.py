@@ -18,16 +18,17 @@ from metasgd.commands import BY_PLACE, COMMANDS
 from metasgd.commands.config import CONFIG
 from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.endings import ending_of
 from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
 from metasgd.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
-from metasgd.progress import NO_ROOM, ProgressBar, quieten
+from metasgd.progress import ProgressBar, quieten
 from metasgd.resuming import refuse_incomplete
 from metasgd.runs import Start, find_start, refuse_misfit
-from metasgd.stopping import SIGNALS, is_lost_process, reason_of_loss
+from metasgd.stopping import SIGNALS
 from metasgd.storage import place_of, refuse_unwritable
 from metasgd.trainer_options import TRAINER_DEFAULTS, refuse_trainer_options
 from metasgd.watch import CountRates, ShowChoices, ShowCurves
@@ -223,21 +224,13 @@ def main(args: list[str] | None = None) -> int:
         return _refuse(*error.problems)
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
         return _refuse(str(error))
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:  # the packages behind remote places have errors of their own
+        ending = ending_of(error)
+        if ending is None:
             raise
-        return _refuse(
-            f"a file could not be written ({error.strerror}); the checkpoint written before is kept. Make room, and go"
-            " on with --ckpt_path last"
-        )
-    except RuntimeError as error:
-        if not is_lost_process(error):
-            raise
-        _say(
-            "another process of this run has ended, or has not answered within the time that trainer.strategy allows"
-            f" ({reason_of_loss(error)}). Start the run again with --ckpt_path last"
-        )
-        return 1
+        code, problem = ending
+        _say(problem)
+        return code
     return 0
 
 

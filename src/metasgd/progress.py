@@ -1,6 +1,5 @@
 """What a run shows on the terminal while it works."""
 
-import errno
 import logging
 import threading
 import time
@@ -12,8 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import Task, TextColumn
 from rich.text import Text
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a full disk answers to whoever writes."""
+from metasgd.endings import ending_of
 
 
 class ProgressBar(RichProgressBar):
@@ -66,6 +64,6 @@ def quieten() -> None:
 
 
 def _hook(raised: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread raises what it meets in the main one as well, where a full disk is told of."""
-    if not (isinstance(raised.exc_value, OSError) and raised.exc_value.errno in NO_ROOM):
+    """TensorBoard's thread raises what it meets in the main one as well, where the user is told."""
+    if ending_of(raised.exc_value) is None:
         threading.__excepthook__(raised)

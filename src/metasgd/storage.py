@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import tempfile
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,13 @@ def errors_of_the_system(place: Path | UPath) -> Iterator[None]:
         if isinstance(place, Path):
             raise
         raise OSError(errno.EIO, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def is_lost_place(error: BaseException) -> bool:
+    """Whether this error came of fsspec, or of a package behind it, on the way to a file."""
+    return any(
+        frame.f_globals.get("__name__", "").startswith("fsspec.") for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 @contextmanager
