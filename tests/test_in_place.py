@@ -38,3 +38,23 @@ def test_a_momentum_that_is_zero_forgets():
     theta, g, m = (tensors(seed) for seed in range(3))
     step_in_place(theta, g, m, [0.1] * 3, [0.0] * 3, lr=1.0)
     assert all(torch.equal(a, b) for a, b in zip(m, g, strict=True))
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t.contiguous(),
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "with gaps": lambda t: torch.cat([t, t], dim=1)[:, : t.shape[1]],
+}
+
+
+@pytest.mark.parametrize("of_m", LAYOUTS)
+@pytest.mark.parametrize("of_g", LAYOUTS)
+@pytest.mark.parametrize("of_theta", LAYOUTS)
+def test_tensors_may_lie_in_memory_as_they_like(of_theta, of_g, of_m):
+    """A fused step of torch's takes them for alike: it would add what belongs to other elements."""
+    theta, g, m = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    laid = LAYOUTS[of_theta](theta.clone())
+    kept = LAYOUTS[of_m](m.clone())
+    step_in_place([laid], [LAYOUTS[of_g](g)], [kept], [0.3], [0.9], lr=1.0)
+    torch.testing.assert_close(kept, 0.9 * m + g, rtol=0, atol=1e-14)
+    torch.testing.assert_close(laid, theta - 0.3 * (0.9 * m + g), rtol=0, atol=1e-14)

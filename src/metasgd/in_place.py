@@ -29,11 +29,14 @@ def step_in_place(
         lr: a factor on all the rates.
     """
     if _all_one(rates) and (momenta is None or _all_one(momenta)):
+        channels_last = [p.ndim == 4 and not p.is_contiguous() for p in params]
+        params, grads = _viewed(params, channels_last), _viewed(grads, channels_last)
+        buffers = None if buffers is None else _viewed(buffers, channels_last)
         sgd(
             params,
             grads,
             [None] * len(params) if buffers is None else [*buffers],
-            fused=all(p.is_floating_point() and (p.is_cpu or p.is_cuda) for p in params),
+            fused=_can_be_fused(params, grads, params if buffers is None else buffers),
             foreach=False,
             lr=lr * float(rates[0]),
             # at a momentum of exactly 0 it would leave the buffers as they were
@@ -54,6 +57,21 @@ def step_in_place(
             p.add_(move, alpha=-lr * float(rate))
     else:
         torch._foreach_addcmul_(params, moves, rates, value=-lr)  # type: ignore[arg-type] # numbers are each one
+
+
+def _viewed(tensors: list[Tensor], channels_last: list[bool]) -> list[Tensor]:
+    """Those that lie with their channels last, as views that name them last."""
+    return [t.permute(0, 2, 3, 1) if last else t for t, last in zip(tensors, channels_last, strict=True)]
+
+
+def _can_be_fused(*lists: list[Tensor]) -> bool:
+    """Whether torch's fused step is right for them: it takes the elements in the order in which they lie in memory."""
+    return all(
+        first.is_floating_point()
+        and (first.is_cpu or first.is_cuda)
+        and all(t.is_contiguous() for t in (first, *others))
+        for first, *others in zip(*lists, strict=True)
+    )
 
 
 def _is_one(figure: Tensor | float) -> bool:

@@ -130,6 +130,8 @@ class Conv4(nn.Sequential):
         features = width * size * size
         top = nn.Linear(features, n_way) if head == "linear" else ClassAgnosticHead(features)
         super().__init__(OrderedDict(body=body, head=top))
+        # as convolutions read them: every inner step has weights of its own, which would be laid out anew each time
+        self.to(memory_format=torch.channels_last)
         self.image_shape = (in_channels, image_size, image_size)
 
 
