@@ -17,9 +17,10 @@ def plain_network(network: nn.Module, n_way: int) -> nn.Module:
     """A copy of ``network`` for evaluation, with parameters of the same names, in torch's own modules.
 
     A class-agnostic head becomes an ``nn.Linear`` with a row for each of ``n_way`` classes. A normalisation by
-    the batch's statistics becomes one by buffers ``running_mean`` and ``running_var``.
+    the batch's statistics becomes one by buffers ``running_mean`` and ``running_var``. All lies contiguous in memory.
     """
-    return _plain(copy.deepcopy(network), n_way, {}).eval().requires_grad_(False)
+    plain = _plain(copy.deepcopy(network), n_way, {}).eval().requires_grad_(False)
+    return plain.to(memory_format=torch.contiguous_format)
 
 
 def _plain(module: nn.Module, n_way: int, done: dict[nn.Module, nn.Module]) -> nn.Module:
