@@ -159,7 +159,7 @@ def raced(options: argparse.Namespace) -> dict[str, Course]:
 
 def record(courses: dict[str, Course], options: argparse.Namespace) -> dict[str, Any]:
     reached = {n: {f"{t:.0%}": c.reached(t) for t in options.targets} for n, c in courses.items()}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    settings = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}  # another's paths mean nothing
     return {
         "settings": {**settings, "torch": torch.__version__, "cpus": os.cpu_count()},
         "works": {name: vars(WORKS[name]) for name in courses},
