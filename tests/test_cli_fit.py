@@ -90,6 +90,22 @@ def test_validate_gives_the_number_that_fit_logged(trained, metasgd):
     assert f"{logged:.5f}" in done.stdout
 
 
+def test_a_new_run_starts_from_the_weights_of_another(trained, metasgd, tmp_path):
+    path = trained / RUN / "checkpoints" / "last.ckpt"
+    learner, still = ["--init_from", str(path)], ["--model.outer.optimizer.init_args.lr", "0"]
+    tasks = ["--data.k_shot", "7"]  # weights fit any tasks of the same inputs and outputs
+    succeeded(metasgd("fit", *TINY, *tasks, *learner, *still, "--trainer.max_steps", "4"))
+    before, after = state(path), state(tmp_path / RUN / "checkpoints" / "last.ckpt")
+    counts = [content["state_dict"].pop("outer_steps") for content in (before, after)]
+    assert counts == [8, 4]
+    assert_same(before["state_dict"], after["state_dict"])
+    # nor do its steps move the schedule or the tasks on
+    assert after["global_step"] == 4
+    assert [step for step, _ in scalars(tmp_path / RUN, "train/loss")] == [0, 1, 2, 3]
+    # a run that goes on has weights of its own
+    succeeded(metasgd("fit", *TINY, *tasks, *still, "--init_from", "gone.ckpt", "--ckpt_path", "last"))
+
+
 def test_predict_runs_on_a_checkpoint(trained, metasgd):
     succeeded(metasgd("predict", *TINY, "--ckpt_path", str(trained / RUN / "checkpoints" / "last.ckpt")))
 

@@ -21,6 +21,7 @@ from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.endings import ending_of
 from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
+from metasgd.loading import initialise
 from metasgd.module import MetaSGDModule
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
@@ -103,6 +104,12 @@ class MetaSGDCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="a checkpoint whose network and update rule are the start, where --ckpt_path names none to go on from",
+        )
         parser.link_arguments("model.segments", "data.outer_steps_per_task")
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.update_rules.PerParameter"}})
 
@@ -119,6 +126,8 @@ class MetaSGDCLI(LightningCLI):
             fit=self.subcommand == "fit",
         )
         self._refuse_start(start, config["max_steps"])
+        if options.init_from is not None and start.checkpoint is None:
+            initialise(self.model, options.init_from)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         config["logger"] = self._logger(logger, start)

@@ -123,14 +123,25 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
             f"--ckpt_path is {ckpt_path}, but {where} {has} checkpoints/{ckpt_path}.ckpt. Leave"
             " --ckpt_path out to start a new run, or give the path of a checkpoint."
         )
-    path = place_of(ckpt_path, "--ckpt_path")
-    with answering(path, "--ckpt_path"):
+    return checkpoint_file(ckpt_path, "--ckpt_path", f", or last or best for the newest run in {save_dir / name}")
+
+
+def checkpoint_file(given: str, option: str, or_else: str = "") -> UPath:
+    """The checkpoint at the path that ``option`` gives.
+
+    Args:
+        given: the path.
+        option: what to name in messages.
+        or_else: what else may be given.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = place_of(given, option)
+    with answering(path, option):
         kind = "a file" if path.is_file() else "a folder" if path.is_dir() else "not there"
     if kind != "a file":
-        raise UserError(
-            f"--ckpt_path is {ckpt_path}, which is {kind}. Give the path of a checkpoint file, or last or best for"
-            f" the newest run in {save_dir / name}."
-        )
+        raise UserError(f"{option} is {given}, which is {kind}. Give the path of a checkpoint file{or_else}.")
     return path
 
 
