@@ -129,6 +129,16 @@ def test_a_network_of_ones_own_layers():
     agree(learner_of(network, PerParameter(0.1), 2), IMAGES)
 
 
+def test_a_network_of_few_modules_that_come_twice():
+    relu, pool = nn.ReLU(), nn.MaxPool2d(2)
+    first, second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+    network = nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), nn.Linear(48, 3))
+    learner = learner_of(network, PerParameter(0.1), 2)
+    agree(learner, IMAGES)
+    judged = judge(learner, learner.theta, IMAGES, 0, [0])
+    torch.testing.assert_close(judged.outputs[0, 0], network(IMAGES.query_x[0]), atol=EXACT, rtol=0)
+
+
 class Doubling(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -144,6 +154,12 @@ def shared_layer():
     return nn.Sequential(layer, nn.ReLU(), layer)
 
 
+def tied():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    return network
+
+
 def hooked():
     network = nn.Sequential(nn.Linear(4, 4))
     network[0].register_forward_hook(lambda module, x, y: 2 * y)
@@ -156,6 +172,7 @@ def hooked():
         nn.Sequential(Doubling(4, 4)),
         OwnForward(nn.Linear(4, 4)),
         shared_layer(),
+        tied(),
         hooked(),
         nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
         nn.Sequential(nn.Linear(4, 4), nn.ReLU()),

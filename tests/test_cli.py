@@ -85,7 +85,18 @@ CASES = {
         "Fixed has nothing to learn",
     ),
     "too few tasks for the processes": (
-        ["validate", *TINY, "--trainer.devices", "3", "--trainer.strategy", "ddp", "--data.val_tasks", "2"],
+        [
+            "fit",
+            *TINY,
+            "--data.meta_batch_size",
+            "3",
+            "--trainer.devices",
+            "3",
+            "--trainer.strategy",
+            "ddp",
+            "--data.val_tasks",
+            "2",
+        ],
         "data.val_tasks is 2, but there are 3 processes",
     ),
     "a meta-batch that two cannot share": (

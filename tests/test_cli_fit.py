@@ -160,6 +160,12 @@ def test_a_finished_run_that_is_resumed_shows_its_best_once(metasgd, tmp_path):
     assert step == 12
 
 
+def test_a_run_that_ends_with_its_batches_is_saved_whole(metasgd, tmp_path):
+    short = ["--trainer.limit_train_batches", "3", "--last_checkpoint.every_n_steps", "2"]
+    succeeded(metasgd("fit", *TINY, *short))
+    assert state(tmp_path / RUN / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
 def test_a_finished_run_goes_on_when_made_longer(trained, tmp_path, metasgd):
     path = str(trained / RUN / "checkpoints" / "last.ckpt")
     longer = ["--trainer.max_steps", "12", "--trainer.logger.init_args.save_dir", str(tmp_path)]

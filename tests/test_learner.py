@@ -162,11 +162,26 @@ def test_regression_returns_outputs():
         (images(6)[:0], [], "x is empty"),
         (images(6)[:, :, :7], Y, "takes images"),
         (np.full((6, 1, 8, 8), np.nan), Y, "not finite"),
+        (images(6)[:, 0, 0, 0], Y, r"x has the shape \(6,\)"),
+        (images(6).astype(np.int64), Y, "images are uint8, or float from 0 to 1"),
     ],
 )
 def test_examples_that_do_not_fit(x, y, said):
     with pytest.raises(UserError, match=said):
         learner_of().adapt(x, y)
+
+
+def test_questions_that_do_not_fit():
+    adapted, x = learner_of().adapt(images(6), Y), images(6)
+    with pytest.raises(UserError, match=r"y has the shape \(6, 1\), but the predictions for x have \(6,\)"):
+        adapted.score(x, np.array(Y)[:, None])
+    of_numbers = regression().adapt(np.ones((4, 2)), np.ones(4))
+    with pytest.raises(UserError, match="adapted to examples of 2 values each"):
+        of_numbers.predict(np.ones((4, 3)))
+    with pytest.raises(UserError, match=r"y has the shape \(5,\)"):
+        of_numbers.score(np.ones((4, 2)), np.ones(5))
+    with pytest.raises(UserError, match=r"the targets have the shape \(3,\)"):
+        regression().adapt(np.ones((4, 2)), np.ones((4, 3)))
 
 
 def test_no_fewer_than_no_steps():

@@ -5,10 +5,9 @@ import sys
 import pytest
 import torch
 from conftest import TINY
-from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.loading import initialise, load
+from metasgd.loading import load
 from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.runs import CONFIG_KEY
 
@@ -61,33 +60,3 @@ def test_a_checkpoint_that_does_not_say_what_it_holds(last, change, said):
     torch.save(content, last)
     with pytest.raises(UserError, match=said):
         load(last)
-
-
-def test_a_learner_starts_from_the_weights_of_another(last):
-    module = load(last).module
-    with torch.no_grad():
-        for p in module.parameters():
-            p.zero_()
-    initialise(module, str(last))
-    saved = torch.load(last, weights_only=True)["state_dict"]
-    assert saved.pop("outer_steps") == 8
-    own = module.state_dict()
-    assert own.pop("outer_steps") == 0
-    assert list(own) == list(saved)
-    assert all(torch.equal(t, saved[n]) for n, t in own.items())
-
-
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [("gone.ckpt", "--init_from is gone.ckpt, which is not there"), (".", r"--init_from is \., which is a folder")],
-)
-def test_weights_to_start_from_that_are_not_there(last, place, said):
-    with pytest.raises(UserError, match=said):
-        initialise(load(last).module, place)
-
-
-def test_weights_of_another_architecture_are_no_start(last):
-    module = load(last).module
-    module.network = nn.Linear(2, 3)
-    with pytest.raises(UserError, match=r"last\.ckpt does not fit the model: network\..* tensors differ"):
-        initialise(module, str(last))

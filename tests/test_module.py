@@ -17,9 +17,9 @@ from metasgd.outer import OuterProblem
 from metasgd.update_rules import PerParameter, Scalar
 
 
-def module_of(rule=None, **options):
+def module_of(rule=None, network=None, **options):
     torch.manual_seed(0)
-    return MetaSGDModule(MLP(1, [8], 1), rule or PerParameter(0.02), loss="mse", **options)
+    return MetaSGDModule(network or MLP(1, [8], 1), rule or PerParameter(0.02), loss="mse", **options)
 
 
 def data_of(**options):
@@ -213,6 +213,15 @@ def test_images_reach_the_network_as_numbers_from_0_to_1():
     [
         ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
         ({"adapts": "nothing"}, "model.adapts has 'nothing'"),
+        (
+            {
+                "network": Conv4(width=2),
+                "segments": 2,
+                "transductive": False,
+                "outer": OuterProblem(freeze_network=True),
+            },
+            "model.segments is 2 and model.transductive is false",
+        ),
     ],
 )
 def test_unusable_options_are_refused(options, said):

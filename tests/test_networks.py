@@ -11,8 +11,6 @@ from metasgd.networks import (
     Conv4,
     adapted_names,
     class_agnostic_names,
-    refuse_running_statistics,
-    refuse_unfit_tasks,
     statistics_from_first,
     uses_batch_statistics,
 )
@@ -60,13 +58,6 @@ def test_foreign_batchnorm_cannot_be_inductive():
     assert not uses_batch_statistics(MLP())
 
 
-def test_running_statistics_are_refused_by_name():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    with pytest.raises(UserError, match=r"1 \(BatchNorm2d\) keeps running statistics"):
-        refuse_running_statistics(network)
-    refuse_running_statistics(Conv4(width=2))
-
-
 def test_class_agnostic_head_has_one_row_for_any_number_of_classes():
     network = Conv4(width=2)
     assert class_agnostic_names(network) == {"head.weight", "head.bias"}
@@ -94,36 +85,3 @@ def test_a_pattern_that_fits_nothing_is_refused():
         adapted_names(MLP(1, [4], 1), "heads")
     with pytest.raises(UserError, match="'head', which fits no parameter of Linear"):
         adapted_names(nn.Linear(1, 1), "head")
-
-
-@pytest.mark.parametrize(
-    ("network", "shape", "n_way", "said"),
-    [
-        (Conv4(width=2, image_size=28), (1, 40, 40), 5, "does not take the tasks' inputs of shape"),
-        (Conv4(width=2, in_channels=3), (1, 28, 28), 5, "does not take the tasks' inputs of shape"),
-        (Conv4(n_way=5, head="linear", width=2), (1, 28, 28), 20, "but data.n_way is 20"),
-        (MLP(1, [4], 1), (1,), 5, "but data.n_way is 5"),
-    ],
-)
-def test_tasks_that_do_not_fit_are_refused(network, shape, n_way, said):
-    with pytest.raises(UserError, match=said):
-        refuse_unfit_tasks(network, torch.randn(5, *shape), n_way)
-
-
-def test_tasks_that_fit_are_not():
-    refuse_unfit_tasks(Conv4(width=2), torch.randn(20, 1, 28, 28), 20)
-    refuse_unfit_tasks(MLP(1, [4], 3), torch.randn(5, 1), 1)
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: Conv4(n_way=1), "n_way is 1"),
-        (lambda: Conv4(width=0, in_channels=0), "in_channels is 0.*\n.*width is 0"),
-        (lambda: Conv4(image_size=15, downsample="pool"), "image_size is 15: at least 16"),
-        (lambda: MLP(1, [0], 1), "each must be at least 1"),
-    ],
-)
-def test_impossible_sizes_are_refused(make, said):
-    with pytest.raises(UserError, match=said):
-        make()

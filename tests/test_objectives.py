@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from metasgd.errors import UserError
 from metasgd.objectives import OBJECTIVES
 
 
@@ -18,3 +19,15 @@ def test_error_of_each_task():
 def test_which_way_is_better():
     assert OBJECTIVES["cross_entropy"].higher_is_better
     assert not OBJECTIVES["mse"].higher_is_better
+
+
+def test_targets_of_the_other_kind_are_refused():
+    classes, numbers = torch.arange(3)[None], torch.rand(1, 3, 1)
+    with pytest.raises(
+        UserError, match="model.loss is cross_entropy, .* numbers to come close to. Set model.loss to mse"
+    ):
+        OBJECTIVES["cross_entropy"].refuse_others(numbers)
+    with pytest.raises(UserError, match="model.loss is mse, .* are class numbers. Set model.loss to cross_entropy"):
+        OBJECTIVES["mse"].refuse_others(classes)
+    OBJECTIVES["cross_entropy"].refuse_others(classes)
+    OBJECTIVES["mse"].refuse_others(numbers)

@@ -136,6 +136,10 @@ def test_a_layer_that_normalises_twice_has_no_constants():
     network = Twice()
     with pytest.raises(UserError, match="norm normalises twice"):
         bake(network, dict(network.named_parameters()), examples(4), n_way=2)
+    norm = BatchNorm2d(1)
+    network = nn.Sequential(norm, nn.ReLU(), norm)
+    with pytest.raises(UserError, match="0 normalises twice"):
+        bake(network, dict(network.named_parameters()), examples(4), n_way=2)
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -19,7 +19,7 @@ from metasgd.watch import CountRates, ShowChoices, ShowCurves, choices_figure, c
 NOWHERE = Path("nowhere")
 
 
-def log_of(folder, rule, callbacks):
+def log_of(folder, rule, callbacks, eval_inner_steps=None):
     """What TensorBoard shows of four outer steps with validations after the second and the fourth."""
     trainer = Trainer(
         max_steps=4,
@@ -38,7 +38,8 @@ def log_of(folder, rule, callbacks):
         use_distributed_sampler=False,
     )
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, val_tasks=17)  # the last one alone
-    trainer.fit(MetaSGDModule(MLP(1, [8], 1), rule, inner_steps=2, loss="mse"), data)
+    module = MetaSGDModule(MLP(1, [8], 1), rule, inner_steps=2, eval_inner_steps=eval_inner_steps, loss="mse")
+    trainer.fit(module, data)
     return EventAccumulator(str(folder / "run" / "version_0")).Reload()
 
 
@@ -70,6 +71,12 @@ def test_what_is_pictured_at_each_validation(rule, shown, absent, tmp_path):
     assert not absent & set(images)
     for name in shown:
         assert [e.step for e in log.Images(name)] == [1, 3]
+
+
+def test_no_choices_are_pictured_where_none_are_made(tmp_path):
+    log = log_of(tmp_path, OptimizerNetwork(0.01), [ShowChoices()], eval_inner_steps=0)
+    assert log.Tags()["images"] == []
+    assert len(log.Scalars("val/mse")) == 2
 
 
 def test_curves_show_the_truth_the_support_and_every_prediction():

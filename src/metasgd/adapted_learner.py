@@ -48,6 +48,11 @@ class AdaptedLearner:
                 of the support set's; then examples influence each other.
         """
         inputs = as_inputs(self._module.network, x)
+        if inputs[0].numel() != self.n_features_in_:
+            raise UserError(
+                f"x has the shape {tuple(inputs.shape)}, but this learner was adapted to examples of"
+                f" {self.n_features_in_} values each"
+            )
         if transductive:
             outputs = torch.func.functional_call(self._module.network, self._params, (inputs,))
         else:
@@ -70,6 +75,8 @@ class AdaptedLearner:
     def score(self, x: ArrayLike | Tensor, y: ArrayLike, transductive: bool = False) -> float:
         """The share of x that is predicted as y says; in regression R², as scikit-learn has it."""
         predicted, truth = self.predict(x, transductive), np.asarray(y)
+        if truth.shape != predicted.shape and (self.classes_ is not None or truth.size != predicted.size):
+            raise UserError(f"y has the shape {truth.shape}, but the predictions for x have {predicted.shape}")
         if self.classes_ is not None:
             return float((predicted == truth).mean())
         truth = truth.reshape(predicted.shape)
@@ -89,6 +96,10 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     given = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
     inputs = given.float() / 255 if given.dtype == torch.uint8 else given.float()
     shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
+    if inputs.ndim < 2:
+        raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")
+    if shape is not None and not given.is_floating_point() and given.dtype != torch.uint8 and (given > 1).any():
+        raise UserError(f"x is {given.dtype} up to {int(given.max())}: images are uint8, or float from 0 to 1")
     if shape is not None and inputs.shape[1:] != shape:
         flattened = inputs.ndim == 2 and inputs.shape[1] == np.prod(shape)
         without_channel = shape[0] == 1 and inputs.shape[1:] == shape[1:]

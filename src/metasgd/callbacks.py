@@ -130,8 +130,10 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         steps = batch_idx + 1
-        validation_follows = trainer.enable_validation and steps % int(trainer.val_check_batch or 1) == 0
-        if trainer.global_step == trainer.max_steps and not validation_follows:
+        assert isinstance(trainer.val_check_batch, int | float)  # refuse_trainer_options takes no time instead
+        validation_follows = trainer.enable_validation and steps % int(trainer.val_check_batch) == 0
+        ends = trainer.global_step == trainer.max_steps or steps == trainer.num_training_batches
+        if ends and not validation_follows:
             self._save(trainer, steps)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -210,4 +212,4 @@ class RecordTest(Callback):
         Console().print(table(result, protocol))
         with _written_in(folder):
             write(UPath(folder), result, protocol)
-        Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True)
+        Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -10,25 +11,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-# importing the sources, networks and rules lets a configuration name them by class name alone
-from metasgd import __version__, networks, optimizer_network, scaled_network, update_rules  # noqa: F401
+from metasgd import __version__
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
 from metasgd.checkpoint_io import WholeCheckpointIO
 from metasgd.commands import BY_PLACE, COMMANDS
 from metasgd.commands.config import CONFIG
-from metasgd.data import glyphs, image_folder, omniglot, sinusoid  # noqa: F401
 from metasgd.data.datamodule import EpisodicDataModule
 from metasgd.endings import ending_of
 from metasgd.errors import UserError
 from metasgd.launch import Launch, SameRunEverywhere
-from metasgd.loading import initialise
 from metasgd.module import MetaSGDModule
+from metasgd.parsers import CommandParser, Parser
 from metasgd.pictures import ShowRates, ShowSettings, ShowTasks, settings_of
 from metasgd.predictions import WritePredictions
 from metasgd.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.progress import ProgressBar, quieten
-from metasgd.resuming import refuse_incomplete
-from metasgd.runs import Start, find_start, refuse_misfit
+from metasgd.runs import Start, find_start
+from metasgd.starting import go_on, initialise, refuse_untrained
 from metasgd.stopping import SIGNALS
 from metasgd.storage import place_of, refuse_unwritable
 from metasgd.trainer_options import TRAINER_DEFAULTS, refuse_trainer_options
@@ -55,6 +54,7 @@ class MetaSGDCLI(LightningCLI):
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=Parser,
             seed_everything_default=0,
             parser_kwargs={
                 "prog": PROGRAM,
@@ -89,6 +89,8 @@ class MetaSGDCLI(LightningCLI):
                 f" {PROGRAM} {self.config.subcommand} --help shows"
             )
         options = self.config[self.config.subcommand]
+        if not isinstance(options.seed_everything, bool) and not 0 <= (options.seed_everything or 0) < 2**32:
+            raise UserError(f"seed_everything is {options.seed_everything}: 0 to {2**32 - 1} is allowed")
         logger = options.trainer.logger
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
             place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached
@@ -114,20 +116,25 @@ class MetaSGDCLI(LightningCLI):
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.update_rules.PerParameter"}})
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        options = self.config[self.subcommand]
+        command = self.subcommand
+        assert command is not None
+        options = self.config[command]
         source = options.data.source.class_path.rpartition(".")[2]
-        refuse_trainer_options(config)
+        refuse_trainer_options(config, fit=command == "fit")
         logger: TensorBoardLogger = config["logger"]
         start = find_start(
             options.ckpt_path,
             place_of(logger.save_dir, SAVE_DIR),
             logger.name,
             options.trainer.logger.init_args.version,
-            fit=self.subcommand == "fit",
+            fit=command == "fit",
         )
-        self._refuse_start(start, config["max_steps"])
+        configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
+        go_on(self.model, start, configured, fit=command == "fit", max_steps=config["max_steps"])
         if options.init_from is not None and start.checkpoint is None:
-            initialise(self.model, options.init_from)
+            initialise(self.model, options.init_from, configured, self.datamodule.source)
+        elif start.checkpoint is None and command != "fit":
+            refuse_untrained(command, logger.name)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         config["logger"] = self._logger(logger, start)
@@ -144,8 +151,8 @@ class MetaSGDCLI(LightningCLI):
             ShowTasks(),
             CollectAfterValidation(),
             ShowSettings(settings_of(options.as_dict())),
-            *([RecordTest(source, checkpoint)] if self.subcommand == "test" else []),
-            *([WritePredictions()] if self.subcommand == "predict" else []),
+            *([RecordTest(source, checkpoint)] if command == "test" else []),
+            *([WritePredictions()] if command == "predict" else []),
         ]
         config["profiler"] = config["profiler"] or NoProfiler()
         config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
@@ -170,6 +177,22 @@ class MetaSGDCLI(LightningCLI):
         forget_absent_gpus()
         collect_rarely()
 
+    def after_fit(self) -> None:
+        self._say_what_is_there()
+
+    @rank_zero_only
+    def _say_what_is_there(self) -> None:
+        """Where the run lies, what it reached, and what to do with it."""
+        folder, best = self.trainer.log_dir, self.trainer.checkpoint_callback
+        reached = ""
+        if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
+            reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"
+        print(
+            f"written to {folder}: last.ckpt after {self.trainer.global_step} outer steps{reached}\n"
+            f"judge it on test tasks: {PROGRAM} test --config {folder}/config.yaml --ckpt_path"
+            f" {folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
+        )
+
     def before_validate(self) -> None:
         self._refuse_unfit("validate")
 
@@ -189,16 +212,6 @@ class MetaSGDCLI(LightningCLI):
         if stage != "validate":
             assert self.trainer.logger is not None
             refuse_unwritable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
-
-    def _refuse_start(self, start: Start, max_steps: int) -> None:
-        """Refuse an outer optimizer that cannot be, and a checkpoint of another model or of another optimizer."""
-        optimizer, scheduler = None, None
-        if self.subcommand == "fit":
-            optimizer = self.model.outer.make_optimizer(self.model.network, self.model.update_rule)
-            scheduler = self.model.outer.make_scheduler(optimizer, max_steps)
-        if start.checkpoint is not None:
-            refuse_misfit(start.checkpoint, start.content, self.model)
-            refuse_incomplete(start.checkpoint, start.content, optimizer, scheduler)
 
     def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
         """The logger of the run that goes on, or of a new run."""
@@ -222,7 +235,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         if command is not None:
             by_place = arguments[0] in BY_PLACE
-            parser = auto_parser(command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place)
+            parser = auto_parser(
+                command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place, parser_class=CommandParser
+            )
             config = parser.parse_args(arguments[1:])
             config.pop("config", None)
             CONFIG.set(parser.dump(config, skip_unset=False))

@@ -23,7 +23,8 @@ from metasgd.adapted_learner import AdaptedLearner, Labels, as_inputs
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse, too_small
 from metasgd.module import MetaSGDModule
-from metasgd.networks import class_agnostic_names, refuse_unfit_tasks
+from metasgd.network_checks import refuse_unfit_tasks
+from metasgd.networks import class_agnostic_names
 from metasgd.plain import bake
 from metasgd.task_stack import InnerStep
 from metasgd.update_rules import Params, UpdateRule
@@ -63,7 +64,7 @@ class MetaLearner:
             classes, targets = self._classes(y, len(inputs))
         else:
             classes, targets = None, self._targets(y, len(inputs))
-        self._refuse_unfit(inputs, classes)
+        self._refuse_unfit(inputs, targets, classes)
         n_way = 1 if classes is None else len(classes)
         task = Episode(
             support_x=inputs[None],
@@ -123,9 +124,9 @@ class MetaLearner:
         return targets[:, None] if targets.ndim == 1 else targets
 
     @torch.no_grad()
-    def _refuse_unfit(self, inputs: Tensor, classes: Labels | None) -> None:
+    def _refuse_unfit(self, inputs: Tensor, targets: Tensor, classes: Labels | None) -> None:
         network = self.module.network
-        refuse_unfit_tasks(network, inputs, 1)
+        refuse_unfit_tasks(network, inputs, targets.to(inputs.device), 1)
         if classes is None or class_agnostic_names(network):
             return
         head_has = network(inputs).shape[1]

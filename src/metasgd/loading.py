@@ -1,4 +1,4 @@
-"""A meta-trained learner out of a checkpoint alone, or its weights as the start of another meta-training."""
+"""A meta-trained learner out of a checkpoint alone."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner import MetaLearner
 from metasgd.module import MetaSGDModule
-from metasgd.runs import CONFIG_KEY, checkpoint_file, read_checkpoint, refuse_misfit
+from metasgd.runs import CONFIG_KEY, read_checkpoint, refuse_misfit
 
 
 def load(path: str | Path | UPath) -> MetaLearner:
@@ -40,23 +40,6 @@ def load(path: str | Path | UPath) -> MetaLearner:
     refuse_misfit(path, content, module)
     module.load_state_dict(content["state_dict"])
     return MetaLearner(module, config)
-
-
-def initialise(module: MetaSGDModule, init_from: str) -> None:
-    """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
-
-    Args:
-        module: of the same architecture; tasks, objective and outer problem may be others.
-        init_from: the path of the checkpoint, as ``--init_from`` gives it.
-
-    Raises:
-        UserError: there is no such checkpoint, it is damaged, or it does not fit.
-    """
-    path = checkpoint_file(init_from, "--init_from")
-    content = read_checkpoint(path)
-    refuse_misfit(path, content, module)
-    module.load_state_dict(content["state_dict"])
-    module.outer_steps.zero_()
 
 
 def load_source(config: dict[str, Any]) -> ClassSource | None:

@@ -20,7 +20,8 @@ from metasgd.inner_runs import FromTheta, InnerRuns
 from metasgd.long_runs import LongRuns
 from metasgd.meta_gradient import MetaGradient
 from metasgd.metrics import TaskFigures
-from metasgd.networks import adapted_names, refuse_running_statistics, refuse_unfit_tasks
+from metasgd.network_checks import refuse_unfit_tasks, refuse_untrainable
+from metasgd.networks import adapted_names, uses_batch_statistics
 from metasgd.objectives import OBJECTIVES, LossName
 from metasgd.outer import OuterProblem, SkippedSteps
 from metasgd.results import TestResult
@@ -94,7 +95,12 @@ class MetaSGDModule(LightningModule):
                 f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
                 " update rule can be meta-trained. Set model.outer.freeze_network to true and model.adapts to all"
             )
-        refuse_running_statistics(network)
+        if segments > 1 and not transductive and uses_batch_statistics(network):
+            raise UserError(
+                f"model.segments is {segments} and model.transductive is false, but in long runs BatchNorm normalises"
+                " the query set by its own statistics. Set model.transductive to true"
+            )
+        refuse_untrainable(network)
         self.network = network
         self.update_rule = update_rule
         self.inner_steps = inner_steps
@@ -242,7 +248,8 @@ class MetaSGDModule(LightningModule):
             dtype = next(self.network.parameters()).dtype
             batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
         if not self.fits:
-            refuse_unfit_tasks(self.network, batch.support_x[0], batch.n_way)
+            self.objective.refuse_others(batch.support_y)
+            refuse_unfit_tasks(self.network, batch.support_x[0], batch.support_y[0], batch.n_way)
             self.runs.refuse_unfit_tasks(batch)
             self.fits = True
         return batch

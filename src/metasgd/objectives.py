@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metasgd.adaptation import Loss
+from metasgd.errors import UserError
 
 LossName = Literal["cross_entropy", "mse"]
 
@@ -24,6 +25,17 @@ class Objective:
     loss: Loss
     metric: str
     higher_is_better: bool
+
+    def refuse_others(self, targets: Tensor) -> None:
+        """Refuse targets that the loss is not for: class numbers are whole, the targets of a regression are not.
+
+        Raises:
+            UserError: names the loss that is for them.
+        """
+        if targets.is_floating_point() == (self.metric == "accuracy"):
+            given = "numbers to come close to" if targets.is_floating_point() else "class numbers"
+            own, other = ("cross_entropy", "mse") if self.metric == "accuracy" else ("mse", "cross_entropy")
+            raise UserError(f"model.loss is {own}, but the tasks' targets are {given}. Set model.loss to {other}")
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The metric of each task: outputs ``[B, X, …]`` and targets ``[B, X, …]`` to ``[B]``."""

@@ -1,7 +1,6 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
+from upath import UPath
 
 from metasgd.errors import UserError, refuse, too_small
 from metasgd.in_place import step_in_place
 from metasgd.loading import load
 from metasgd.matching import names_of
 from metasgd.optimizer_network import Answers, OptimizerNetwork
+from metasgd.ordinary.loss import told
 from metasgd.update_rules import CHOSEN, M, Params, State, UpdateRule
 
 Figures = Mapping[str, Tensor] | Mapping[str, float]
@@ -49,7 +50,7 @@ class LearnedOptimizer(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | UPath | None = None,
         update_rule: UpdateRule | None = None,
         lr: float = 1.0,
         total_steps: int | None = None,
@@ -92,7 +93,12 @@ class LearnedOptimizer(Optimizer):
             self._match()
 
     def state_dict(self) -> dict[str, Any]:
-        rule = {"phi": self.rule.state_dict(), "n_steps": self.n_steps, "memory": dict(self.memory)}
+        rule = {
+            "identity": self.rule.identity(),
+            "phi": self.rule.state_dict(),
+            "n_steps": self.n_steps,
+            "memory": dict(self.memory),
+        }
         return super().state_dict() | {"rule": rule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,8 +110,8 @@ class LearnedOptimizer(Optimizer):
         saved = state_dict.get("rule")
         if saved is None:
             raise UserError("the state dict is not of a LearnedOptimizer: it holds no update rule")
-        own = {n: t.shape for n, t in self.rule.state_dict().items()}
-        theirs = {n: t.shape for n, t in saved["phi"].items()}
+        own = {n: t.shape for n, t in self.rule.state_dict().items()} | self.rule.identity()
+        theirs = {n: t.shape for n, t in saved["phi"].items()} | saved.get("identity", self.rule.identity())
         differing = [n for n in own | theirs if own.get(n) != theirs.get(n)]
         if differing:
             raise UserError(
@@ -116,7 +122,21 @@ class LearnedOptimizer(Optimizer):
         super().load_state_dict(state_dict)
         self.rule.load_state_dict(saved["phi"])
         self._take_over()
-        self.n_steps, self.memory = saved["n_steps"], dict(saved["memory"])
+        # each tensor of the memory beside its parameter, or with the rule, wherever it was saved from
+        named: Params = {}
+        for names, group in zip(self._names, self.param_groups, strict=True):
+            named |= zip(names, group["params"], strict=True)
+        self.n_steps = saved["n_steps"]
+        self.memory = {
+            k: v.to(named.get(k.partition(".")[2], self._phi).device) if isinstance(v, Tensor) else v
+            for k, v in saved["memory"].items()
+        }
+
+    def is_of_rule(self, state_dict: Mapping[str, Any]) -> bool:
+        """Whether ``state_dict`` was taken under the very rule that this optimizer has now, φ and all."""
+        saved, own = state_dict["rule"], self.rule.state_dict()
+        same = saved.get("identity", self.rule.identity()) == self.rule.identity() and saved["phi"].keys() == own.keys()
+        return same and all(torch.equal(t, own[n].to(t)) for n, t in saved["phi"].items())
 
     @property
     def chosen(self) -> dict[str, float | list[float]]:
@@ -128,7 +148,7 @@ class LearnedOptimizer(Optimizer):
     def step(  # type: ignore[override] # more than torch's
         self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
     ) -> Tensor | float | None:
-        """Update all parameters that have a gradient; those without stay as they are.
+        """Update all parameters that have a gradient; those without stay as they are. Without any, it is no step.
 
         Args:
             closure: computes the loss and its gradients again, and returns the loss.
@@ -138,17 +158,13 @@ class LearnedOptimizer(Optimizer):
             The loss.
 
         Raises:
-            UserError: the rule reads the loss, and there is none.
+            UserError: the rule reads the loss, and there is none, or it is not finite; or it is not one number.
         """
         if closure is not None:
             with torch.enable_grad():
                 returned = closure()
             loss = loss if returned is None else returned
-        if loss is None and self.rule.reads_loss:
-            raise UserError(
-                f"{type(self.rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure"
-                " that returns it"
-            )
+        number = told(self.rule, loss)
         groups: list[tuple[Params, float]] = []
         grads: Params = {}
         for names, group in zip(self._names, self.param_groups, strict=True):
@@ -156,18 +172,20 @@ class LearnedOptimizer(Optimizer):
             grads |= {n: p.grad for n, p in params.items()}
             if params:
                 groups.append((params, float(group["lr"])))
+        if not groups:
+            return loss
         if self._answers is not None:
-            answer = self._answers(self.n_steps, grads, float(_read(loss)), self.memory)
+            answer = self._answers(self.n_steps, grads, number, self.memory)
             self.memory = {**answer.memory}
             for params, lr in groups:
                 self._apply(params, grads, answer.rates, answer.momenta, lr)
         elif type(self.rule).forward is UpdateRule.forward:
-            coefficients = self.rule.coefficients(self.n_steps, grads, self._beside_rule(loss), self._state())
+            coefficients = self.rule.coefficients(self.n_steps, grads, self._beside_rule(number), self._state())
             self.memory = {**coefficients.memory}
             for params, lr in groups:
                 self._apply(params, grads, coefficients.rates, coefficients.momenta, lr)
-        elif groups:
-            self._apply_whole(groups, grads, self._beside_rule(loss))
+        else:
+            self._apply_whole(groups, grads, self._beside_rule(number))
         self.n_steps += 1
         return loss
 
@@ -211,9 +229,9 @@ class LearnedOptimizer(Optimizer):
         buffer: Tensor = state[BUFFER]
         return buffer
 
-    def _beside_rule(self, loss: Tensor | float | None) -> Tensor:
+    def _beside_rule(self, loss: float) -> Tensor:
         """The loss, of the rule's type and where the rule is."""
-        return _read(loss).to(self._phi).reshape(())
+        return self._phi.new_tensor(loss)
 
     def _by_given_name(self) -> Params:
         """All parameters, under their names if they were given any, otherwise numbered."""
@@ -232,7 +250,3 @@ class LearnedOptimizer(Optimizer):
         given = list(self._by_given_name().items())
         rest = iter(names_of(self.rule, given, by_position="param_names" not in self.param_groups[0]))
         self._names = [[next(rest) for _ in group["params"]] for group in self.param_groups]
-
-
-def _read(loss: Tensor | float | None) -> Tensor:
-    return torch.as_tensor(math.nan if loss is None else loss).detach()

@@ -41,6 +41,8 @@ class OptimizerNetwork(UpdateRule):
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
     """
 
+    fixed = ("learning_rate", "momentum", "inputs", "per_layer")
+
     def __init__(
         self,
         learning_rate: float = 0.1,
@@ -185,7 +187,7 @@ class Answers:
 
 
 def _numbers(weights: Tensor) -> NDArray[np.float64]:
-    return weights.detach().cpu().numpy().astype(np.float64)
+    return weights.detach().cpu().double().numpy()  # numpy knows no bfloat16
 
 
 def _norms(grads: Params, lead: torch.Size) -> Sequence[Tensor]:

@@ -63,7 +63,8 @@ class OuterProblem:
         """One optimizer with a group of parameters for θ and one for φ.
 
         Raises:
-            UserError: ``rule_settings`` names what the optimizer does not have, or nothing is left to learn.
+            UserError: the optimizer refuses its settings, ``rule_settings`` names what it does not have, or nothing is
+                left to learn.
         """
         theta, phi = ([p for p in module.parameters() if p.requires_grad] for module in (network, rule))
         if self.alternate and not phi:
@@ -75,7 +76,13 @@ class OuterProblem:
                 f"model.outer.freeze_network is true, and {type(rule).__name__} has nothing to learn either: use false"
             )
         groups = [{"params": theta}, {"params": phi, **self.rule_settings}]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        try:
+            optimizer = self.optimizer([group for group in groups if group["params"]])
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"model.outer.optimizer cannot be made: {error}. Change model.outer.optimizer.init_args, or use"
+                " another, such as torch.optim.Adam"
+            ) from error
         unknown = sorted(set(self.rule_settings) - set(optimizer.defaults))
         if unknown:
             raise UserError(

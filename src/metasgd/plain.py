@@ -26,8 +26,9 @@ def plain_network(network: nn.Module, n_way: int) -> nn.Module:
 def _plain(module: nn.Module, n_way: int, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module not in done:
         done[module] = _replacement(module, n_way) or module
-        for name, child in module.named_children():
-            setattr(module, name, _plain(child, n_way, done))
+        for name, child in list(module._modules.items()):  # where one that comes twice has both of its names
+            if child is not None:
+                setattr(module, name, _plain(child, n_way, done))
     return done[module]
 
 

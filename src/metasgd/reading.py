@@ -25,7 +25,8 @@ def read(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
     """``network`` and ``loss`` by their closed forms; None if anything is not known to the letter."""
     modules = _in_sequence(network)
     form = LOSS_FORMS.get(loss)
-    if not modules or form is None or len({id(m) for _, m in modules}) < len(modules):
+    learning = [id(m) for _, m in modules if next(m.parameters(), None) is not None]
+    if not modules or form is None or len(set(learning)) < len(learning):
         return None
     flatten = type(modules[0][1]) is nn.Flatten and _is_plain(modules[0][1])
     images = type(modules[0][1]) is nn.Conv2d
@@ -42,6 +43,9 @@ def read(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
             layer = ReLU(in_place=bool(layers) and isinstance(layers[-1], Linear | Conv2d | BatchNorm))
         layers.append(layer)
     if not layers or not isinstance(layers[-1], Linear):
+        return None
+    # tied weights go by one of their names alone
+    if frozenset().union(*(layer.names for layer in layers)) != dict(network.named_parameters()).keys():
         return None
     first = modules[0][1]
     return FeedForward(
@@ -78,7 +82,13 @@ def _in_sequence(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Modu
         return [(prefix, nn.Module())]  # what hooks do is not known
     if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
         return [(prefix, module)]
-    return [pair for name, child in module.named_children() for pair in _in_sequence(child, f"{prefix}{name}.")]
+    # a module may come twice, which named_children would leave out
+    return [
+        pair
+        for name, child in module._modules.items()
+        if child is not None
+        for pair in _in_sequence(child, f"{prefix}{name}.")
+    ]
 
 
 def _is_plain(flatten: nn.Flatten) -> bool:

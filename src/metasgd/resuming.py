@@ -51,7 +51,7 @@ def refuse_incomplete(
     if absent:
         raise UserError(
             f"the checkpoint {path} holds weights, but not {', '.join(absent)}: fit did not write it so. Give last.ckpt"
-            " or best.ckpt as a run left it"
+            " or best.ckpt as a run left it; --init_from starts a new run from weights alone"
         )
     if optimizer is None:
         return

@@ -177,12 +177,18 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
         # torch warns of formats that it does not write itself
         with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no checkpoint {path}. Give the path of one, such as runs/NAME/version_K/checkpoints/best.ckpt"
+        ) from error
     except (
         # torch's own, and what its unpickler trips over in a stream that makes no sense
         *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
         *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):
+            reason = "it is not all of plain types and tensors, as torch.save writes them"
         raise UserError(
             f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."
             " Give another, such as checkpoints/best.ckpt or last.ckpt of the same run."
@@ -206,5 +212,6 @@ def refuse_misfit(path: Path | UPath, content: dict[str, Any], module: torch.nn.
         raise UserError(
             f"the checkpoint {path} does not fit the model: {n} is {saved.get(n, 'absent')} there and"
             f" {own.get(n, 'absent')} in the configured model ({len(differing)} tensors differ). Use the config.yaml"
-            " of the run that wrote it, with the same --model.network, --model.update_rule and --data.n_way."
+            " of the run that wrote it, with the same --model.network, --model.update_rule, --model.inner_steps and"
+            " --model.adapts."
         )

@@ -5,7 +5,7 @@ Every rule serves one task (``loss`` of shape ``[]``) and B tasks at once (``los
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,15 @@ class UpdateRule(nn.Module):
     total_steps = 1
     """The steps of a whole training, for a rule that reads how much of it is done."""
     reads_progress = False
+
+    fixed: tuple[str, ...] = ()
+    """Its options, by name, that a step depends on beside φ."""
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for φ to mean the same: the class and the fixed options, in plain types."""
+        options = {name: getattr(self, name) for name in self.fixed}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+        return {**plain, "class": type(self).__name__}
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
@@ -209,6 +218,7 @@ class Scalar(UpdateRule):
     """
 
     reads_loss = False
+    fixed = ("momentum",)
 
     def __init__(self, init: Start = 0.1, momentum: float = 0.0, bounds: Bounds = None) -> None:
         super().__init__()

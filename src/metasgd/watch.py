@@ -62,9 +62,10 @@ class ShowCurves(Callback):
             return
         assert isinstance(pl_module, MetaSGDModule)
         tasks = trainer.precision_plugin.convert_input(sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS))
-        theta = {n: p.detach().cpu() for n, p in pl_module.network.named_parameters()}
-        judged = judge(pl_module.learner, theta, tasks, max(self.AFTER), self.AFTER)
-        _add_figure(trainer, "curves", curves_figure(tasks, judged.outputs, self.AFTER))
+        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
+        there = Episode(*(field.to(pl_module.device) for field in tasks))
+        judged = judge(pl_module.learner, theta, there, max(self.AFTER), self.AFTER)
+        _add_figure(trainer, "curves", curves_figure(tasks, judged.outputs.cpu(), self.AFTER))
 
 
 class ShowChoices(Callback):
@@ -78,6 +79,8 @@ class ShowChoices(Callback):
         if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
             return
         if not isinstance(pl_module.runs, FromTheta):  # each of many inner steps is logged by itself
+            return
+        if not pl_module.eval_inner_steps:
             return
         data = _data_of(trainer)
         theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}

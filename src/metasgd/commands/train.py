@@ -1,6 +1,5 @@
 """``python -m metasgd train``: an ordinary network, by a learned optimizer or a given one."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from torch import nn
+from torch.optim import LBFGS, Optimizer
 from upath import UPath
 
 from metasgd.callbacks import BestCheckpoint, LastCheckpoint
@@ -23,10 +23,15 @@ from metasgd.errors import UserError, refuse, too_small
 from metasgd.optimizer import LearnedOptimizer
 from metasgd.ordinary.data import OrdinaryData
 from metasgd.ordinary.module import MakeOptimizer, OrdinaryModule, refuse_unfit_network
+from metasgd.ordinary.same_run import refuse_other_run
+from metasgd.ordinary.strict_json import as_bytes
 from metasgd.progress import ProgressBar
 from metasgd.resuming import refuse_incomplete
-from metasgd.runs import Start, read_checkpoint, refuse_misfit, run_of, runs_of
+from metasgd.runs import Start, checkpoint_file, read_checkpoint, refuse_misfit, run_of, runs_of
 from metasgd.storage import place_of, write_whole
+
+MOST_SEED = 2**32 - 1
+"""numpy's generators take no greater one."""
 
 
 def train(
@@ -69,7 +74,10 @@ def train(
         accelerator: cpu, gpu or what else Lightning knows.
         progress: show a progress bar.
     """
-    refuse(too_small("", ("steps", steps, 1), ("val_every", val_every, 1), ("seed", seed, 0)))
+    problems = too_small("", ("steps", steps, 1), ("val_every", val_every, 1))
+    if not 0 <= seed <= MOST_SEED:
+        problems.append(f"seed is {seed}: a whole number from 0 to {MOST_SEED} is needed")
+    refuse(problems)
     seed_everything(seed, verbose=False)
     data = OrdinaryData(
         problem,
@@ -83,15 +91,23 @@ def train(
     built = network()
     refuse_unfit_network(built, problem, data.examples["train"])
     module = OrdinaryModule(built, problem.loss, chosen_optimizer(optimizer, ckpt_path, lr, steps))
-    made = module.configure_optimizers()  # refuses what does not fit before a run has a folder
+    made = made_by(module)  # refuses what does not fit before a run has a folder
     start = find_resumed(resume, place_of(save_dir, "--save_dir"), name)
     if start.checkpoint is not None and start.outer_step >= steps:
         raise UserError(
             f"steps is {steps}, but {start.checkpoint} has done {start.outer_step}: give more, or leave --resume out"
         )
+    config = CONFIG.get()
+    if start.run is not None and config is not None and resume is not None:
+        refuse_other_run(start.run.folder / "config.yaml", config, resume)
     if start.checkpoint is not None:
         refuse_misfit(start.checkpoint, start.content, module)
         refuse_incomplete(start.checkpoint, start.content, made, options="--optimizer, --ckpt_path and --lr")
+        if isinstance(made, LearnedOptimizer) and not made.is_of_rule(start.content["optimizer_states"][0]):
+            raise UserError(
+                f"--resume is {resume}, but {start.checkpoint} was trained by another update rule than that of"
+                f" --ckpt_path {ckpt_path}. Give the checkpoint that it began with, or leave --resume out"
+            )
     logger = TensorBoardLogger(
         save_dir=str(start.run.save_dir) if start.run else save_dir,
         name=start.run.name if start.run else name,
@@ -102,7 +118,7 @@ def train(
     callbacks: list[Callback] = [
         BestCheckpoint(module.objective.metric, module.objective.higher_is_better),
         LastCheckpoint(every_n_steps=val_every),
-        *([ProgressBar()] if progress else []),
+        *([ProgressBar("Training")] if progress else []),
     ]
     trainer = Trainer(
         accelerator=accelerator,
@@ -120,17 +136,17 @@ def train(
         plugins=[WholeCheckpointIO()],
     )
     folder = place_of(trainer.log_dir or save_dir, "--save_dir")
-    if (config := CONFIG.get()) is not None:
+    if config is not None:
         write_whole(folder / "config.yaml", config.encode())
     trainer.fit(module, datamodule=data, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
     found = trainer.test(module, datamodule=data, verbose=False)[0]
-    results = {**found, "steps": steps, "optimizer": described(optimizer, ckpt_path, lr)}
-    write_whole(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    results = {**found, "steps": steps, "optimizer": described(made, ckpt_path, lr)}
+    write_whole(folder / "results.json", as_bytes(results))
     metric = module.objective.metric
     Console().print(
         f"after {steps} steps: test/{metric} {found[f'test/{metric}']:.4f}, test/loss {found['test/loss']:.4f}"
     )
-    Console().print(f"written to {folder}")
+    Console().print(f"written to {folder}", soft_wrap=True, markup=False)
 
 
 def find_resumed(resume: str | None, save_dir: UPath, name: str) -> Start:
@@ -171,11 +187,34 @@ def chosen_optimizer(
             "--optimizer is learned, but no --ckpt_path says which: give a checkpoint that fit wrote, as with"
             " configs/optimizer_network_long.yaml"
         )
-    return partial(LearnedOptimizer, checkpoint=ckpt_path, lr=lr, total_steps=steps)
+    return partial(LearnedOptimizer, checkpoint=checkpoint_file(ckpt_path, "--ckpt_path"), lr=lr, total_steps=steps)
 
 
-def described(optimizer: Literal["learned"] | OptimizerCallable, ckpt_path: str | None, lr: float) -> str:
-    if optimizer == "learned":
+def made_by(module: OrdinaryModule) -> Optimizer:
+    """The optimizer of the module's network.
+
+    Raises:
+        UserError: it refuses its settings or the network's parameters, or evaluates the loss several times in a step.
+    """
+    try:
+        made = module.configure_optimizers()
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"--optimizer cannot be made as it is set ({str(error).splitlines()[0]}): choose other options of it, as"
+            " --optimizer.lr 0.003"
+        ) from error
+    if isinstance(made, LBFGS):
+        raise UserError(
+            "--optimizer is LBFGS, which evaluates the loss several times in a step: choose one that steps by a single"
+            " gradient, as torch.optim.Adam"
+        )
+    return made
+
+
+def described(made: Optimizer, ckpt_path: str | None, lr: float) -> str:
+    if isinstance(made, LearnedOptimizer):
         return f"learned, of {ckpt_path}, lr factor {lr:g}"
-    made = optimizer([nn.Parameter(nn.init.zeros_(nn.Linear(1, 1).weight))])
-    return f"{type(made).__name__}, lr {made.defaults['lr']:g}"
+    rate = f", lr {made.defaults['lr']:g}" if "lr" in made.defaults else ""
+    return type(made).__name__ + rate
