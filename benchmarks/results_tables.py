@@ -86,7 +86,9 @@ ORDINARY = "Ordinary training by the learned optimizer, and by others that were 
 def comparison(record: Record) -> str:
     """What ``compare`` printed, the best row first."""
     metric = record["metric"]
-    best_first = sorted(record["rows"], key=lambda r: r[f"test/{metric}"], reverse=metric == "accuracy")
+    finite = [r for r in record["rows"] if r[f"test/{metric}"] is not None]
+    best_first = sorted(finite, key=lambda r: r[f"test/{metric}"], reverse=metric == "accuracy")
+    best_first += [r for r in record["rows"] if r not in finite]
     rows = []
     for r in best_first:
         name, knob = (
@@ -98,7 +100,7 @@ def comparison(record: Record) -> str:
                 name,
                 knob,
                 tested(r, metric),
-                f"{r['val/loss']:.3f}",
+                "–" if r["val/loss"] is None else f"{r['val/loss']:.3f}",
                 steps,
                 *(shown(r[off], metric) for off in ("val_off_low", "val_off_high")),
             ]
@@ -122,7 +124,10 @@ def leaders(records: list[Record]) -> str:
         metric = record["metric"]
         by_name = {r["optimizer"]: r for r in record["rows"]}
         best = max if metric == "accuracy" else min
-        tuned = best((r for r in record["rows"] if r["tuned"]), key=lambda r: r[f"test/{metric}"])
+        tuned = best(
+            (r for r in record["rows"] if r["tuned"] and r[f"test/{metric}"] is not None),
+            key=lambda r: r[f"test/{metric}"],
+        )
         others = [tested(r, metric) for name, r in by_name.items() if not r["tuned"] and name != "learned"]
         best_tuned = f"{tuned['optimizer']}: {tested(tuned, metric)}"
         rows.append([record["row"], tested(by_name["learned"], metric), best_tuned, *others])
@@ -223,11 +228,13 @@ def how_table(records: list[Record]) -> str:
     return markdown(["run", "command", "outer steps", "time", "machine", "protocol"], rows)
 
 
-def figure(value: float, ci95: float, metric: str) -> str:
-    return f"{shown(value, metric)} ± {shown(ci95, metric)}"
+def figure(value: float | None, ci95: float | None, metric: str) -> str:
+    return shown(value, metric) + ("" if ci95 is None else f" ± {shown(ci95, metric)}")
 
 
-def shown(value: float, metric: str) -> str:
+def shown(value: float | None, metric: str) -> str:
+    if value is None:
+        return "–"  # diverged, or was not tried
     return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
 
 

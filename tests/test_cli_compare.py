@@ -5,8 +5,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from conftest import TINY
 from test_cli_fit import succeeded
+
+from metasgd.cli import main
 
 CURVE = [
     *("--problem", "metasgd.data.problems.Curve", "--problem.init_args.points", "60"),
@@ -43,6 +46,26 @@ def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
     assert refused.returncode == 2
     assert "trials is 2" in refused.stderr
     assert not (tmp_path / "runs/compare/version_2").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--device", "cuda:99"], "--device is cuda:99, on which nothing can be computed here"),
+        (["--device", "gpu"], "--device is gpu, on which nothing can be computed here"),
+        (["--device", "meta"], "--device is meta, on which nothing can be computed here"),
+        (["--further", '{"SGD": "model.ckpt"}'], "further has a learned optimizer of the name SGD"),
+        (["--further", '{"learned": "model.ckpt"}'], "further has a learned optimizer of the name learned"),
+        (["--further", '{"again": "none.ckpt"}'], "--further again is none.ckpt, which is not there"),
+        (["--ckpt_path", "none.ckpt"], "--ckpt_path is none.ckpt, which is not there"),
+    ],
+)
+def test_a_mistake_ends_in_one_message_before_anything_is_built(changed, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.ckpt").write_bytes(b"not read before the mistake is seen")
+    assert main(["compare", *CURVE, "--ckpt_path", "model.ckpt", *changed]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
 
 
 def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_path):

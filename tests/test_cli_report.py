@@ -1,9 +1,11 @@
 """One page about a run: what is on it, that it needs nothing beside it, and how a browser shows it."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,9 +15,10 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from metasgd.commands.report import hardest_pairs
+from metasgd.commands.report import hardest_pairs, recorded_in, report
 from metasgd.data.class_pool import ClassPool
 from metasgd.episode import Episode
+from metasgd.errors import UserError
 from metasgd.report_page import Curve, HardPair, Page, page
 
 BROWSER = next(
@@ -106,6 +109,11 @@ def test_a_regression_without_its_test_tasks_still_has_a_page(metasgd, tmp_path)
     assert done.returncode == 0, done.stderr
     content = (tmp_path / "runs/sinusoid/version_0/report.html").read_text()
     assert "test mse, 5 tasks, now" in content
+    # validations came after 4 and 8 outer steps, and the best of them was kept
+    [kept] = re.findall(r"best.ckpt (after \d+ outer steps)", content)
+    [best] = re.findall(r"best val mse</td><td>[\d.]+ (after \d+ outer steps)", content)
+    assert kept == best
+    assert kept in ("after 4 outer steps", "after 8 outer steps")
     assert "no two classes were taken for each other" in content
 
 
@@ -128,6 +136,53 @@ def test_what_is_no_run_is_refused(metasgd, tmp_path, make, arguments, said):
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("problem: {}\nnetwork: {}\n", "its config.yaml is of train or compare, but report is for runs of fit"),
+        ("other: 1\n", "its config.yaml is not of a run of fit"),
+        ("a: [", "its config.yaml is no YAML"),
+    ],
+)
+def test_a_run_of_another_command_is_refused(tmp_path, config, said):
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=said):
+        report(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), None])
+def test_figures_that_are_not_finite_are_said_to_be_so(bad, tmp_path):
+    recorded = {"test/mse": bad, "test/mse_ci95": bad, "n_tasks": 40, "protocol": {"in_words": "5 points"}}
+    (tmp_path / "results.json").write_text(json.dumps(recorded))
+    about = Page(
+        title="run",
+        metric="mse",
+        checkpoint="best.ckpt",
+        config={},
+        curves=[Curve("mse", {"val": ([3, 7, 11], [float("nan"), 0.5, 0.7])})],
+        rates={},
+        measured=torch.full((3, 2), torch.nan),
+        pairs=[],
+        missing="",
+        recorded=recorded_in(tmp_path / "results.json"),
+        commands=[],
+    )
+    content = page(about)
+    assert "<td>test mse, 3 tasks, now</td><td>not finite</td>" in content
+    assert "<td>test mse, 40 tasks, results.json</td><td>not finite (5 points)</td>" in content
+    assert "<td>best val mse</td><td>0.5000 after 8 outer steps</td>" in content
+    nothing = replace(about, curves=[Curve("mse", {"val": ([3], [float("nan")])})])
+    assert "best val mse" not in page(nothing)
+
+
+def test_a_record_that_is_damaged_is_named(tmp_path):
+    assert recorded_in(tmp_path / "results.json") is None
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results.json is damaged"):
+        recorded_in(tmp_path / "results.json")
 
 
 def test_the_hardest_pairs_counted_by_hand():
@@ -163,6 +218,6 @@ def test_names_from_folders_cannot_break_the_page():
     assert parsed(content).open == []
     assert "<script>" not in content
     assert "&lt;run&gt; &amp; co" in content
-    assert "90.00 % at outer step 2" in content
+    assert "90.00 % after 3 outer steps" in content
     assert "60.00 ± 19.60 %" in content  # 1.96 · 0.1414 / √2
     assert "<td>50.0%</td>" in content

@@ -49,6 +49,41 @@ def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path)
     assert judged["test/mse"] < scalars(second, "val/mse")[0][1]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, capsys, monkeypatch):
+    by_it = ["--optimizer", "learned", "--ckpt_path", learned]
+    succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "6"))
+    run = tmp_path / RUN
+    kept = contents(run)
+    rule = ["--model.update_rule", "OptimizerNetwork", "--model.update_rule.init_args.learning_rate", "0.01"]
+    succeeded(metasgd("fit", *TINY, *rule, "--seed_everything", "1"))  # another φ, of the same options
+    other = str(tmp_path / "runs/sinusoid/version_1/checkpoints/last.ckpt")
+    cases = {
+        ("--ckpt_path", other): ("--resume is last", f"of --ckpt_path {other}"),
+        ("--seed", "3"): ("--seed is 3, but 0 in", "--resume last"),
+        ("--batch_size", "8"): ("--batch_size is 8, but 7 in", "--resume last"),
+        ("--problem.init_args.points", "61"): ("--problem.init_args.points is 61, but 60 in", "--resume last"),
+        ("--network.init_args.hidden", "[17]"): ("--network.init_args.hidden is [17], but [16] in", "--resume last"),
+    }
+    monkeypatch.chdir(tmp_path)
+    for changed, said in cases.items():
+        assert main(["train", *PROBLEM, *by_it, "--steps", "9", "--resume", "last", *changed]) == 2
+        err = capsys.readouterr().err
+        assert all(part in err for part in said), err
+    assert contents(run) == kept
+    assert not (tmp_path / "runs/train/version_1").exists()
+
+
+def test_the_bar_says_what_is_going_on(metasgd):
+    quiet = PROBLEM[: PROBLEM.index("--progress")]
+    done = succeeded(metasgd("train", *quiet, "--optimizer", "torch.optim.Adam", "--steps", "6"))
+    assert "Training" in done.stdout
+    assert "Meta-training" not in done.stdout
+
+
 def test_a_given_optimizer_trains_as_well(metasgd, tmp_path):
     adam = ["--optimizer", "torch.optim.Adam", "--optimizer.lr", "0.01"]
     succeeded(metasgd("train", *PROBLEM, *adam, "--steps", "60"))
@@ -72,7 +107,15 @@ CASES = {
     ),
     "misspelt": (["--optimizer", "torch.optim.Adam", "--stpes", "2"], "stpes"),
     "nothing to resume": (["--optimizer", "torch.optim.Adam", "--resume", "last"], "--resume is last"),
-    "no such checkpoint": (["--optimizer", "learned", "--ckpt_path", "none.ckpt"], "none.ckpt"),
+    "no such checkpoint": (["--ckpt_path", "none.ckpt"], "--ckpt_path is none.ckpt, which is not there"),
+    "a folder": (["--ckpt_path", "."], "--ckpt_path is ., which is a folder"),
+    "settings": (
+        ["--optimizer", "torch.optim.Adam", "--optimizer.lr", "-0.003"],
+        "--optimizer cannot be made as it is set (Invalid learning rate: -0.003)",
+    ),
+    "many evaluations": (["--optimizer", "torch.optim.LBFGS"], "--optimizer is LBFGS, which evaluates the loss"),
+    "seed": (["--optimizer", "torch.optim.Adam", "--seed", "99999999999"], "seed is 99999999999: a whole number"),
+    "seed below": (["--optimizer", "torch.optim.Adam", "--seed", "-1"], "seed is -1: a whole number from 0"),
 }
 
 

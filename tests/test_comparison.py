@@ -1,3 +1,4 @@
+import json
 import math
 from functools import partial
 
@@ -15,6 +16,7 @@ from metasgd.ordinary.bench import Bench, Contender, Trace
 from metasgd.ordinary.comparison import BASELINES, compare
 from metasgd.ordinary.kept import KeptTrainings
 from metasgd.ordinary.report import Terms, as_json, common_target, figure, summary, table
+from metasgd.strict_json import as_bytes
 
 SGD = BASELINES["SGD"][0]
 
@@ -143,6 +145,54 @@ def test_the_table_has_the_best_row_first_and_all_that_was_found():
     assert [len(row["traces"]) for row in whole["rows"]] == [2, 2, 2]
     drawn = figure(rows, terms, "title")
     assert [len(panel.lines) for panel in drawn.axes] == [3, 3, 3, 3]
+
+
+def test_a_learned_training_that_diverges_ends_as_any_other(tmp_path):
+    def learned(params, lr):
+        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr)
+
+    trace = bench(tmp_path, steps=400).train(Contender("x", learned, 1e8), 1e8, 0)
+    assert trace.diverged
+    assert trace.steps[-1] < 400
+    assert not math.isfinite(trace.train_loss[-1])
+
+
+def test_a_learning_rate_that_was_not_tried_is_told_from_one_that_diverged():
+    """Three settings around 0.1, of which the greatest diverges, and the best at the lower edge with nothing below."""
+    row = compared(Scripted(best=0.03, diverges_above=0.2), Contender("x", SGD, 0.1), trials=3, most_trials=3)
+    terms = Terms("accuracy", True, 1, 2, 3, 3, 1.0)
+    assert row.knob == pytest.approx(0.1 / math.sqrt(10))
+    found = summary(row, terms)
+    assert found["val_off_low"] is None
+    assert found["val_off_high"] == row.trials[0.1]
+    cells = [list(column.cells) for column in table([row], terms, "t").columns]
+    assert cells[6] == ["not tried"]
+    row.knob = 0.1
+    cells = [list(column.cells) for column in table([row], terms, "t").columns]
+    assert cells[7] == ["diverged"]
+
+
+def test_results_are_strict_json():
+    row = compared(Scripted(best=0.1, diverges_above=0.2), Contender("x", SGD, 0.1), seeds=(0,))
+    terms = Terms("accuracy", True, 1, 1, 3, 6, 1.0)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(as_bytes(as_json([row], terms)), parse_constant=refuse)
+    assert found["rows"][0]["trials"]["0.316228"] is None  # diverged
+    assert found["rows"][0]["test/accuracy_sd"] is None  # of one seed there is none
+    assert found["rows"][0]["traces"][0]["train_loss"] == [None, 1.0]
+    assert found["rows"][0]["learning_rate"] == row.knob
+    assert json.loads(as_bytes({"a": (1, -math.inf, "b", True)})) == {"a": [1, None, "b", True]}
+
+
+def test_the_terms_count_in_words():
+    one, many = (Terms("mse", False, n, n, n, 3, 0.5).in_words() for n in (1, 3))
+    assert one.startswith("1 step, mean ± standard deviation over 1 seed. Each")
+    assert "one more seed: 1 setting a factor" in one
+    assert many.startswith("3 steps, mean ± standard deviation over 3 seeds. Each")
+    assert "one more seed: 3 settings a factor" in many
 
 
 def test_what_was_trained_is_not_trained_again(tmp_path):

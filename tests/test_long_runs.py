@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import curves_of, mlp
+from torch import nn
 
 from metasgd.data.datamodule import OuterSteps
 from metasgd.errors import UserError
-from metasgd.long_runs import LongRuns, minibatches, new_run
+from metasgd.long_runs import LongRuns, minibatches, new_run, refuse_undrawn
 from metasgd.module import MetaSGDModule
-from metasgd.networks import MLP
+from metasgd.networks import MLP, BatchNorm2d, ClassAgnosticHead, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.outer import OuterProblem
 from metasgd.task_stack import Learner
@@ -108,6 +109,59 @@ def test_runs_start_from_weights_of_their_own_each_time_the_same():
     assert not torch.equal(first[0]["head.weight"], first[1]["head.weight"])
 
 
+class Attentive(nn.Module):
+    """Attention over three numbers, a shift of its own, and a normalisation with a class-agnostic head."""
+
+    def __init__(self, draws_shift):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.shift = nn.Parameter(torch.empty(4))
+        self.norm = BatchNorm2d(4)
+        self.head = ClassAgnosticHead(4)
+        if draws_shift:
+            self.reset_parameters = self.draw_shift
+        self.draw_shift()
+
+    def draw_shift(self):
+        nn.init.normal_(self.shift)
+
+
+def learner_with(network):
+    rule = OptimizerNetwork()
+    rule.bind(dict(network.named_parameters()), TOTAL)
+    return Learner(network, rule, F.cross_entropy, frozenset(n for n, _ in network.named_parameters()))
+
+
+def test_every_weight_is_drawn_anew_also_of_attention_and_a_modules_own():
+    network = Attentive(draws_shift=True)
+    constant = {"norm.weight": 1.0, "norm.bias": 0.0, "head.weight": 0.0, "head.bias": 0.0}
+    constant |= {"attention.in_proj_bias": 0.0, "attention.out_proj.bias": 0.0}  # as torch builds them
+    with torch.no_grad():
+        for p in network.parameters():
+            p.fill_(7.0)  # which no run may start from
+    starts = [new_run(learner_with(network), 3, index).params for index in (0, 1, 0)]
+    for n, p in starts[0].items():
+        assert torch.equal(p, starts[2][n])
+        if n in constant:
+            assert (p == constant[n]).all()
+        else:
+            assert n in ("attention.in_proj_weight", "attention.out_proj.weight", "shift")
+            assert not torch.equal(p, starts[1][n])
+    assert starts[0]["head.weight"].shape == (3, 4)
+    assert all((p == 7).all() for p in network.parameters())
+
+
+def test_a_weight_that_nothing_draws_is_refused_by_its_module():
+    with pytest.raises(UserError, match=r"draws no shift of the network \(Attentive\) anew: give that module"):
+        refuse_undrawn(Attentive(draws_shift=False))
+    own = nn.Sequential(nn.Linear(2, 2), Attentive(draws_shift=False))
+    with pytest.raises(UserError, match=r"draws no shift of 1 \(Attentive\) anew"):
+        new_run(learner_with(own), 3, 0)
+    network, before = Conv4(width=4), torch.get_rng_state()
+    refuse_undrawn(network)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_place_with_a_new_task_starts_a_new_run():
     learner, tasks = learner_of(), curves_of(2, 4, 6)
     runs = LongRuns(1)
@@ -174,7 +228,13 @@ def test_long_runs_learn_the_rule_alone():
     with pytest.raises(UserError, match="model.segments is 0"):
         MetaSGDModule(MLP(), OptimizerNetwork(), segments=0)
     module = MetaSGDModule(
-        MLP(), OptimizerNetwork(), inner_steps=5, segments=2, minibatch_shots=9, outer=OuterProblem(freeze_network=True)
+        MLP(),
+        OptimizerNetwork(),
+        inner_steps=5,
+        loss="mse",
+        segments=2,
+        minibatch_shots=9,
+        outer=OuterProblem(freeze_network=True),
     )
     assert module.eval_inner_steps == module.update_rule.total_steps == 10
     with pytest.raises(UserError, match="minibatch_shots is 9, but data.k_shot is 4"):

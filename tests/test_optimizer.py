@@ -1,10 +1,12 @@
 import copy
+import math
 import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
+from test_cli_fit import assert_same
 from torch.utils.data import DataLoader, TensorDataset
 
 from metasgd.errors import UserError
@@ -283,6 +285,112 @@ def test_what_cannot_be_is_refused():
     wider = LearnedOptimizer(network.parameters(), update_rule=OptimizerNetwork(hidden=[8]))
     with pytest.raises(UserError, match=r"mlp.0.weight is torch.Size\(\[8, 1\]\) there"):
         optimizer.load_state_dict(wider.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (OptimizerNetwork(0.02, 0.5), "its learning_rate is 0.02 there and 0.01 here"),
+        (OptimizerNetwork(0.01, 0.6), "its momentum is 0.6 there and 0.5 here"),
+        (OptimizerNetwork(0.01, 0.5, inputs=["step"]), r"its inputs is \['step'\] there and \['loss'\] here"),
+        (ScaledOptimizerNetwork(0.01, 0.5), "its class is ScaledOptimizerNetwork there and OptimizerNetwork here"),
+    ],
+)
+def test_a_state_of_a_rule_with_other_options_is_refused_by_name(other, said):
+    network, *_ = regression()
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=OptimizerNetwork(0.01, 0.5))
+    saved = LearnedOptimizer(network.parameters(), update_rule=other).state_dict()
+    with pytest.raises(UserError, match=said):
+        optimizer.load_state_dict(saved)
+    assert not optimizer.is_of_rule(saved)
+
+
+def test_the_rule_of_a_state_is_known_by_its_options_and_its_weights():
+    network, x, y = regression()
+    rule = lively(OptimizerNetwork(0.01, 0.5), network)
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule)
+    train(network, optimizer, x, y, 3)
+    saved = optimizer.state_dict()
+    assert optimizer.is_of_rule(saved)
+    moved = copy.deepcopy(rule)
+    with torch.no_grad():
+        next(moved.parameters()).add_(1e-6)
+    assert not LearnedOptimizer(network.parameters(), update_rule=moved).is_of_rule(saved)
+
+    del saved["rule"]["identity"]  # as before it was kept
+    again = LearnedOptimizer(network.parameters(), update_rule=moved)
+    again.load_state_dict(saved)
+    assert again.n_steps == 3
+    assert again.is_of_rule(saved)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("rule", [OptimizerNetwork(0.01, 0.5), ScaledOptimizerNetwork(0.01, 0.5)])
+def test_a_loss_that_is_not_finite_changes_nothing(rule, bad):
+    network, x, y = regression()
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule)
+    train(network, optimizer, x, y, 2)
+    before, state = copy.deepcopy(network), copy.deepcopy(optimizer.state_dict())
+    for loss in (bad, torch.tensor(bad)):
+        with pytest.raises(UserError, match=f"loss is {bad}, .* has changed nothing"):
+            optimizer.step(loss=loss)
+    assert difference(network, before) == 0
+    assert_same(optimizer.state_dict(), state)
+
+
+def test_a_loss_of_many_numbers_is_refused():
+    network, x, y = regression()
+    for rule in (OptimizerNetwork(), PerParameter()):
+        optimizer = LearnedOptimizer(network.parameters(), update_rule=rule)
+        losses = F.mse_loss(network(x), y, reduction="none")
+        with pytest.raises(UserError, match=r"tensor of shape \(50, 1\), but step\(loss=loss\) takes one number"):
+            optimizer.step(loss=losses)
+
+
+def test_a_rule_that_reads_no_loss_steps_without_one_or_with_any():
+    network, x, y = regression()
+    other = copy.deepcopy(network)
+    for net, loss in ((network, None), (other, torch.tensor(math.nan))):
+        F.mse_loss(net(x), y).backward()
+        LearnedOptimizer(net.parameters(), update_rule=PerParameter(0.01)).step(loss=loss)
+    assert difference(network, other) == 0
+    assert difference(network, regression()[0]) > 0
+
+
+@pytest.mark.parametrize("name", [*RULES, "own step"])
+def test_a_step_without_any_gradient_changes_nothing(name):
+    network, x, y = regression()
+    rule = Sign() if name == "own step" else lively(RULES[name](), network, steps=6)
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, total_steps=6)
+    train(network, optimizer, x, y, 2)
+    before, state = copy.deepcopy(network), copy.deepcopy(optimizer.state_dict())
+    optimizer.zero_grad()
+    assert optimizer.step(loss=1.0) == 1.0
+    assert difference(network, before) == 0
+    assert_same(optimizer.state_dict(), state)
+
+
+def test_a_bfloat16_network_steps_as_a_float32_one_but_for_rounding():
+    network, x, y = regression(torch.bfloat16)
+    reference = copy.deepcopy(network).float()
+    start = copy.deepcopy(reference)
+    train(network, LearnedOptimizer(network.parameters(), update_rule=OptimizerNetwork(0.01, 0.5)), x, y, 1)
+    wide = LearnedOptimizer(reference.parameters(), update_rule=OptimizerNetwork(0.01, 0.5))
+    train(reference, wide, x.float(), y.float(), 1)
+    assert difference(reference, start) > 0.02
+    assert difference(network.float(), reference) < 0.01
+
+
+def test_a_loaded_memory_lies_beside_the_parameters():
+    network, x, y = regression(torch.float32)
+    trained = LearnedOptimizer(network.parameters(), update_rule=ScaledOptimizerNetwork(inputs=["loss", "trend"]))
+    train(network, trained, x, y, 2)
+    elsewhere = copy.deepcopy(network).to("meta")
+    optimizer = LearnedOptimizer(elsewhere.parameters(), update_rule=ScaledOptimizerNetwork(inputs=["loss", "trend"]))
+    optimizer.load_state_dict(trained.state_dict())
+    devices = {name: t.device.type for name, t in optimizer.memory.items()}
+    assert {name for name, device in devices.items() if device == "meta"} == {"v.0", "v.1", "v.2", "v.3"}
+    assert devices["log_loss_average"] == devices["momentum"] == "cpu"  # with the rule
 
 
 def test_the_callers_rule_is_left_alone():

@@ -12,6 +12,7 @@ So the rule meets weights at every stage of a training: random, partly trained a
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,10 @@ from torch.func import functional_call, vmap
 
 from metasgd.adaptation import Judgement
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, refuse
 from metasgd.inner_runs import InnerRuns
 from metasgd.meta_gradient import MetaGradient, last_alone
-from metasgd.networks import class_agnostic_names
+from metasgd.networks import BatchNorm2d, ClassAgnosticHead, class_agnostic_names
 from metasgd.task_stack import Learner
 from metasgd.update_rules import CHOSEN, Params, State
 
@@ -194,15 +195,56 @@ def new_run(learner: Learner, n_way: int, task_index: int) -> Run:
     network = copy.deepcopy(learner.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RUN_SEED + task_index)
-        for module in network.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+        initialise_again(network)
     agnostic = class_agnostic_names(network)
     params = {
         n: p.detach().expand(n_way, *p.shape[1:]) if n in agnostic else p.detach()
         for n, p in network.named_parameters()
     }
     return Run(task_index, 0, params, learner.rule.init_state(params))
+
+
+def refuse_undrawn(network: nn.Module) -> None:
+    """Refuse a network that cannot start from other random weights.
+
+    Raises:
+        UserError: as ``initialise_again``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        initialise_again(copy.deepcopy(network))
+
+
+@torch.no_grad()
+def initialise_again(network: nn.Module) -> None:
+    """Draw all the weights anew, each by its module's own ``reset_parameters``.
+
+    Raises:
+        UserError: a module has a parameter that nothing draws.
+    """
+    for p in network.parameters():
+        p.fill_(math.nan)  # by which what nothing has drawn is known
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    for module in reversed(list(network.modules())):  # the outer ones have the last word, as when they are built
+        if callable(reset := getattr(module, "_reset_parameters", None)):  # torch's attention and Transformer
+            reset()
+        elif isinstance(module, ClassAgnosticHead):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    refuse(
+        [
+            f"model.segments is above 1, for which every run starts from random weights, but model.network draws no"
+            f" {p} of {name or 'the network'} ({type(module).__name__}) anew: give that module a method"
+            " reset_parameters, which draws all its parameters"
+            for name, module in network.named_modules()
+            for p, value in module.named_parameters(recurse=False)
+            if value.isnan().any()
+        ]
+    )
 
 
 def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int) -> Tensor:

@@ -17,7 +17,7 @@ from metasgd.engines import EngineName, deliver
 from metasgd.episode import Episode
 from metasgd.errors import UserError, refuse, too_small
 from metasgd.inner_runs import FromTheta, InnerRuns
-from metasgd.long_runs import LongRuns
+from metasgd.long_runs import LongRuns, refuse_undrawn
 from metasgd.meta_gradient import MetaGradient
 from metasgd.metrics import TaskFigures
 from metasgd.network_checks import refuse_unfit_tasks, refuse_untrainable
@@ -101,6 +101,8 @@ class MetaSGDModule(LightningModule):
                 " the query set by its own statistics. Set model.transductive to true"
             )
         refuse_untrainable(network)
+        if segments > 1:
+            refuse_undrawn(network)
         self.network = network
         self.update_rule = update_rule
         self.inner_steps = inner_steps

@@ -18,12 +18,16 @@ class ProgressBar(RichProgressBar):
     """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs.
 
     It moves ten times a second at most: to look for what it should show takes longer than it takes to see it.
+
+    Args:
+        doing: what the training is called there.
     """
 
     PAUSE = 0.1  # seconds
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "Meta-training") -> None:
         super().__init__()
+        self.doing = doing
         self.moved_at = 0.0
 
     def on_train_batch_end(
@@ -35,7 +39,7 @@ class ProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        return [_Description(""), *super().configure_columns(trainer)[1:]]
+        return [_Description(self.doing), *super().configure_columns(trainer)[1:]]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
@@ -44,8 +48,12 @@ class ProgressBar(RichProgressBar):
 
 
 class _Description(TextColumn):
+    def __init__(self, doing: str) -> None:
+        super().__init__("")
+        self.doing = doing
+
     def render(self, task: Task) -> Text:
-        return Text("Meta-training" if task.description.startswith("Epoch") else task.description)
+        return Text(self.doing if task.description.startswith("Epoch") else task.description)
 
 
 def quieten() -> None:

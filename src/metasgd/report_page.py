@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -114,14 +115,24 @@ def _figures(about: Page) -> str:
         rows.append((what, f"{_in_words(mean, half, about.metric)} ({about.recorded['protocol']['in_words']})"))
     for curve in about.curves:
         if curve.name == about.metric and "val" in curve.of_splits:
-            steps, values = curve.of_splits["val"]
-            best = (max if about.metric == "accuracy" else min)(range(len(values)), key=values.__getitem__)
-            figure = _in_words(values[best], None, about.metric)
-            rows.append((f"best val {about.metric}", f"{figure} at outer step {steps[best]}"))
+            judged = [
+                (value, step) for step, value in zip(*curve.of_splits["val"], strict=True) if math.isfinite(value)
+            ]
+            if judged:
+                value, step = (max if about.metric == "accuracy" else min)(judged, key=lambda found: found[0])
+                # what is logged is the number of the last step taken, from 0
+                figure = f"{_in_words(value, None, about.metric)} {after(step + 1)}"
+                rows.append((f"best val {about.metric}", figure))
     return _table(("", ""), rows) if rows else '<p class="note">nothing was judged yet</p>'
 
 
-def _in_words(mean: float, half: float | None, metric: str) -> str:
+def after(outer_steps: int) -> str:
+    return f"after {outer_steps} outer step{'s' * (outer_steps != 1)}"
+
+
+def _in_words(mean: float | None, half: float | None, metric: str) -> str:
+    if mean is None or not math.isfinite(mean):
+        return "not finite"
     scale, unit, digits = (100, " %", 2) if metric == "accuracy" else (1, "", 4)
     interval = "" if half is None else f" ± {scale * half:.{digits}f}"
     return f"{scale * mean:.{digits}f}{interval}{unit}"

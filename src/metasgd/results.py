@@ -1,6 +1,5 @@
 """What a test found: the printed table, ``results.json`` and ``tasks.csv``."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from upath import UPath
 
 from metasgd.metrics import Summary
 from metasgd.storage import write_whole
+from metasgd.strict_json import as_bytes
 
 MOST_ROWS = 10
 """Inner steps that the table shows; ``results.json`` has all."""
@@ -112,4 +112,4 @@ def write(folder: Path | UPath, result: TestResult, protocol: Protocol) -> None:
     }
     rows = [f"task,{protocol.metric}", *(f"{task},{figure:.6g}" for task, figure in enumerate(by_task))]
     write_whole(folder / "tasks.csv", ("\n".join(rows) + "\n").encode())
-    write_whole(folder / "results.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(folder / "results.json", as_bytes(content))

@@ -1,7 +1,6 @@
 """``python -m metasgd compare``: the learned optimizer beside those that everybody knows."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,11 @@ from metasgd.ordinary.comparison import compare as compared
 from metasgd.ordinary.kept import KeptTrainings
 from metasgd.ordinary.module import refuse_unfit_network
 from metasgd.ordinary.report import Terms, as_json, common_target, figure, table
-from metasgd.runs import Run, runs_of
+from metasgd.runs import Run, checkpoint_file, runs_of
 from metasgd.storage import place_of, write_whole
+from metasgd.strict_json import as_bytes
 
+LEARNED = "learned"
 Baseline = Literal["SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"]
 
 
@@ -92,24 +93,36 @@ def compare(
         raise UserError(
             f"trials is {trials} and most_trials {most_trials}: an odd number, and at least as many, are needed"
         )
+    learned = {LEARNED: ckpt_path, **further}
+    taken = [label for label in further if label in (LEARNED, *BASELINES)]
+    if taken:
+        raise UserError(
+            f"further has a learned optimizer of the name {taken[0]}, which another row of the table has: give it"
+            " another name"
+        )
+    files = {
+        label: checkpoint_file(path, "--ckpt_path" if label == LEARNED else f"--further {label}")
+        for label, path in learned.items()
+    }
+    where = device_of(device)
     examples = problem.examples(Path(root).expanduser(), Path(cache_dir or default_cache_dir()).expanduser())
     ShuffledBatches(len(examples["train"]), batch_size, steps, seed)  # refuses what cannot be
     built = network()
     refuse_unfit_network(built, problem, examples["train"])
-    learned = {"learned": ckpt_path, **further}
-    for path in learned.values():
-        LearnedOptimizer(built.named_parameters(), checkpoint=path, total_steps=steps)
+    for checkpoint in files.values():
+        LearnedOptimizer(built.named_parameters(), checkpoint=checkpoint, total_steps=steps)
     contenders = [
-        Contender(label, partial(_learned, path, steps), start=1.0, tuned=False) for label, path in learned.items()
+        Contender(label, partial(_learned, checkpoint, steps), start=1.0, tuned=False)
+        for label, checkpoint in files.items()
     ]
     contenders += [Contender(label, *BASELINES[label], schedule=schedule) for label in baselines]
-    bench = Bench(network, examples, OBJECTIVES[problem.loss], steps, batch_size, eval_every, torch.device(device))
+    bench = Bench(network, examples, OBJECTIVES[problem.loss], steps, batch_size, eval_every, where)
     place = place_of(save_dir, "--save_dir")
-    kept = _kept(place, name, learned, bench)
+    kept = _kept(place, name, files, bench)
 
     console = Console(width=max(120, Console().width))
     if kept.traces:
-        console.print(f"goes on with {kept.folder}: {len(kept.traces)} trainings are done")
+        console.print(f"goes on with {kept.folder}: {_trainings(len(kept.traces))} done", soft_wrap=True, markup=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Comparing", total=sum(seeds + (trials if c.tuned else 3) for c in contenders))
 
@@ -134,15 +147,36 @@ def compare(
     with (kept.folder / "comparison.png").open("wb") as file:
         figure(rows, terms, title).savefig(file, format="png", dpi=120)
     found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
-    write_whole(kept.folder / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(kept.folder / "results.json", as_bytes(found))
     kept.forget()
-    console.print(f"written to {kept.folder}")
+    console.print(f"written to {kept.folder}", soft_wrap=True, markup=False)
 
 
-def _kept(place: UPath, name: str, checkpoints: dict[str, str], bench: Bench) -> KeptTrainings:
+def device_of(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: torch knows no such device, or this machine has none.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise UserError(
+            f"--device is {name}, on which nothing can be computed here ({str(error).splitlines()[0]}): give cpu, or"
+            " the name of a device that this machine has, as cuda or cuda:1"
+        ) from error
+    return device
+
+
+def _trainings(n: int) -> str:
+    return "1 training is" if n == 1 else f"{n} trainings are"
+
+
+def _kept(place: UPath, name: str, checkpoints: dict[str, UPath], bench: Bench) -> KeptTrainings:
     """The newest run of that name, if it is to be gone on with; otherwise a new one."""
     config = CONFIG.get()
-    sums = {label: hashlib.sha256(UPath(path).read_bytes()).hexdigest() for label, path in checkpoints.items()}
+    sums = {label: hashlib.sha256(file.read_bytes()).hexdigest() for label, file in checkpoints.items()}
     terms = {"config": config, "checkpoints": sums}
     runs = runs_of(place, name)
     if runs and config is not None:  # called from Python, nothing says what a run was made by
@@ -156,5 +190,5 @@ def _kept(place: UPath, name: str, checkpoints: dict[str, str], bench: Bench) ->
     return kept
 
 
-def _learned(path: str, steps: int, params: object, lr: float) -> LearnedOptimizer:
-    return LearnedOptimizer(params, checkpoint=path, lr=lr, total_steps=steps)  # type: ignore[arg-type]
+def _learned(checkpoint: UPath, steps: int, params: object, lr: float) -> LearnedOptimizer:
+    return LearnedOptimizer(params, checkpoint=checkpoint, lr=lr, total_steps=steps)  # type: ignore[arg-type]

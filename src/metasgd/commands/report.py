@@ -1,5 +1,6 @@
 """``report``: one page about a run."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from metasgd.errors import UserError
 from metasgd.learner import MetaLearner
 from metasgd.loading import load
 from metasgd.metrics import wilson_interval
-from metasgd.report_page import Curve, HardPair, Page, page
+from metasgd.report_page import Curve, HardPair, Page, after, page
 from metasgd.storage import write_whole
 
 CURVES = ("loss", "accuracy", "mse")
@@ -50,10 +51,10 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
             says why.
     """
     folder = Path(run)
-    config_file, checkpoint = folder / "config.yaml", _checkpoint(folder)
+    config_file = folder / "config.yaml"
+    config, checkpoint = _config(config_file), _checkpoint(folder)
     if tasks < 2:
         raise UserError(f"--tasks is {tasks}: at least 2 are needed")
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     learner = load(checkpoint)
     judged: Judged | None = None
     missing = ""
@@ -67,14 +68,14 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
         Page(
             title=f"{folder.resolve().parent.name} / {folder.resolve().name}",
             metric=learner.module.objective.metric,
-            checkpoint=f"{checkpoint.name} of outer step {int(learner.module.outer_steps)}",
+            checkpoint=f"{checkpoint.name} {after(int(learner.module.outer_steps))}",
             config=config,
             curves=_curves(folder),
             rates=rates,
             measured=None if judged is None else judged.measured,
             pairs=[] if judged is None else judged.pairs,
             missing=missing,
-            recorded=_read_if_there(folder / "results.json"),
+            recorded=recorded_in(folder / "results.json"),
             commands=[
                 f"python -m metasgd fit --config {config_file}",
                 f"python -m metasgd test --config {config_file} --ckpt_path {checkpoint}",
@@ -87,21 +88,48 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
         raise UserError(
             f"--output is {place}: it cannot be written ({error.strerror or error}). Choose another place with --output"
         ) from error
-    Console().print(f"written: {place}", soft_wrap=True)
+    Console().print(f"written: {place}", soft_wrap=True, markup=False)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The run's configuration.
+
+    Raises:
+        UserError: there is none, or it is not of fit.
+    """
+    if not file.is_file():
+        raise UserError(f"run is {file.parent}: no config.yaml is there. Give the folder of a run, runs/NAME/version_K")
+    try:
+        config = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict) or "model" not in config:
+        of = "of train or compare" if isinstance(config, dict) and "problem" in config else "not of a run of fit"
+        raise UserError(
+            f"run is {file.parent}: its config.yaml is {of}, but report is for runs of fit. Give the folder of one;"
+            " what train and compare found is in their results.json"
+        )
+    return config
 
 
 def _checkpoint(folder: Path) -> Path:
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"run is {folder}: no config.yaml is there. Give the folder of a run, runs/NAME/version_K")
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / "checkpoints" / name).is_file():
             return folder / "checkpoints" / name
     raise UserError(f"run is {folder}: it has no checkpoint yet. Wait for its first, or give another run")
 
 
-def _read_if_there(path: Path) -> dict[str, Any] | None:
-    """A YAML (or JSON) file's content."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+def recorded_in(file: Path) -> dict[str, Any] | None:
+    """What a test found, if there was one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] | None = json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): judge the run again, by test, or delete the file") from error
+    return found
 
 
 def _curves(folder: Path) -> list[Curve]:

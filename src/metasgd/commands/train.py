@@ -24,11 +24,11 @@ from metasgd.optimizer import LearnedOptimizer
 from metasgd.ordinary.data import OrdinaryData
 from metasgd.ordinary.module import MakeOptimizer, OrdinaryModule, refuse_unfit_network
 from metasgd.ordinary.same_run import refuse_other_run
-from metasgd.ordinary.strict_json import as_bytes
 from metasgd.progress import ProgressBar
 from metasgd.resuming import refuse_incomplete
 from metasgd.runs import Start, checkpoint_file, read_checkpoint, refuse_misfit, run_of, runs_of
 from metasgd.storage import place_of, write_whole
+from metasgd.strict_json import as_bytes
 
 MOST_SEED = 2**32 - 1
 """numpy's generators take no greater one."""

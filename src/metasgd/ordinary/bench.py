@@ -14,6 +14,7 @@ from metasgd.data.problems import Examples, ShuffledBatches
 from metasgd.data.stream import Split
 from metasgd.objectives import Objective
 from metasgd.optimizer import LearnedOptimizer
+from metasgd.ordinary.loss import LossNotFiniteError
 from metasgd.ordinary.module import as_inputs, measures
 
 Schedule = Literal["constant", "cosine"]
@@ -105,14 +106,17 @@ class Bench:
             optimizer.zero_grad()
             loss = self.objective.loss(network(as_inputs(x, dtype)), y)
             loss.backward()  # type: ignore[no-untyped-call]
-            if isinstance(optimizer, LearnedOptimizer):
-                optimizer.step(loss=loss)
-            else:
-                optimizer.step()
+            try:
+                if isinstance(optimizer, LearnedOptimizer):
+                    optimizer.step(loss=loss)
+                else:
+                    optimizer.step()
+            except LossNotFiniteError:
+                trace.diverged = True
             if scheduler is not None:
                 scheduler.step()
             since.append(loss.detach())
-            if s % self.eval_every == 0 or s == self.steps:
+            if s % self.eval_every == 0 or s == self.steps or trace.diverged:
                 mean = torch.stack(since).mean()  # waits for the device
                 seconds += time.perf_counter() - start
                 trace.diverged = not mean.isfinite()

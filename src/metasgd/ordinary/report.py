@@ -30,11 +30,12 @@ class Terms:
 
     def in_words(self) -> str:
         return (
-            f"{self.steps} steps, mean ± standard deviation over {self.seeds} seeds. Each baseline's learning rate was"
-            f" tuned on validation with one more seed: {self.trials} settings a factor of √10 apart, more while the"
-            f" best was at the edge, at most {self.most_trials}; the learned optimizer's factor is 1, untuned. Steps to"
-            f" validation loss {self.target_loss:.3g}: the first judgement at or below it. ÷√10, ×√10: validation"
-            f" {self.metric} with the learning rate off by so much, one seed."
+            f"{_count(self.steps, 'step')}, mean ± standard deviation over {_count(self.seeds, 'seed')}. Each"
+            f" baseline's learning rate was tuned on validation with one more seed: {_count(self.trials, 'setting')} a"
+            f" factor of √10 apart, more while the best was at the edge, at most {self.most_trials}; the learned"
+            f" optimizer's factor is 1, untuned. Steps to validation loss {self.target_loss:.3g}: the first"
+            f" judgement at or below it. ÷√10, ×√10: validation {self.metric} with the learning rate off"
+            " by so much, one seed."
         )
 
 
@@ -75,7 +76,9 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
         key=lambda s: (math.isnan(s[f"test/{terms.metric}"]), _sign(terms) * s[f"test/{terms.metric}"]),
     )
 
-    def shown(value: float) -> str:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "not tried"
         return "diverged" if math.isnan(value) else f"{100 * value:.2f}" if percent else f"{value:.4g}"
 
     printed = Table(title=title, caption=terms.in_words())
@@ -155,8 +158,13 @@ def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
     return np.array([curve + [curve[-1]] * (longest - len(curve)) for curve in curves], dtype=np.float64)
 
 
-def _nearest(trials: dict[float, float], knob: float) -> float:
-    return next((value for tried, value in trials.items() if math.isclose(tried, knob, rel_tol=0.01)), math.nan)
+def _nearest(trials: dict[float, float], knob: float) -> float | None:
+    """What that learning rate gave, NaN if it diverged; None if it was not tried."""
+    return next((value for tried, value in trials.items() if math.isclose(tried, knob, rel_tol=0.01)), None)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _sign(terms: Terms) -> int:
