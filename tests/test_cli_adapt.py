@@ -16,6 +16,7 @@ from strokes import drawing, photograph
 
 import metasgd as package
 from metasgd.cli import main
+from metasgd.commands.adapt import rates_table
 from metasgd.data.pictures import PictureForm, read_picture
 from metasgd.networks import Conv4
 from metasgd.plain import plain_network
@@ -57,7 +58,7 @@ def adapt(checkpoint, tmp_path, capsys, monkeypatch):
         paths = {"ckpt_path": ckpt_path, "support": support, "query": query, "output": output}
         code = main(["adapt", *(a for o, v in paths.items() for a in (f"--{o}", str(v))), *map(str, arguments)])
         said = capsys.readouterr()
-        return code, said.out + said.err, table(output) if output.is_file() else []
+        return code, said.out + said.err, table(output) if output.suffix == ".csv" and output.is_file() else []
 
     return run
 
@@ -81,7 +82,8 @@ def test_folders_of_unseen_characters(checkpoint, tmp_path, metasgd):
     assert "polarity: dark ink in 10 of 10, the checkpoint was trained on dark ink: taken as they are" in done.stdout
     assert "leave-one-out: " in done.stdout
     assert "of 10 support pictures are predicted right" in done.stdout
-    assert "body.0.0.weight" in done.stdout
+    parameters = [name for name, _ in package.load(checkpoint).module.network.named_parameters()]
+    assert re.findall(r"^│ (\S+) ", done.stdout, re.MULTILINE) == parameters
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -171,6 +173,40 @@ def test_tables_in_place_of_folders_keep_their_order(tmp_path, adapt, unequal):
         assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-4)
 
 
+def test_a_query_of_full_names_elsewhere_and_of_empty_labels(tmp_path, adapt, unequal):
+    support, query = unequal
+    (tmp_path / "lists").mkdir()
+    asked = [str(query / "c301" / "4.png"), str(query / "c300" / "3.png")]
+    (tmp_path / "lists" / "query.csv").write_text("\n".join(["file,label", *(f"{file}," for file in asked)]))
+    code, _, rows = adapt(support, tmp_path / "lists" / "query.csv")
+    assert code == 0
+    assert [row["file"] for row in rows] == asked
+    (query / "query.csv").write_text("\n".join(["file", *asked]))
+    assert [row["file"] for row in adapt(support, query / "query.csv")[2]] == ["c301/4.png", "c300/3.png"]
+
+
+def test_what_is_said_keeps_names_that_look_like_markup_and_is_not_wrapped(tmp_path, adapt, unequal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    support, query = unequal
+    (tmp_path / "one").mkdir()
+    shutil.copy(query / "c300" / "3.png", tmp_path / "one")
+    for name in ("[red]out.csv", "x[/foo].csv", "a :smile: b.csv"):
+        output = tmp_path / "ad" / name
+        code, said, rows = adapt(support, tmp_path / "one", output=output)
+        assert code == 0
+        assert [row["file"] for row in rows] == ["3.png"]
+        assert f"written: {output}, with the predictions for 1 picture" in said.splitlines()
+    assert any(re.fullmatch("polarity: dark ink in 6 of 6, .* taken as they are", line) for line in said.splitlines())
+
+
+def test_rates_are_listed_in_the_order_of_the_network():
+    rates = [{"z": torch.ones(2), "a": torch.zeros(2), "m": -torch.ones(1)}]
+    table = rates_table(rates, ["a", "fixed", "m", "z"])
+    columns = [list(column.cells) for column in table.columns]
+    assert columns[0] == ["a", "m", "z"]
+    assert columns[3] == ["0", "-1", "1"]
+
+
 def test_queries_influence_each_other_only_if_asked(tmp_path, adapt, unequal):
     support, query = unequal
     alone = tmp_path / "alone"
@@ -245,18 +281,52 @@ def negative_steps(support, query):
     return support, query, ["--inner_steps", "-1"]
 
 
+def unread_format(support, query):
+    (support / "c301" / "IMG_1.HEIC").write_bytes(b"a camera's")
+    return support, query, []
+
+
+def unread_query(support, query):
+    (query / "IMG_1.HEIC").write_bytes(b"a camera's")
+    return support, query, []
+
+
+def link_to_nothing(support, query):
+    (query / "c301" / "9.png").symlink_to("nowhere.png")
+    return support, query, []
+
+
+def saved_over_a_table(support, query):
+    rows = [f"{p.relative_to(support).as_posix()},{p.parent.name}" for p in sorted(support.glob("*/*.png"))]
+    (support / "s.pt").write_text("\n".join(["file,label", *rows]))
+    return support / "s.pt", query, ["--save", support / "c300" / ".." / "s.pt"]
+
+
+def white_on_nothing(support, query):
+    for path in sorted(support.glob("*/*.png"))[:2]:
+        image = Image.open(path).convert("L")
+        white = Image.new("L", image.size, 255)
+        Image.merge("LA", (white, Image.eval(image, lambda v: 255 - v))).save(path)
+    return support, query, []
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (wrong_suffix, "--save is .*adapted.bin: a name that ends in .pt, .onnx, .pt2"),
-        (one_class, "y has 1 class: at least 2"),
-        (no_support, "nowhere cannot be read"),
-        (no_query, "query: no pictures"),
+        (one_class, "--support is .*support: it has 1 class, c300, and at least 2 are needed"),
+        (no_support, "--support: .*nowhere cannot be read"),
+        (no_query, "--query: .*query: no pictures"),
         (damaged_support, "c300/0.png: not an intact picture"),
         (damaged_query, "c301/4.png: not an intact picture"),
         (stray_picture, "0.png lies beside the classes"),
         (reserved_name, "a class is called label"),
-        (negative_steps, "inner_steps is -1"),
+        (negative_steps, "--inner_steps is -1: at least 0"),
+        (unread_format, "--support: .*c301/IMG_1.HEIC: not of a format that is read"),
+        (unread_query, "--query: .*query/IMG_1.HEIC: not of a format that is read"),
+        (link_to_nothing, "--query: .*c301/9.png: a link to what is not there"),
+        (saved_over_a_table, "--save is .*s.pt, which is read here and would be overwritten"),
+        (white_on_nothing, "2 of its 6 pictures are blank, .* the first .*c300/0.png. Transparent parts become white"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_leaves_no_file(tmp_path, adapt, unequal, spoil, said):
@@ -270,9 +340,33 @@ def test_a_mistake_ends_in_one_message_and_leaves_no_file(tmp_path, adapt, unequ
 
 
 def test_an_output_that_cannot_be_written(tmp_path, adapt, unequal):
-    code, said, _ = adapt(*unequal, output=tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    code, said, _ = adapt(*unequal, output=tmp_path / "folder.csv")
     assert code == 2
-    assert f"--output is {tmp_path}: it cannot be written" in said
+    assert f"--output is {tmp_path}/folder.csv: it cannot be written" in said
+
+
+def test_an_output_that_is_no_table(tmp_path, adapt, unequal):
+    picture = unequal[1] / "c300" / "3.png"
+    before = picture.read_bytes()
+    code, said, _ = adapt(*unequal, output=picture)
+    assert code == 2
+    assert f"--output is {picture}: a name that ends in .csv is needed" in said
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_an_output_that_is_read_stays_as_it_is(tmp_path, adapt, unequal, by_link):
+    support, query = unequal
+    asked = query / "asked.csv"
+    asked.write_text("file\nc300/3.png\n")
+    output = tmp_path / "other.csv" if by_link else query / "c300" / ".." / "asked.csv"
+    if by_link:
+        output.symlink_to(asked)
+    code, said, _ = adapt(support, asked, output=output)
+    assert code == 2
+    assert f"--output is {output}, which is read here and would be overwritten" in said
+    assert asked.read_text() == "file\nc300/3.png\n"
 
 
 def test_a_checkpoint_of_curves_is_refused(tmp_path, adapt, unequal, metasgd):

@@ -80,6 +80,7 @@ def test_one_alphabet_alone(pool):
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
+        (TaskShape(1, 1, 1), "data.n_way is 1: at least 2 classes are needed to tell apart"),
         (TaskShape(13, 1, 1), "data.n_way is 13, but the train split has 12 classes"),
         (TaskShape(8, 1, 1, one_alphabet=True), "largest alphabet of the train split has 7 classes"),
         (TaskShape(5, 2, 3), r"2 \+ 3 = 5, but 4 of the 12 classes.*the least has 4, A/0"),
@@ -94,3 +95,14 @@ def test_all_problems_are_named_together(pool):
     with pytest.raises(UserError) as raised:
         ClassSampler(pool, "train", 0, TaskShape(50, 10, 10))
     assert len(raised.value.problems) == 2
+
+
+def test_too_many_queries_are_named_by_the_option_that_sets_them(pool):
+    shape = TaskShape(5, 2, 3)
+    with pytest.raises(UserError, match=r"data.k_shot \+ data.n_query is 2 \+ 3 = 5"):
+        ClassSampler(pool, "train", 0, shape)
+    for split in ("val", "test"):
+        with pytest.raises(
+            UserError, match=r"data.k_shot \+ data.eval_n_query \(data.n_query, unless .* is 2 \+ 3 = 5"
+        ):
+            ClassSampler(pool, split, 0, shape)

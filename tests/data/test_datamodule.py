@@ -96,6 +96,13 @@ def test_all_problems_are_named_together():
     assert len(raised.value.problems) == 5
 
 
+def test_seeds_up_to_the_largest():
+    data = module(seed=2**63 - 1, meta_batch_size=2, max_steps=1)
+    assert indices(data.train_dataloader()) == [[0, 1]]
+    with pytest.raises(UserError, match=f"data.seed is {2**63}: use at most {2**63 - 1}"):
+        EpisodicDataModule(Sinusoid(), seed=2**63)
+
+
 def test_an_evaluation_may_have_another_number_of_queries():
     data = module(eval_n_query=3, meta_batch_size=2)
     assert next(iter(data.train_dataloader())).query_x.shape[1] == 10

@@ -130,6 +130,58 @@ def test_a_split_without_classes_is_refused(tmp_path):
         ImageFolder(fractions=(0.5, 0, 0.5)).pool("val", tmp_path / "one", tmp_path / "cache")
 
 
+@pytest.mark.parametrize(("split", "size"), [("train", 13), ("val", 3), ("test", 4)])
+def test_what_fractions_leave_each_split_is_told_where_it_is_too_little(tmp_path, split, size):
+    for i in range(20):
+        write(tmp_path / "one" / f"c{i}" / "0.png", picture("c", i))
+        write(tmp_path / "one" / f"c{i}" / "1.png", picture("c", i))
+    source = ImageFolder(image_size=8)
+
+    def sampler(n_way):
+        return source.sampler(split, tmp_path / "one", tmp_path / "cache", 0, TaskShape(n_way, 1, 1))
+
+    assert len(sampler(size).pool) == size
+    with pytest.raises(UserError) as caught:
+        sampler(size + 1)
+    assert caught.value.problems == (
+        f"data.n_way is {size + 1}, but of the 20 classes in {tmp_path / 'one'} data.source.init_args.fractions"
+        f" [0.64, 0.16, 0.2] leave the {split} split {size} (train 13, val 3, test 4): add classes, lower data.n_way,"
+        " or sort them into train/, val/ and test/ yourself",
+    )
+
+
+def test_where_folders_say_the_split_fractions_are_not_mentioned(tree, tmp_path):
+    with pytest.raises(UserError, match="data.n_way is 5, but the val split has 2 classes") as caught:
+        ImageFolder(image_size=8).sampler("val", tree, tmp_path / "cache", 0, TaskShape(5, 1, 1))
+    assert "fractions" not in str(caught.value)
+
+
+def test_inverted_pictures_are_another_pool_of_the_other_ink(tree, tmp_path):
+    plain, inverted = (ImageFolder(image_size=12, ink="dark", invert=i) for i in (False, True))
+    assert (plain.ink, inverted.ink) == ("dark", "light")
+    assert ImageFolder(ink="light", invert=True).ink == "dark"
+    pools = [source.pool("val", tree, tmp_path / "cache") for source in (plain, inverted, plain, inverted)]
+    for pool, same in zip(pools, (True, False, True, False), strict=True):  # the second time out of the cache
+        expected = np.stack([picture(name, d).transpose(2, 0, 1) for name in CLASSES["val"] for d in range(4)])
+        own = pool.images[pool.starts[0] : pool.starts[0] + 8]
+        assert np.array_equal(own, expected if same else 255 - expected)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_inverting_needs_to_know_the_ink():
+    with pytest.raises(UserError, match="invert is true: say with data.source.init_args.ink"):
+        ImageFolder(invert=True)
+
+
+def test_linked_classes_are_found_and_a_link_to_nothing_is_named(tree, tmp_path):
+    (tree / "test" / "gnu").rename(tmp_path / "gnu")
+    (tree / "test" / "gnu").symlink_to(tmp_path / "gnu")
+    assert ImageFolder(image_size=12).pool("test", tree, tmp_path / "cache").names == CLASSES["test"]
+    (tree / "train" / "ant" / "9.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match="train/ant/9.png: a link to what is not there"):
+        ImageFolder(image_size=12).prepare(tree, tmp_path / "cache")
+
+
 def test_all_wrong_options_are_told_at_once():
     with pytest.raises(UserError) as caught:
         ImageFolder(image_size=0, channels=2, fractions=(0.5, 0.5, 0.5))

@@ -120,10 +120,30 @@ def test_an_animated_picture_is_refused(tmp_path, suffix):
 def test_a_picture_under_a_wrong_name_is_refused(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "x.jpg")
     (tmp_path / "x.jpg").rename(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"x.png.*a JPEG by its content, a PNG by its name: rename it"):
+    with pytest.raises(UserError, match=r"x.png: a JPEG by its content, a PNG by its name: rename it$"):
         read_picture(tmp_path / "x.png", GREY)
     (tmp_path / "x.png").rename(tmp_path / "x.JPEG")
-    assert read_picture(tmp_path / "x.JPEG", GREY).shape == (1, 8, 8)
+    for other in ("x.JPEG", "x.jfif"):
+        assert read_picture(next(tmp_path.iterdir()).rename(tmp_path / other), GREY).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("deep", "said"),
+    [
+        (np.full((8, 8), 0.5, dtype=np.float32), "its pixels are floating-point numbers.*Save it in 8 or 16 bits$"),
+        (np.full((8, 8), 70000, dtype=np.int32), "its pixels go from 70000 to 70000.*Save it in 8 or 16 bits$"),
+        (np.full((8, 8), -1, dtype=np.int32), "its pixels go from -1 to -1.*Save it in 8 or 16 bits$"),
+    ],
+)
+def test_pixels_of_a_range_that_is_unknown_are_refused(tmp_path, deep, said):
+    with pytest.raises(UserError, match=f"f.tif: {said}"):
+        read_picture(saved(tmp_path / "f.tif", deep), GREY)
+
+
+def test_a_file_of_another_format_is_told_what_is_read(tmp_path):
+    (tmp_path / "p.heic").write_bytes(b"no picture to Pillow")
+    with pytest.raises(UserError, match=r"p.heic: not of a format that is read \(.jpg, .*Save it as PNG or JPEG$"):
+        read_picture(tmp_path / "p.heic", GREY)
 
 
 def test_a_picture_that_is_not_there(tmp_path):

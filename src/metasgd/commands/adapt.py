@@ -3,11 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,19 +20,20 @@ from rich.table import Table
 from metasgd.adapted_learner import AdaptedLearner
 from metasgd.data.picture_files import ClassFiles, labelled_pictures, unlabelled_pictures
 from metasgd.data.pictures import PictureForm, read_pictures
-from metasgd.data.polarity import ink_of
-from metasgd.errors import UserError, refuse
+from metasgd.data.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
+from metasgd.errors import UserError, refuse, too_small
 from metasgd.learner import MetaLearner
 from metasgd.loading import load, load_source
 from metasgd.metrics import wilson_interval
 from metasgd.plain import as_onnx, as_program
 from metasgd.storage import write_whole
+from metasgd.update_rules import Params
 
 COLUMNS = ("file", "label", "probability")
 FORMATS = (".pt", ".onnx", ".pt2")
 BATCH = 256  # pictures predicted at a time
 
-Polarity = Literal["detect", "same", "opposite"]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,12 @@ def adapt(
         polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
             if the checkpoint was trained on the other; or take them as the same or the opposite.
     """
+    problems = too_small("--", ("inner_steps", inner_steps, 0))
+    if Path(output).suffix.lower() != ".csv":
+        problems.append(f"--output is {output}: a name that ends in .csv is needed")
     if save is not None and Path(save).suffix not in FORMATS:
-        raise UserError(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
+        problems.append(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
+    refuse(problems)
     learner = load(ckpt_path)
     source = load_source(learner.config)
     if source is None or learner.module.objective.metric != "accuracy":
@@ -86,16 +92,13 @@ def adapt(
             f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
             " metasgd.load(path).adapt(x, y) in Python"
         )
-    classes, asked = labelled_pictures(Path(support)), unlabelled_pictures(Path(query))
-    refuse(
-        [
-            f"--support is {support}: a class is called {c.name}, as a column of --output is. Rename it"
-            for c in classes
-            if c.name in COLUMNS
-        ]
-    )
-    show = Console()
+    classes = _found("support", support, labelled_pictures)
+    asked = _found("query", query, unlabelled_pictures)
+    refuse(_unfit_classes(support, classes))
+    read = [Path(place) for place in (ckpt_path, support, query)] + [path for c in classes for path in c.files] + asked
+    refuse(_overwriting("output", output, read) + _overwriting("save", save, read))
     pictures, labels = _read_support(classes, source.form)
+    refuse(blank_in_words(support, [path for c in classes for path in c.files], pictures))
     inks = [ink_of(picture) for picture in pictures] if source.ink else []
     differ = sum(ink != source.ink for ink in inks)
     inverted = polarity == "opposite" or (polarity == "detect" and 2 * differ > len(inks))
@@ -103,20 +106,53 @@ def adapt(
     support_x = 255 - pictures if inverted else pictures
 
     adapted = learner.adapt(support_x, labels, inner_steps)
+    # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
+    show = Console(markup=False, emoji=False, soft_wrap=True)
     show.print(_support_in_words(classes, conversion.form))
     if source.ink:
-        show.print(_polarity_in_words(source.ink, len(inks) - differ, len(inks), inverted, polarity))
+        show.print(polarity_in_words(source.ink, len(inks) - differ, len(inks), inverted, polarity))
     show.print(_loss_in_words(adapted))
     show.print(_left_out_in_words(learner, support_x, labels, inner_steps))
     if adapted.rates_:
-        show.print(rates_table(adapted))
+        order = [name for name, _ in learner.module.network.named_parameters()]
+        show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     network = None if save is None else _network(Path(save).suffix, adapted, learner, conversion)
     _write("output", output, table.encode())
-    show.print(f"written: {output}, with the predictions for {len(asked)} pictures")
+    show.print(f"written: {output}, with the predictions for {len(asked)} picture{'s' * (len(asked) != 1)}")
     if save is not None and network is not None:
         _write("save", save, network)
         show.print(f"written: {save}, the adapted network")
+
+
+def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
+    try:
+        return find(Path(place))
+    except UserError as error:
+        raise UserError(*(f"--{option}: {problem}" for problem in error.problems)) from error
+
+
+def _unfit_classes(support: str, classes: Sequence[ClassFiles]) -> list[str]:
+    problems = [
+        f"--support is {support}: a class is called {c.name}, as a column of --output is. Rename it"
+        for c in classes
+        if c.name in COLUMNS
+    ]
+    if len(classes) < 2:
+        problems.append(
+            f"--support is {support}: it has 1 class, {classes[0].name}, and at least 2 are needed to tell apart. Add"
+            " the pictures of another"
+        )
+    return problems
+
+
+def _overwriting(option: str, place: str | None, read: Sequence[Path]) -> list[str]:
+    """A problem if this file to write is one of those that are read."""
+    if place is None or not os.path.isfile(place):
+        return []
+    if not any(os.path.samefile(place, path) for path in read if os.path.exists(path)):
+        return []
+    return [f"--{option} is {place}, which is read here and would be overwritten. Choose another name"]
 
 
 def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
@@ -139,7 +175,9 @@ def _predictions(
         for row in adapted.predict_proba(np.stack(batch), transductive):
             likeliest = row.argmax()
             figures = [f"{p:.6f}" for p in (row[likeliest], *row)]
-            table.writerow([next(paths).relative_to(folder).as_posix(), adapted.classes_[likeliest], *figures])
+            path = next(paths)
+            name = path.relative_to(folder) if path.is_relative_to(folder) else path
+            table.writerow([name.as_posix(), adapted.classes_[likeliest], *figures])
     return file.getvalue()
 
 
@@ -178,21 +216,12 @@ def _support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
     return f"support: {total} pictures of {len(classes)} classes, {each} of each, as {kind} {form.width}×{form.height}"
 
 
-def _polarity_in_words(trained: str, same: int, n: int, inverted: bool, polarity: Polarity) -> str:
-    other = "dark" if trained == "light" else "light"
-    seen, votes = (trained, same) if 2 * same >= n else (other, n - same)
-    done = "light and dark exchanged" if inverted else "taken as they are"
-    how = "" if polarity == "detect" else f", as --polarity {polarity} says"
-    doubt = "" if votes >= 0.8 * n else "; they disagree: look at them, and set --polarity same or opposite"
-    return f"polarity: {seen} ink in {votes} of {n}, the checkpoint was trained on {trained} ink: {done}{how}{doubt}"
-
-
 def _loss_in_words(adapted: AdaptedLearner) -> str:
     losses = adapted.support_losses_
     steps = len(losses) - 1
     worse = steps and losses[-1] >= losses[0]
     return (
-        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:.4f} after {steps} inner"
+        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
         f" step{'s' * (steps != 1)}"
         f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
     )
@@ -212,14 +241,14 @@ def _left_out_in_words(learner: MetaLearner, x: NDArray[np.uint8], y: NDArray[np
     )
 
 
-def rates_table(adapted: AdaptedLearner) -> Table:
-    """The learning rates that each inner step used, by parameter; steps with the same rates in one row."""
+def rates_table(used: Sequence[Params], order: Sequence[str]) -> Table:
+    """The learning rates that each inner step used, by parameter in this order; steps with the same ones in one row."""
     table = Table(title="learning rates used", title_justify="left")
     table.add_column("parameter")
     for heading in ("inner step", "least", "median", "greatest", "negative"):
         table.add_column(heading, justify="right")
-    for name in adapted.rates_[0]:
-        by_step = [rates[name].flatten() for rates in adapted.rates_]
+    for name in (name for name in order if name in used[0]):
+        by_step = [rates[name].flatten() for rates in used]
         first = 0
         for s in range(1, len(by_step) + 1):
             if s < len(by_step) and torch.equal(by_step[s], by_step[first]):

@@ -67,6 +67,8 @@ class ClassSampler:
 
 def _problems(pool: ClassPool, split: Split, shape: TaskShape, members: list[NDArray[np.int64]]) -> list[str]:
     problems = []
+    if shape.n_way < 2:
+        problems.append(f"data.n_way is {shape.n_way}: at least 2 classes are needed to tell apart")
     if shape.n_way > len(pool):
         problems.append(
             f"data.n_way is {shape.n_way}, but the {split} split has {len(pool)} classes: at most"
@@ -81,8 +83,9 @@ def _problems(pool: ClassPool, split: Split, shape: TaskShape, members: list[NDA
     short = np.flatnonzero(pool.counts < needed)
     if len(short):
         least = short[np.argmin(pool.counts[short])]
+        queries = "data.n_query" if split == "train" else "data.eval_n_query (data.n_query, unless that is set)"
         problems.append(
-            f"data.k_shot + data.n_query is {shape.k_shot} + {shape.n_query} = {needed}, but {len(short)} of"
+            f"data.k_shot + {queries} is {shape.k_shot} + {shape.n_query} = {needed}, but {len(short)} of"
             f" the {len(pool)} classes of the {split} split have fewer images; the least has"
             f" {pool.counts[least]}, {pool.names[least]}: at most that many are possible"
         )

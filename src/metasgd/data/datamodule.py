@@ -18,6 +18,7 @@ from metasgd.errors import UserError, refuse, too_small
 from metasgd.stopping import SIGNALS, obey_parent_alone
 
 Item = TypeVar("Item")
+LARGEST_SEED = 2**63 - 1
 
 
 def default_cache_dir() -> str:
@@ -134,16 +135,17 @@ class EpisodicDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        refuse(
-            too_small(
-                "data.",
-                ("meta_batch_size", meta_batch_size, 1),
-                ("val_tasks", val_tasks, 2),
-                ("test_tasks", test_tasks, 2),
-                ("seed", seed, 0),
-                ("num_workers", num_workers, 0),
-            )
+        problems = too_small(
+            "data.",
+            ("meta_batch_size", meta_batch_size, 1),
+            ("val_tasks", val_tasks, 2),
+            ("test_tasks", test_tasks, 2),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
         )
+        if seed > LARGEST_SEED:
+            problems.append(f"data.seed is {seed}: use at most {LARGEST_SEED}")
+        refuse(problems)
         self.source = source
         self.root = Path(root).expanduser()
         self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from torch import nn
 
 from metasgd.data.augmentation import Augmented
@@ -15,7 +16,7 @@ from metasgd.data.cache import PoolStream, load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.picture_files import ClassFiles, classes_in, classes_of_table
 from metasgd.data.pictures import RESAMPLING, Fit, PictureForm, read_pictures
-from metasgd.data.polarity import Ink
+from metasgd.data.polarity import Ink, other_ink
 from metasgd.data.source import ClassSource, Sampler
 from metasgd.data.stream import SPLITS, Split
 from metasgd.data.task_shape import TaskShape
@@ -52,10 +53,15 @@ class ImageFolder(ClassSource):
             class is where depends on the classes' names alone.
         augmentation: transforms of torchvision.transforms.v2, applied one after the other to each picture of
             the training tasks, support and query alike; what they draw is a function of the task's number.
-        ink: of drawings, ``light`` on dark or ``dark`` on light, so that ``adapt`` can bring others to it.
+        ink: of the files, if they are drawings: ``light`` on dark or ``dark`` on light, so that ``adapt`` can bring
+            others to it.
+        invert: exchange light and dark, as for a learner that was trained on the other ink.
+
+    Attributes:
+        ink: of the pictures that tasks have: the files' ink, or with ``invert`` the other.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: an option is out of range, or ``invert`` is given without ``ink``.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class ImageFolder(ClassSource):
         fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
         augmentation: Sequence[nn.Module] = (),
         ink: Ink | None = None,
+        invert: bool = False,
     ) -> None:
         where = "data.source.init_args"
         problems = []
@@ -75,10 +82,13 @@ class ImageFolder(ClassSource):
             problems.append(f"{where}.channels is {channels}: use 3 for colour or 1 for grey")
         if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
             problems.append(f"{where}.fractions is {list(fractions)}: three shares that sum to 1 are needed")
+        if invert and ink is None:  # adapt would not know what to bring pictures to
+            problems.append(f"{where}.invert is true: say with {where}.ink whether the files' ink is light or dark")
         refuse(problems)
         self._form = PictureForm(channels, image_size, image_size, fit)
         self.fractions = fractions
-        self.ink = ink
+        self.invert = invert
+        self.ink = other_ink(ink) if ink and invert else ink
         self.augmentation = tuple(augmentation)
 
     @property
@@ -90,8 +100,7 @@ class ImageFolder(ClassSource):
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
         found = find_classes(root)
-        split_of = found.split or split_by_name([c.name for c in found.classes], self.fractions)
-        own = np.flatnonzero([s == split for s in split_of])
+        own = self._numbers(found, split)
         if not len(own):
             raise UserError(
                 f"data.root is {root}: of its {len(found.classes)} classes none falls to the {split} split. Add"
@@ -100,17 +109,34 @@ class ImageFolder(ClassSource):
         return self._pool(found, cache_dir).select(own)
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        self._refuse_few(find_classes(root), split, root, shape)
         sampler = super().sampler(split, root, cache_dir, seed, shape)
         if split != "train" or not self.augmentation:
             return sampler
         return Augmented(sampler, self.augmentation, split, seed)
 
+    def _numbers(self, found: Found, split: Split) -> NDArray[np.int64]:
+        """The classes of one split, by their numbers among those found."""
+        split_of = found.split or split_by_name([c.name for c in found.classes], self.fractions)
+        return np.flatnonzero([s == split for s in split_of])
+
+    def _refuse_few(self, found: Found, split: Split, root: Path, shape: TaskShape) -> None:
+        """Where fractions decide, say what they leave each split if that is too little for one."""
+        sizes = {s: len(self._numbers(found, s)) for s in SPLITS}
+        if found.split is None and shape.n_way > sizes[split]:
+            raise UserError(
+                f"data.n_way is {shape.n_way}, but of the {len(found.classes)} classes in {root}"
+                f" data.source.init_args.fractions {list(self.fractions)} leave the {split} split {sizes[split]}"
+                f" ({', '.join(f'{s} {n}' for s, n in sizes.items())}): add classes, lower data.n_way, or sort them"
+                " into train/, val/ and test/ yourself"
+            )
+
     def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
         """The pictures of all splits: one cache serves them all."""
         made_by = (PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        key = f"pictures-{self._form.width}px-{digest[:16]}"
-        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form))
+        key = f"pictures-{self._form.width}px-{digest[:16]}{'-inverted' * self.invert}"
+        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form, self.invert))
 
 
 def find_classes(root: Path) -> Found:
@@ -163,15 +189,19 @@ def _fingerprint(classes: Sequence[ClassFiles]) -> str:
     digest = hashlib.sha256()
     for c in classes:
         for path in c.files:
-            about = path.stat()
+            try:
+                about = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror or error}). Restore it") from error
             digest.update(repr((c.name, str(path), about.st_size, about.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
-def _stream(classes: Sequence[ClassFiles], form: PictureForm) -> PoolStream:
+def _stream(classes: Sequence[ClassFiles], form: PictureForm, invert: bool) -> PoolStream:
     groups = sorted({c.group for c in classes})
+    pictures = read_pictures([path for c in classes for path in c.files], form)
     return PoolStream(
-        images=read_pictures([path for c in classes for path in c.files], form),
+        images=(255 - picture for picture in pictures) if invert else pictures,
         image_shape=(form.channels, form.height, form.width),
         counts=np.array([len(c.files) for c in classes], dtype=np.int64),
         names=tuple(c.name for c in classes),

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
-from metasgd.data.picture_files import shortened
+from metasgd.data.picture_files import SUFFIXES, shortened
 from metasgd.errors import UserError, refuse
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -48,7 +48,7 @@ def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
     """A picture, uint8 ``[C, height, width]``: turned as its camera says, transparency on white, antialiased.
 
     Raises:
-        UserError: it cannot be read, is damaged or too large; the message names it.
+        UserError: it cannot be read, is damaged, too large, or of a kind that is not read; the message names it.
     """
     try:
         data = path.read_bytes()
@@ -56,14 +56,18 @@ def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Allow reading it") from error
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels, at most {MOST_PIXELS} are read")
-            _refuse_disguise(image, path)
+            _refuse_unfit(image, path)
             if image.format == "PNG":
                 image.verify()  # decoding does not look at the checksums
         with Image.open(io.BytesIO(data)) as image:
-            picture = _fitted(_flat(image, "L" if form.channels == 1 else "RGB"), form)
+            picture = _fitted(_flat(image, "L" if form.channels == 1 else "RGB", path), form)
+    except UserError:  # of an intact one
+        raise
     except UnidentifiedImageError as error:  # its message has nothing to tell
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(
+                f"{path}: not of a format that is read ({', '.join(SUFFIXES)}). Save it as PNG or JPEG"
+            ) from error
         raise UserError(f"{path}: not an intact picture. Remove it, or put an intact copy in its place") from error
     except DAMAGE as error:
         raise UserError(
@@ -95,22 +99,36 @@ def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[
     refuse(shortened(problems))
 
 
-def _refuse_disguise(image: Image.Image, path: Path) -> None:
+def _refuse_unfit(image: Image.Image, path: Path) -> None:
+    """Refuse what is told by the head of a file: too many pixels, another format than its name's, several frames."""
+    if image.width * image.height > MOST_PIXELS:
+        raise UserError(
+            f"{path}: {image.width}×{image.height} pixels, and at most {MOST_PIXELS} are read. Save a smaller one"
+        )
     # a camera's MPO is a JPEG with a preview behind it
     form = "JPEG" if image.format == "MPO" else image.format
-    named = Image.registered_extensions().get(path.suffix.lower())
+    named = Image.registered_extensions().get(path.suffix.lower(), "file of no known format")
     if form != named:
-        raise ValueError(f"a {form} by its content, a {named} by its name: rename it")
+        raise UserError(f"{path}: a {form} by its content, a {named} by its name: rename it")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise ValueError(f"it has {frames} frames, and which of them is meant cannot be told: keep one")
+        raise UserError(f"{path}: it has {frames} frames, and which of them is meant cannot be told. Save one alone")
 
 
-def _flat(image: Image.Image, mode: str) -> Image.Image:
+def _flat(image: Image.Image, mode: str, path: Path) -> Image.Image:
     """The image upright and opaque, in 8 bits per channel."""
     upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise UserError(
+            f"{path}: its pixels are floating-point numbers, whose range is unknown. Save it in 8 or 16 bits"
+        )
     if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off instead of scaling
         depth = np.asarray(upright).astype(np.float64)
+        if depth.min() < 0 or depth.max() > 65535:
+            raise UserError(
+                f"{path}: its pixels go from {depth.min():.0f} to {depth.max():.0f}, in a range that is unknown. Save"
+                " it in 8 or 16 bits"
+            )
         upright = Image.fromarray(np.round(depth / 257).clip(0, 255).astype(np.uint8))
     if upright.has_transparency_data:
         with_alpha = upright.convert("RGBA")
