@@ -164,6 +164,7 @@ def test_regression_returns_outputs():
         (np.full((6, 1, 8, 8), np.nan), Y, "not finite"),
         (images(6)[:, 0, 0, 0], Y, r"x has the shape \(6,\)"),
         (images(6).astype(np.int64), Y, "images are uint8, or float from 0 to 1"),
+        (images(6).astype(np.float32), Y, "float32 up to 25.: images are uint8, or float from 0 to 1. Divide by 255"),
     ],
 )
 def test_examples_that_do_not_fit(x, y, said):

@@ -98,8 +98,10 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
     if inputs.ndim < 2:
         raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")
-    if shape is not None and not given.is_floating_point() and given.dtype != torch.uint8 and (given > 1).any():
-        raise UserError(f"x is {given.dtype} up to {int(given.max())}: images are uint8, or float from 0 to 1")
+    if shape is not None and given.dtype != torch.uint8 and _are_pixel_values(given):
+        raise UserError(
+            f"x is {given.dtype} up to {float(given.max()):g}: images are uint8, or float from 0 to 1. Divide by 255"
+        )
     if shape is not None and inputs.shape[1:] != shape:
         flattened = inputs.ndim == 2 and inputs.shape[1] == np.prod(shape)
         without_channel = shape[0] == 1 and inputs.shape[1:] == shape[1:]
@@ -114,3 +116,8 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     if not inputs.isfinite().all():
         raise UserError("x has values that are not finite")
     return inputs.to(next(network.parameters()).device)
+
+
+def _are_pixel_values(x: Tensor) -> bool:
+    """Whether these can only be meant as 0 … 255."""
+    return bool(x.numel() and x.min() >= 0 and x.max() > 1 and (x == x.round()).all())

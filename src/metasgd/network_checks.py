@@ -54,6 +54,12 @@ def refuse_unfit_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor,
         UserError: names what the network was given and what it made of it.
     """
     kind = type(network).__name__
+    shape, given = getattr(network, "image_shape", None), tuple(support_x.shape[1:])
+    if shape is not None and given != shape:  # it might take others, and mean something else by its weights
+        raise UserError(
+            f"model.network: {kind} is built for images of shape {shape}, but the tasks' have {given}. Set"
+            " model.network.init_args.image_size and in_channels to fit the data"
+        )
     try:
         outputs: Tensor = network(support_x)
     except (RuntimeError, IndexError) as error:

@@ -68,6 +68,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
     warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
+    # a run of a few steps, which makes no curve
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*", module="lightning.*")
     threading.excepthook = _hook
 
 
