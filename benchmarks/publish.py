@@ -55,6 +55,7 @@ def published_config(text: str, shipped: dict[str, Any]) -> str:
     config["data"]["root"] = shipped["data"].get("root", "data")
     config["data"]["cache_dir"] = None
     config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
+    config["trainer"]["enable_progress_bar"] = None  # off in a record's run, that nobody looked at
     config["ckpt_path"] = None
     return yaml.safe_dump(config, sort_keys=False)
 
