@@ -114,11 +114,14 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     ("command", "fork", "saved_at"),
-    [("fit", 1, None), ("fit", 2, 4), ("validate", 1, None)],
+    [("fit", 1, None), ("fit", 2, 4), ("validate", 1, 8)],
     ids=["workers of the training", "workers of a validation after 4 steps", "workers of a command without training"],
 )
 def test_a_signal_in_the_middle_of_a_fork_is_not_lost(command, fork, saved_at, tmp_path):
     options = [command, *TINY, "--data.num_workers", "1"]
+    if command == "validate":
+        subprocess.run([sys.executable, "-m", "metasgd", "fit", *TINY], cwd=tmp_path, check=True, capture_output=True)
+        options += ["--ckpt_path", "last"]
     done = subprocess.run(
         [sys.executable, "-c", SIGNAL_IN_A_FORK, str(fork), *options],
         cwd=tmp_path,

@@ -1,5 +1,7 @@
 """What happens around training: checkpoints, the record of a test."""
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -119,6 +121,10 @@ class LastCheckpoint(Checkpoint):
         if leaving or batch_idx % self.every_n_steps == 0:
             self._save(trainer, steps=batch_idx)
         if leaving:
+            folder = trainer.log_dir  # asked by all processes: the first one tells the others
+            if trainer.is_global_zero:
+                name, steps = signal.Signals(leaving).name, trainer.global_step
+                print(f"stopped by {name} after {steps} steps: {folder}/checkpoints/last.ckpt", file=sys.stderr)
             leave(trainer, leaving)
 
     def on_train_batch_end(

@@ -178,12 +178,14 @@ class MetaSGDCLI(LightningCLI):
         collect_rarely()
 
     def after_fit(self) -> None:
-        self._say_what_is_there()
+        folder = self.trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
+        self._say_what_is_there(folder)
 
     @rank_zero_only
-    def _say_what_is_there(self) -> None:
+    def _say_what_is_there(self, folder: str) -> None:
         """Where the run lies, what it reached, and what to do with it."""
-        folder, best = self.trainer.log_dir, self.trainer.checkpoint_callback
+        best = self.trainer.checkpoint_callback
         reached = ""
         if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
             reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"

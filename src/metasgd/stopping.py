@@ -138,9 +138,6 @@ def leave(trainer: Trainer, number: int) -> None:
     Raises:
         SystemExit: always.
     """
-    if trainer.is_global_zero:
-        saved = f"{trainer.log_dir}/checkpoints/last.ckpt"
-        print(f"stopped by {signal.Signals(number).name} after {trainer.global_step} steps: {saved}", file=sys.stderr)
     if number == requeue_signal(trainer) and trainer.is_global_zero:
         _requeue()
     environment = trainer._accelerator_connector.cluster_environment
