@@ -50,8 +50,12 @@ python -m metasgd test --config checkpoints/{name}/config.yaml --ckpt_path check
 
 
 def published_config(text: str, shipped: dict[str, Any]) -> str:
-    """The run's configuration, with the folders of the shipped one: another's paths mean nothing here."""
+    """The run's configuration, with the folders of the shipped one, where another's paths mean nothing, and its ways.
+
+    So it draws the tasks of the card's first test; how it was trained is in the card.
+    """
     config = yaml.safe_load(text)
+    config["data"]["n_way"] = shipped["data"]["n_way"]
     config["data"]["root"] = shipped["data"].get("root", "data")
     config["data"]["cache_dir"] = None
     config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"

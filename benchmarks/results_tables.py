@@ -136,9 +136,10 @@ def leaders(records: list[Record]) -> str:
 
 SUMMARY = (
     ("glyphs", "its own kind of drawings, unseen scripts", "printed letters of unseen scripts, 5-way 1-shot"),
-    ("omniglot_20w1s-distorted", "20-way 1-shot", "Omniglot, 423 unseen characters, 20-way 1-shot"),
-    ("omniglot_20w1s-distorted", "5-way 1-shot", "the same checkpoint, 5-way 1-shot"),
-    ("omniglot_20w1s-distorted", "5-way 5-shot", "the same checkpoint, 5-way 5-shot"),
+    ("omniglot_40w1s-distorted", "20-way 1-shot", "Omniglot, 423 unseen characters, 20-way 1-shot"),
+    ("omniglot_40w1s-distorted", "20-way 5-shot", "the same checkpoint, 20-way 5-shot"),
+    ("omniglot_40w1s-distorted", "5-way 1-shot", "the same checkpoint, 5-way 1-shot"),
+    ("omniglot_40w1s-distorted", "5-way 5-shot", "the same checkpoint, 5-way 5-shot"),
     (
         "omniglot_official-distorted",
         "20-way 1-shot within one alphabet",
