@@ -121,10 +121,9 @@ class LastCheckpoint(Checkpoint):
         if leaving or batch_idx % self.every_n_steps == 0:
             self._save(trainer, steps=batch_idx)
         if leaving:
-            folder = trainer.log_dir  # asked by all processes: the first one tells the others
-            if trainer.is_global_zero:
-                name, steps = signal.Signals(leaving).name, trainer.global_step
-                print(f"stopped by {name} after {steps} steps: {folder}/checkpoints/last.ckpt", file=sys.stderr)
+            if trainer.is_global_zero and trainer.logger is not None:
+                name, saved = signal.Signals(leaving).name, f"{trainer.logger.log_dir}/checkpoints/last.ckpt"
+                print(f"stopped by {name} after {trainer.global_step} steps: {saved}", file=sys.stderr)
             leave(trainer, leaving)
 
     def on_train_batch_end(

@@ -177,15 +177,12 @@ class MetaSGDCLI(LightningCLI):
         forget_absent_gpus()
         collect_rarely()
 
-    def after_fit(self) -> None:
-        folder = self.trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
-        self._say_what_is_there(folder)
-
     @rank_zero_only
-    def _say_what_is_there(self, folder: str) -> None:
-        """Where the run lies, what it reached, and what to do with it."""
-        best = self.trainer.checkpoint_callback
+    def after_fit(self) -> None:
+        """Say where the run lies, what it reached, and what to do with it."""
+        assert self.trainer.logger is not None
+        # not the trainer's, for which all processes would have to meet once more, and some may have left
+        folder, best = self.trainer.logger.log_dir, self.trainer.checkpoint_callback
         reached = ""
         if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
             reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"
