@@ -74,7 +74,7 @@ CASES = {
     "no data": (["fit", *OMNIGLOT, "--data.root", "empty"], "configs/glyphs.yaml"),
     "network and tasks": (
         ["fit", *TINY, "--model.network", "metasgd.networks.Conv4"],
-        "Conv4 does not take the tasks' inputs of shape (1,)",
+        "Conv4 is built for images of shape (1, 28, 28), but the tasks' have (1,)",
     ),
     "unknown setting of the optimizer": (
         ["fit", *TINY, "--model.outer.rule_settings", '{"rate": 1}'],
