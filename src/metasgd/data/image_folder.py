@@ -14,6 +14,7 @@ from torch import nn
 from metasgd.data.augmentation import Augmented
 from metasgd.data.cache import PoolStream, load_or_build
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.picture_files import ClassFiles, classes_in, classes_of_table
 from metasgd.data.pictures import RESAMPLING, Fit, PictureForm, read_pictures
 from metasgd.data.polarity import Ink, other_ink
@@ -99,7 +100,9 @@ class ImageFolder(ClassSource):
         self._pool(find_classes(root), cache_dir)
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
-        found = find_classes(root)
+        return self._pool_of(split, find_classes(root), root, cache_dir)
+
+    def _pool_of(self, split: Split, found: Found, root: Path, cache_dir: Path) -> ClassPool:
         own = self._numbers(found, split)
         if not len(own):
             raise UserError(
@@ -109,8 +112,9 @@ class ImageFolder(ClassSource):
         return self._pool(found, cache_dir).select(own)
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
-        self._refuse_few(find_classes(root), split, root, shape)
-        sampler = super().sampler(split, root, cache_dir, seed, shape)
+        found = find_classes(root)
+        self._refuse_few(found, split, root, shape)
+        sampler = ClassSampler(self._pool_of(split, found, root, cache_dir), split, seed, shape)
         if split != "train" or not self.augmentation:
             return sampler
         return Augmented(sampler, self.augmentation, split, seed)

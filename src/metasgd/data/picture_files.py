@@ -57,7 +57,11 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         UserError: as ``files_in``, or the name of a picture, or of a folder that it is in, is not UTF-8.
     """
-    found = [path for path in files_in(folder) if path.name.lower().endswith(SUFFIXES)]
+    return _pictures_among(files_in(folder), folder)
+
+
+def _pictures_among(files: Iterable[Path], folder: Path) -> list[Path]:
+    found = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     foreign = [path for path in found if not _is_utf8(path.relative_to(folder))]
     refuse(
         shortened([f"{printable(p)}: its name is not UTF-8. Rename it, or the folder that it is in" for p in foreign])
@@ -90,10 +94,14 @@ def classes_in(folder: Path) -> list[ClassFiles]:
         UserError: the folder cannot be read, pictures lie in it outside any class, or it has none; or a class has
             files of a format that is not read.
     """
+    return _classes_among(files_in(folder), folder)
+
+
+def _classes_among(files: Sequence[Path], folder: Path) -> list[ClassFiles]:
     # what lies beside the classes, such as the archive that they came in, belongs to none
-    refuse_strays(path for path in files_in(folder) if path.parent != folder)
+    refuse_strays(path for path in files if path.parent != folder)
     by_folder: dict[Path, list[Path]] = {}
-    for path in pictures_in(folder):
+    for path in _pictures_among(files, folder):
         by_folder.setdefault(path.parent.relative_to(folder), []).append(path)
     if not by_folder:
         raise UserError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) are in it. Put them in one subfolder per class")
@@ -169,10 +177,11 @@ def labelled_pictures(place: Path) -> list[ClassFiles]:
     """
     if os.path.isfile(place):
         return classes_of_table(place, place.parent)
-    refuse_strays(files_in(place))
-    pictures = pictures_in(place)
+    files = files_in(place)
+    refuse_strays(files)
+    pictures = _pictures_among(files, place)
     if not pictures or any(path.parent != place for path in pictures):
-        return classes_in(place)
+        return _classes_among(files, place)
     twice = [name for name, n in Counter(path.stem for path in pictures).items() if n > 1]
     if twice:
         raise UserError(
@@ -190,8 +199,9 @@ def unlabelled_pictures(place: Path) -> list[Path]:
     """
     if os.path.isfile(place):
         return [path for path, _ in read_table(place, place.parent, labelled=False)]
-    refuse_strays(files_in(place))
-    found = pictures_in(place)
+    files = files_in(place)
+    refuse_strays(files)
+    found = _pictures_among(files, place)
     if not found:
         raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
     return found
