@@ -7,6 +7,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, auto_parser
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -89,8 +90,8 @@ class MetaSGDCLI(LightningCLI):
                 f" {PROGRAM} {self.config.subcommand} --help shows"
             )
         options = self.config[self.config.subcommand]
-        if not isinstance(options.seed_everything, bool) and not 0 <= (options.seed_everything or 0) < 2**32:
-            raise UserError(f"seed_everything is {options.seed_everything}: 0 to {2**32 - 1} is allowed")
+        if not 0 <= (options.seed_everything or 0) <= max_seed_value:
+            raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
         logger = options.trainer.logger
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
             place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached

@@ -16,7 +16,7 @@ from metasgd.in_place import step_in_place
 from metasgd.loading import load
 from metasgd.matching import names_of
 from metasgd.optimizer_network import Answers, OptimizerNetwork
-from metasgd.ordinary.loss import told
+from metasgd.told_loss import told
 from metasgd.update_rules import CHOSEN, M, Params, State, UpdateRule
 
 Figures = Mapping[str, Tensor] | Mapping[str, float]

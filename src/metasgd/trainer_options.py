@@ -25,7 +25,8 @@ INSTEAD = {
     "reload_dataloaders_every_n_epochs": "a run is one pass of max_steps outer steps. Leave it out",
 }
 """Options of the Trainer that do something else here, or harm, with what to do instead."""
-UNSET = (None, False, 0, 0.0)
+USUAL = {"accumulate_grad_batches": 1}
+"""Where an option stands that is not used, if that is neither none nor zero."""
 
 
 def refuse_trainer_options(config: dict[str, Any], fit: bool) -> None:
@@ -41,7 +42,7 @@ def refuse_trainer_options(config: dict[str, Any], fit: bool) -> None:
     problems = [
         f"trainer.{option} is {config[option]}, but {why}"
         for option, why in INSTEAD.items()
-        if config.get(option) not in (*UNSET, *((1,) if option == "accumulate_grad_batches" else ()))
+        if config.get(option) not in (None, 0, USUAL.get(option))
     ]
     if config.get("enable_checkpointing") is False:
         problems.append("trainer.enable_checkpointing is false, but a run is its checkpoints. Leave it out")

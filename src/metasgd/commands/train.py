@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -29,9 +30,6 @@ from metasgd.resuming import refuse_incomplete
 from metasgd.runs import Start, checkpoint_file, read_checkpoint, refuse_misfit, run_of, runs_of
 from metasgd.storage import place_of, write_whole
 from metasgd.strict_json import as_bytes
-
-MOST_SEED = 2**32 - 1
-"""numpy's generators take no greater one."""
 
 
 def train(
@@ -75,8 +73,8 @@ def train(
         progress: show a progress bar.
     """
     problems = too_small("", ("steps", steps, 1), ("val_every", val_every, 1))
-    if not 0 <= seed <= MOST_SEED:
-        problems.append(f"seed is {seed}: a whole number from 0 to {MOST_SEED} is needed")
+    if not 0 <= seed <= max_seed_value:
+        problems.append(f"seed is {seed}: a whole number from 0 to {max_seed_value} is needed")
     refuse(problems)
     seed_everything(seed, verbose=False)
     data = OrdinaryData(

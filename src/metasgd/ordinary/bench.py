@@ -14,8 +14,8 @@ from metasgd.data.problems import Examples, ShuffledBatches
 from metasgd.data.stream import Split
 from metasgd.objectives import Objective
 from metasgd.optimizer import LearnedOptimizer
-from metasgd.ordinary.loss import LossNotFiniteError
 from metasgd.ordinary.module import as_inputs, measures
+from metasgd.told_loss import LossNotFiniteError
 
 Schedule = Literal["constant", "cosine"]
 Named = Iterable[tuple[str, nn.Parameter]]
