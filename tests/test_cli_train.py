@@ -65,8 +65,8 @@ def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, cap
         ("--ckpt_path", other): ("--resume is last", f"of --ckpt_path {other}"),
         ("--seed", "3"): ("--seed is 3, but 0 in", "--resume last"),
         ("--batch_size", "8"): ("--batch_size is 8, but 7 in", "--resume last"),
-        ("--problem.init_args.points", "61"): ("--problem.init_args.points is 61, but 60 in", "--resume last"),
-        ("--network.init_args.hidden", "[17]"): ("--network.init_args.hidden is [17], but [16] in", "--resume last"),
+        ("--problem.init_args.points", "61"): ("--problem.points is 61, but 60 in", "--resume last"),
+        ("--network.init_args.hidden", "[17]"): ("--network.hidden is [17], but [16] in", "--resume last"),
     }
     monkeypatch.chdir(tmp_path)
     for changed, said in cases.items():

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from upath import UPath
 
+from metasgd.differences import differences
 from metasgd.errors import UserError
 from metasgd.runs import CONFIG_KEY
 from metasgd.update_rules import UpdateRule
@@ -106,23 +107,9 @@ def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:
 
 
 def _differences(name: str, saved: Any, own: Any, free: tuple[str, ...] = ()) -> Iterator[str]:
-    """In words; options that either does not have are passed over, and classes told by their names alone."""
-    if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        if "class_path" in saved and "class_path" in own:
-            classes = [str(chosen["class_path"]).rpartition(".")[2] for chosen in (saved, own)]
-            if classes[0] != classes[1]:
-                yield f"its {name} is {classes[0]}, the configured one {classes[1]}"
-                return
-        for key in saved:
-            if key in own and key not in (*free, "class_path"):
-                yield from _differences(name if key == "init_args" else f"{name}.{key}", saved[key], own[key], free)
-    elif isinstance(saved, Mapping) != isinstance(own, Mapping) or saved != own:
-        yield f"its {name} is {_brief(saved)}, the configured one {_brief(own)}"
-
-
-def _brief(value: Any) -> Any:
-    """A class by its name."""
-    return value.get("class_path", "a class").rpartition(".")[2] if isinstance(value, Mapping) else value
+    """In words."""
+    for differing in differences(name, saved, own, free):
+        yield f"its {differing.option} is {differing.saved}, the configured one {differing.own}"
 
 
 def _refuse(path: Path | UPath, what: str, differing: list[str], do: str) -> None:

@@ -1,10 +1,9 @@
 """Whether a training that goes on is the one that was begun: what it must have in common with its run's config.yaml."""
 
-from typing import Any
-
 import yaml
 from upath import UPath
 
+from metasgd.differences import differences
 from metasgd.errors import UserError, refuse
 
 FIXED = ("problem", "network", "batch_size", "seed")
@@ -26,7 +25,7 @@ def refuse_other_run(file: UPath, configured: str, resume: str) -> None:
         return
     try:
         began, now = yaml.safe_load(file.read_bytes()), yaml.safe_load(configured)
-        of_run, own = (_flat({name: config[name] for name in FIXED}) for config in (began, now))
+        differing = [one for name in FIXED for one in differences(name, began[name], now[name])]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(
             f"--resume is {resume}, but {file} is no configuration of this command ({str(error).splitlines()[0]}):"
@@ -34,21 +33,8 @@ def refuse_other_run(file: UPath, configured: str, resume: str) -> None:
         ) from error
     refuse(
         [
-            f"--{name} is {own.get(name)}, but {of_run.get(name)} in {file}, of the run that --resume {resume} goes on"
-            f" with: give {of_run.get(name)}, or leave --resume out for a new run"
-            for name in own | of_run
-            if own.get(name) != of_run.get(name)
-        ][:1]
+            f"--{name} is {own}, but {of_run} in {file}, of the run that --resume {resume} goes on with: give {of_run},"
+            " or leave --resume out for a new run"
+            for name, of_run, own in differing
+        ]
     )
-
-
-def _flat(config: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """One entry for each value, under the name that it has on the command line."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        path = where + name
-        if isinstance(value, dict):
-            found |= _flat({n: v for n, v in value.items() if n != "class_path"}, f"{path}.")
-            value = value.get("class_path", "")
-        found[path] = value
-    return dict(sorted(found.items()))  # a class before its options
