@@ -27,6 +27,7 @@ from metasgd.networks import MLP, Conv4
 from metasgd.update_rules import PerParameter
 
 L2L = "learn2learn-0.2.0"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Work:
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(outputs, y) if self.network == "mlp" else F.cross_entropy(outputs, y)
 
-    def tasks(self, n_tasks: int) -> Episode:
+    def tasks(self, n_tasks: int, device: torch.device = CPU) -> Episode:
         generator = torch.Generator().manual_seed(1)
         n, k, q = self.n_way, self.k_shot, self.n_query
         shape = (1,) if self.network == "mlp" else (1, 28, 28)
@@ -83,12 +84,13 @@ class Work:
         else:
             support_y, query_y = (torch.arange(n).repeat_interleave(e).repeat(n_tasks, 1) for e in (k, q))
         classes = torch.zeros(n_tasks, n, dtype=torch.int64)
-        return Episode(support_x, support_y, query_x, query_y, classes, torch.arange(n_tasks))
+        drawn = Episode(support_x, support_y, query_x, query_y, classes, torch.arange(n_tasks))
+        return Episode(*(field.to(device) for field in drawn))
 
 
 class Contender(ABC):
-    def __init__(self, work: Work, dtype: torch.dtype) -> None:
-        self.work, self.dtype = work, dtype
+    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        self.work, self.dtype, self.device = work, dtype, device
 
     @abstractmethod
     def outer_gradient(self, tasks: Episode) -> None:
@@ -116,14 +118,14 @@ class Contender(ABC):
 class Ours(Contender):
     """metasgd, as its LightningModule calls it."""
 
-    def __init__(self, work: Work, dtype: torch.dtype) -> None:
-        super().__init__(work, dtype)
+    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        super().__init__(work, dtype, device)
         keep_freed_memory()
-        network, rule = work.own_network().to(dtype), PerParameter(work.rate)
+        network, rule = work.own_network().to(device, dtype), PerParameter(work.rate)
         rule.bind(dict(network.named_parameters()), work.inner_steps)
         loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
         self.learner = Learner(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
-        self.engine, self.reason = choose_engine("auto", network, torch.device("cpu"))
+        self.engine, self.reason = choose_engine("auto", network, device)
 
     def outer_gradient(self, tasks: Episode) -> None:
         theta = self.learner.theta
@@ -146,9 +148,9 @@ class Ours(Contender):
 class Peer(Contender):
     """A peer walks the tasks one at a time and lets ``backward`` gather their gradients."""
 
-    def __init__(self, work: Work, dtype: torch.dtype) -> None:
-        super().__init__(work, dtype)
-        self.network = work.plain_network().to(dtype)
+    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        super().__init__(work, dtype, device)
+        self.network = work.plain_network().to(device, dtype)
 
     def parameters(self) -> list[Tensor]:
         return list(self.network.parameters())
@@ -160,8 +162,8 @@ class Peer(Contender):
 
 
 class Learn2learn(Peer):
-    def __init__(self, work: Work, dtype: torch.dtype) -> None:
-        super().__init__(work, dtype)
+    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
+        super().__init__(work, dtype, device)
         self.learner = learn2learn_meta_sgd()(self.network, lr=self.work.rate)
 
     def outer_gradient(self, tasks: Episode) -> None:

@@ -7,6 +7,7 @@ at work at a time, each for one step or a tenth of a second, as the steps of a t
 any timing, all gradients are compared in float64 on two tasks. A ratio is a peer's time by metasgd's in the same
 round, by the clock and in CPU time, which a busy machine disturbs less. With ``--same_allocator`` the peers have
 metasgd's setting of the C library's allocator. Peak memory is what the steps take above the peak of one tiny task.
+With ``--device cuda`` all run on a GPU, where memory is that of tensors.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from contenders import CONTENDERS, Contender, Work, unpacked_learn2learn
+from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +48,7 @@ def works() -> dict[str, list[Work]]:
     return groups
 
 
-def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator: bool) -> None:
+def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator: bool, device: torch.device) -> None:
     """A contender's process.
 
     It answers ``check`` with gradients, ``run`` so many steps with a step's seconds by the clock and of CPUs,
@@ -59,34 +60,35 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
         keep_freed_memory()
 
     def gradients() -> list[list[torch.Tensor]]:
-        contender = CONTENDERS[name](work, torch.float64)
-        tasks = work.tasks(2)
+        contender = CONTENDERS[name](work, torch.float64, device)
+        tasks = work.tasks(2, device)
         contender.outer_gradient(
             tasks._replace(
                 **{f: getattr(tasks, f).double() for f in tasks._fields if getattr(tasks, f).is_floating_point()}
             )
         )
-        return [[g.clone() for g in part] for part in contender.grads()]
+        return [[g.cpu() for g in part] for part in contender.grads()]
 
     contender: Contender | None = None
-    tasks = work.tasks(work.n_tasks)
-    before = 0
+    tasks = work.tasks(work.n_tasks, device)
     while (message := pipe.recv()) is not None:
         command, steps = message
         if command == "check":
             pipe.send([[g.numpy() for g in part] for part in gradients()])
         elif command == "run":
             if contender is None:
-                contender = CONTENDERS[name](work, torch.float32)
-                contender.outer_gradient(replace(work, n_query=1).tasks(1))  # so that libraries are loaded
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                contender = CONTENDERS[name](work, torch.float32, device)
+                contender.outer_gradient(replace(work, n_query=1).tasks(1, device))  # so that libraries are loaded
+                finish(device)
+                peak = Peak(device)
             start = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 contender.zero_grad()
                 contender.outer_gradient(tasks)
+            finish(device)
             pipe.send(((time.perf_counter() - start[0]) / steps, (time.process_time() - start[1]) / steps))
         elif command == "memory":
-            pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+            pipe.send(peak.bytes())
 
 
 def ask(pipe: Connection, command: str, steps: int = 1) -> Any:
@@ -103,7 +105,8 @@ def with_processes(
     pipes, processes = {}, []
     for name in names:
         here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there, name, work, threads, options.same_allocator), daemon=True)
+        arguments = (there, name, work, threads, options.same_allocator, options.device)
+        process = context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         there.close()
         pipes[name], processes = here, [*processes, process]
@@ -190,6 +193,7 @@ def main() -> None:
     parser.add_argument("--inner_steps", nargs="+", type=int, choices=(1, 5), default=[1, 5])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, for the convolutional works")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, or a CUDA device")
     parser.add_argument("--seconds", type=float, default=20, help="to spend on each work's rounds, about")
     parser.add_argument("--same_allocator", action="store_true", help="give the peers our allocator's setting too")
     parser.add_argument("--out", type=Path, default=Path("peers.json"))
@@ -204,7 +208,12 @@ def main() -> None:
             Console().print(table(results[-1:], names))
     Console().print(table(results, names))
     machine = {"torch": torch.__version__, "cpus": os.cpu_count(), "machine": platform.platform()}
-    settings = {"threads": options.threads, "same_allocator": options.same_allocator, **machine}
+    settings = {
+        "device": str(options.device),
+        "threads": options.threads,
+        "same_allocator": options.same_allocator,
+        **machine,
+    }
     options.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
 
 

@@ -4,12 +4,12 @@
 
 Every point is measured in fresh processes; memory is the peak above what the process had before its first step,
 the sum over processes. Several processes share the tasks and add up their gradients through gloo, as DDP does.
+With ``--device cuda`` one process steps on a GPU, where memory is that of tensors.
 """
 
 import argparse
 import json
 import os
-import resource
 import socket
 import statistics
 import time
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from contenders import Ours, Work
+from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ class Point:
     processes: int = 1
 
 
-def points(threads: int) -> list[Point]:
+def points(threads: int, device: torch.device) -> list[Point]:
     grid: dict[str, list[Any]] = {
         "n_tasks": [4, 8, 32],
         "n_way": [5, 10, 20],
@@ -49,21 +50,22 @@ def points(threads: int) -> list[Point]:
         "width": [32, 64, 128],
     }
     found = [Point(n, replace(BASE, **{n: value}), threads) for n, values in grid.items() for value in values]
-    found += [Point("threads", BASE, t) for t in sorted({1, threads})]
-    found += [Point("processes", BASE, 1, n) for n in sorted({1, threads})]
+    if device.type == "cpu":
+        found += [Point("threads", BASE, t) for t in sorted({1, threads})]
+        found += [Point("processes", BASE, 1, n) for n in sorted({1, threads})]
     mlp = Work("mlp", 25, 1, 5, 10, 1)
     return found + [Point("MLP n_tasks", replace(mlp, n_tasks=b), 1) for b in (4, 25, 100, 400)]
 
 
-def serve(pipe: Connection, point: Point, rank: int, port: int, seconds: float) -> None:
+def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port: int, seconds: float) -> None:
     torch.set_num_threads(point.threads)
     engines.CPU_THREADS = point.threads
     if point.processes > 1:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=point.processes)
     share = point.work.n_tasks // point.processes
-    tasks = point.work.tasks(point.work.n_tasks).tasks(rank * share, (rank + 1) * share)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours = Ours(point.work, torch.float32)
+    tasks = point.work.tasks(point.work.n_tasks, device).tasks(rank * share, (rank + 1) * share)
+    peak = Peak(device)
+    ours = Ours(point.work, torch.float32, device)
 
     def step() -> float:
         start = time.perf_counter()
@@ -72,6 +74,7 @@ def serve(pipe: Connection, point: Point, rank: int, port: int, seconds: float) 
         if point.processes > 1:
             flat = torch.cat([g.flatten() for part in ours.grads() for g in part])
             dist.all_reduce(flat)
+        finish(device)
         return time.perf_counter() - start
 
     step()
@@ -79,13 +82,12 @@ def serve(pipe: Connection, point: Point, rank: int, port: int, seconds: float) 
     if point.processes > 1:
         dist.all_reduce(once, dist.ReduceOp.MAX)
     times = [step() for _ in range(max(3, min(100, int(seconds / float(once)))))]
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    pipe.send((statistics.median(times), peak))
+    pipe.send((statistics.median(times), peak.bytes()))
     if point.processes > 1:
         dist.destroy_process_group()
 
 
-def measured(point: Point, seconds: float) -> tuple[float, int]:
+def measured(point: Point, device: torch.device, seconds: float) -> tuple[float, int]:
     """Seconds of the slowest process, bytes of all."""
     context = get_context("spawn")
     with socket.socket() as free:
@@ -94,7 +96,7 @@ def measured(point: Point, seconds: float) -> tuple[float, int]:
     pipes, processes = [], []
     for rank in range(point.processes):
         here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there, point, rank, port, seconds), daemon=True)
+        process = context.Process(target=serve, args=(there, point, device, rank, port, seconds), daemon=True)
         process.start()
         there.close()
         pipes.append(here)
@@ -109,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--varied", nargs="+", help="only these sizes")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, or a CUDA device")
     parser.add_argument("--seconds", type=float, default=5, help="to spend on each point, about")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"))
     options = parser.parse_args()
@@ -116,10 +119,10 @@ def main() -> None:
     for column in ("varied", "work", "threads × processes", "ms", "tasks/s", "peak MiB"):
         shown.add_column(column, justify="left" if column in ("varied", "work") else "right")
     results = []
-    for point in points(options.threads):
+    for point in points(options.threads, options.device):
         if options.varied and point.varied not in options.varied:
             continue
-        seconds, peak = measured(point, options.seconds)
+        seconds, peak = measured(point, options.device, options.seconds)
         work = point.work
         results.append(
             {
@@ -135,7 +138,9 @@ def main() -> None:
         on = f"{point.threads} × {point.processes}"
         figures = (f"{seconds * 1e3:.1f}", f"{work.n_tasks / seconds:.0f}", f"{peak / 2**20:.0f}")
         shown.add_row(point.varied, work.name, on, *figures)
-        options.out.write_text(json.dumps({"torch": torch.__version__, "results": results}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"device": str(options.device), "torch": torch.__version__, "results": results}, indent=1) + "\n"
+        )
     Console().print(shown)
 
 
