@@ -1,5 +1,6 @@
 """Closed-form derivatives against autograd's, float64."""
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from metasgd.adaptation import judge, stack_of
 from metasgd.by_autograd import AutogradStack
 from metasgd.by_layers import LayerStack
 from metasgd.meta_gradient import meta_gradient
-from metasgd.networks import MLP, BatchNorm2d, Conv4
+from metasgd.networks import MLP, BatchNorm2d, ClassAgnosticHead, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
 from metasgd.update_rules import PerParameter, PerParameterMomentum
 
@@ -61,6 +62,40 @@ def test_conv4_of_which_a_part_adapts(head, adapted):
     agree(learner_of(network, PerParameter(0.1), 2, adapted=names), IMAGES)
     # a rule that reads the loss brings in the first derivatives of what does not adapt
     agree(learner_of(conv(head=head), OptimizerNetwork(0.05, 0.3), 2, adapted=names), IMAGES)
+
+
+@pytest.mark.parametrize("rule", [PerParameter, PerParameterMomentum, OptimizerNetwork])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_a_class_agnostic_head_on_stacked_tasks(n_tasks, inner_steps, rule):
+    network = nn.Sequential(OrderedDict(body=nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU())))
+    network.append(ClassAgnosticHead(8))
+    for again in (False, True):
+        learner = learner_of(network, rule(0.05), inner_steps)
+        agree(learner, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)), inner_steps, recompute=again)
+
+
+def test_a_class_agnostic_head_alone():
+    agree(
+        learner_of(nn.Sequential(nn.Flatten(), ClassAgnosticHead(16)), PerParameter(0.1), 2),
+        tasks_of(3, 3, 2, 3, (1, 4, 4)),
+    )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_first_step_moves_a_class_agnostic_head_alone(keep):
+    learner = learner_of(conv(), PerParameter(0.1), 2)
+    theta = dict(learner.network.named_parameters())
+    assert theta["head.weight"].abs().min() > 0
+    stack = stack_of(learner, theta, IMAGES)
+    _, grads, _ = stack.support(stack.start, keep)
+    _, by_autograd, _ = AutogradStack(learner, theta, IMAGES).support(stack.start, keep)
+    for name, g in grads.items():
+        assert name.startswith("head.") or not g.any()
+        torch.testing.assert_close(g, by_autograd[name], atol=1e-15, rtol=1e-12)
+    moved, _ = learner.rule(0, stack.start, grads, torch.zeros(()), {})
+    _, grads, _ = stack.support(moved, keep)
+    assert all(g.any() for name, g in grads.items() if name != "body.0.0.bias")  # which BatchNorm takes away
 
 
 @pytest.mark.parametrize("first_order", [False, True])

@@ -20,7 +20,11 @@ class _SupportPass:
 
 
 class LayerStack(AutogradStack):
-    """Only the query pass with another set's statistics is left to autograd."""
+    """Only the query pass with another set's statistics is left to autograd.
+
+    At ``θ_0`` the rows of a class-agnostic head are all the same. What it hands down is ``Σ_c (p_c − y_c) w = 0``: the
+    first inner step moves the head alone, and the passes below it are left out.
+    """
 
     def __init__(self, learner: Learner, network: FeedForward, theta: Params, tasks: Episode) -> None:
         super().__init__(learner, theta, tasks)
@@ -28,6 +32,10 @@ class LayerStack(AutogradStack):
         lead = len(self.lead)
         self.query_is_known = learner.transductive or not network.normalises
         (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
+        self.head = network.layers[-1]
+        self.rows_start_alike = (
+            network.loss.blind_to_shifts and self.head.names <= learner.agnostic and self.head.weight in self.start
+        )
         self.prepared_support = network.prepared(support_x, lead), support_y
         self.prepared_query = (network.prepared(query_x, lead), query_y) if self.query_is_known else self.query_set
 
@@ -37,18 +45,35 @@ class LayerStack(AutogradStack):
             made = self._recorded(params)
             return made.loss, made.grads, made
         weights = self.weights(params, self.shared)
-        loss, _, grads = self.network.gradient(weights, *self.prepared_support, self.learner.adapted)
-        return loss, grads, None
+        loss, _, grads = self.network.gradient(weights, *self.prepared_support, self._moves(params))
+        return loss, self._with_zeros(grads), None
 
     def _recorded(self, params: Params) -> _SupportPass:
         weights = self.weights(params, self.shared)
-        return _SupportPass(*self.network.recorded_gradient(weights, *self.prepared_support, self.learner.adapted))
+        loss, grads, made = self.network.recorded_gradient(weights, *self.prepared_support, self._moves(params))
+        return _SupportPass(loss, self._with_zeros(grads), made)
+
+    def _moves(self, params: Params) -> frozenset[str]:
+        """Names of the parameters whose gradient is not known to be zero at these."""
+        return self.learner.adapted & self.head.names if self._rows_alike(params) else self.learner.adapted
+
+    def _rows_alike(self, params: Params) -> bool:
+        return self.rows_start_alike and params is self.start
+
+    def _with_zeros(self, grads: Params) -> Params:
+        """The gradients of all that adapts, in the network's order."""
+        return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in self.start.items()}
 
     @torch.no_grad()
     def pull_back(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
         support: _SupportPass = self._recorded(params) if tape is None else tape
         weights = self.weights(params, self.shared)
-        found = self.network.hessian_product(weights, support.made, omega) if omega else {}
+        if not omega:
+            found = {}
+        elif self._rows_alike(params):  # what it adds to the head's rows is left out: over the rows that sums to zero
+            found = self.network.hessian_product_below(weights, support.made, omega)
+        else:
+            found = self.network.hessian_product(weights, support.made, omega)
         if ell is not None:
             grads = self.network.full_gradient(weights, support.made) if self.shared else support.grads
             for n, g in grads.items():

@@ -8,6 +8,7 @@ from torch import Tensor
 from metasgd.batch_norm import BatchNorm
 from metasgd.layers import Kept, Layer
 from metasgd.loss_forms import LossForm
+from metasgd.products import product
 from metasgd.stem import Stem
 from metasgd.update_rules import Params
 
@@ -98,10 +99,13 @@ class FeedForward:
     def _backward(
         self, p: Params, kept: list[Kept], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
     ) -> Params:
-        """The gradient in ``wanted``. Uses up ``kept``, so that memory is free as soon as it can be."""
+        """The gradient in ``wanted``, from ``dy`` in the output of the last layer in ``kept``.
+
+        Uses up ``kept``, so that memory is free as soon as it can be.
+        """
         lowest = self._lowest(wanted)
         grads: Params = {}
-        for i in reversed(range(lowest, len(self.layers))):
+        for i in reversed(range(lowest, len(kept))):
             assert dy is not None
             if dys is not None:
                 dys[i] = dy
@@ -129,6 +133,19 @@ class FeedForward:
             )
             found.update(own_found)
         return found
+
+    def hessian_product_below(self, p: Params, made: Pass, omega: Params) -> Params:
+        """``H ω`` below the last layer, where that gives all its outputs alike and the loss does not see that.
+
+        The gradient in the last layer's input is then zero, whatever the layers below, and changes with that layer's
+        weight alone: by ``dy · ω``. So one backward pass does.
+        """
+        below = frozenset().union(*(layer.names for layer in self.layers[:-1]))
+        last = len(self.layers) - 1
+        if not below:
+            return {}
+        dx = product(made.dys[last], omega[self.layers[last].weight])
+        return self._backward(p, list(made.kept[:last]), dx, below, None)
 
     def _lowest(self, names: frozenset[str]) -> int:
         """The number of the first layer with one of these parameters."""

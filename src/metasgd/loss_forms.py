@@ -11,6 +11,9 @@ from metasgd.layers import Kept
 class LossForm(ABC):
     """A mean loss over examples: outputs ``[*lead, X, outputs]``."""
 
+    blind_to_shifts = False
+    """Whether it stays as it is when all outputs of an example grow by the same."""
+
     @abstractmethod
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
         """The loss ``[*lead]``, its gradient in the outputs, and what ``tangent`` needs."""
@@ -25,6 +28,8 @@ class LossForm(ABC):
 
 
 class CrossEntropy(LossForm):
+    blind_to_shifts = True
+
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
         log_p, at = outputs.log_softmax(dim=-1), y.unsqueeze(-1)
         p, n = log_p.exp(), y.shape[-1]
