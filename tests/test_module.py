@@ -8,6 +8,7 @@ from torch import nn
 
 from metasgd.callbacks import LastCheckpoint
 from metasgd.data.datamodule import EpisodicDataModule
+from metasgd.data.glyphs import Glyphs
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.module import MetaSGDModule
@@ -208,11 +209,25 @@ def test_images_reach_the_network_as_numbers_from_0_to_1():
     assert inputs.query_x[0, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1, 0.4])
 
 
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
+    torch.manual_seed(0)
+    module = MetaSGDModule(Conv4(width=3, image_size=28), PerParameter(0.1), inner_steps=inner_steps)
+    before = weights(module)
+    trainer_of().fit(module, EpisodicDataModule(Glyphs(), n_way=3, k_shot=1, n_query=2, meta_batch_size=2, val_tasks=4))
+    still = set(before) - changed(before, weights(module))
+    of_network = {n for n in still if n.startswith("network.")}
+    assert of_network == {"network.head.weight", "network.head.bias"}  # which all classes have in common
+    below = {n for n in before if n.startswith("update_rule.alpha.body/") and not n.endswith("/0/bias")}
+    assert (below <= still) == (inner_steps == 1)  # no rate of the body has had a gradient to go with
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
         ({"adapts": "nothing"}, "model.adapts has 'nothing'"),
+        ({"network": Conv4(width=2), "adapts": "body"}, "model.adapts is body, .* same output.*head linear"),
         (
             {
                 "network": Conv4(width=2),

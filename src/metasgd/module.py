@@ -20,8 +20,8 @@ from metasgd.inner_runs import FromTheta, InnerRuns
 from metasgd.long_runs import LongRuns, refuse_undrawn
 from metasgd.meta_gradient import MetaGradient
 from metasgd.metrics import TaskFigures
-from metasgd.network_checks import refuse_unfit_tasks, refuse_untrainable
-from metasgd.networks import adapted_names, uses_batch_statistics
+from metasgd.network_checks import refuse_alike_classes, refuse_unfit_tasks, refuse_untrainable
+from metasgd.networks import adapted_names, class_agnostic_names, uses_batch_statistics
 from metasgd.objectives import OBJECTIVES, LossName
 from metasgd.outer import OuterProblem, SkippedSteps
 from metasgd.results import TestResult
@@ -116,9 +116,14 @@ class MetaSGDModule(LightningModule):
         self.fits = False
 
         adapted = adapted_names(network, adapts)
+        refuse_alike_classes(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if outer.freeze_network:
             network.requires_grad_(False)
+        if loss == "cross_entropy":
+            # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
+            for name in class_agnostic_names(network):
+                network.get_parameter(name).requires_grad_(False)
         self.learner = Learner(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures, self.test_figures = TaskFigures(), TaskFigures()
 

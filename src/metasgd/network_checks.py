@@ -1,6 +1,6 @@
 """What a network must be to be meta-trained, and to serve the tasks at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -78,4 +78,24 @@ def refuse_unfit_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor,
         raise UserError(
             f"{answers}, but data.n_way is {n_way}. Set model.network.init_args.n_way (of an MLP, out_features) to"
             f" {n_way}, or use a class-agnostic head, which meets any number of ways"
+        )
+
+
+def refuse_alike_classes(network: nn.Module, adapted: frozenset[str], adapts: str | Sequence[str]) -> None:
+    """Refuse to adapt everything but a class-agnostic head, whose classes would all keep one output.
+
+    Args:
+        network: f.
+        adapted: the names of the parameters that adapt.
+        adapts: what they were chosen by, for the message.
+
+    Raises:
+        UserError: says what to do.
+    """
+    agnostic = class_agnostic_names(network)
+    if agnostic and not agnostic & adapted:
+        raise UserError(
+            f"model.adapts is {adapts}, which leaves the class-agnostic head as it is: all classes would get the same"
+            " output. Let the head adapt too, or give the network a head with a row for each class, as with"
+            " --model.network.init_args.head linear"
         )

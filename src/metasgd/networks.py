@@ -18,10 +18,12 @@ from metasgd.errors import UserError, refuse, too_small
 
 
 class ClassAgnosticHead(nn.Module):
-    """A linear classifier that knows no class: every row starts from one learned vector.
+    """A linear classifier that knows no class: every row starts from the same vector.
 
     A task's adaptation expands the single row to as many as the task has ways, so that the learner is
-    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022).
+    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022). Cross-entropy
+    does not see what all rows have in common: the vector stays at zero (Kao et al., ICLR 2022), and the first inner
+    step moves the head alone, to a learned dot product with the support set's features. From the second on, all moves.
     """
 
     def __init__(self, features: int) -> None:
