@@ -1,8 +1,21 @@
 import signal
-import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the seconds that importing takes
 
 from metasgd.cli import main  # noqa: E402
+from metasgd.launch import end  # noqa: E402
 
-sys.exit(main())
+
+def program() -> None:
+    """The command line as a program."""
+    try:
+        code = main()
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, int):
+            raise
+        code = leaving.code
+    end(code)
+
+
+if __name__ == "__main__":
+    program()

@@ -1,10 +1,13 @@
 """Several processes, on one host or many: what started them, and that they all go on with the same run."""
 
+import atexit
 import os
 import signal
 import socket
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer
@@ -76,6 +79,21 @@ def _refuse_restarts_with_the_old_store() -> None:
             f"torchrun --max-restarts is {restarts}, but processes that it starts again would wait for the dead ones"
             " for ever. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment and use --rdzv-backend c10d"
         )
+
+
+def end(code: int) -> NoReturn:
+    """End this process with that exit code; one of several without taking Python down before.
+
+    gloo's threads may hold a tensor of Python's for a moment longer. To let go of it while Python ends aborts the
+    process, whose scheduler would take it for failed (pytorch pull request 179291; so still in torch 2.14).
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # of a pipe that nobody reads any more
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class SameRunEverywhere(Callback):
