@@ -1,6 +1,7 @@
 """docs/results.md out of the records in docs/results: nothing in it is typed by hand but the words."""
 
 import math
+import re
 from collections.abc import Iterable
 from statistics import mean, stdev
 from typing import Any
@@ -72,7 +73,7 @@ def document(records: list[Record]) -> str:
         parts += [f"\n## {title}\n\n{text}\n\n", results_table(own)]
         if key == "optimizer-network":
             parts.append(paired_table(own))
-        parts += ["\nHow:\n\n", how_table(own)]
+        parts += ["\nHow:\n\n", how_table(own, records)]
     comparisons = [r for r in records if r["table"] == "ordinary"]
     if comparisons:
         parts.append(f"\n## {ORDINARY}\n")
@@ -162,14 +163,15 @@ def summary(records: list[Record]) -> str:
     for name, column, words in SUMMARY:
         if name in by_name:
             record, test = by_name[name], by_name[name]["tests"][column]
+            trained = lineage(record, records)
             unit = " %" if test["metric"] == "accuracy" else ""
             rows.append(
                 [
                     words,
                     figure(test["mean"], test["ci95"], test["metric"]) + unit,
                     record["published"].get(column) or "",
-                    f"{record['seconds'] / 60:.0f} min, {record['machine'].split(', torch')[0]}",
-                    f"`python benchmarks/results.py run {name}`",
+                    f"{sum(r['seconds'] for r in trained) / 60:.0f} min, {record['machine'].split(', torch')[0]}",
+                    f"`python benchmarks/results.py run {' '.join(r['name'] for r in trained)}`",
                 ]
             )
     return markdown(["learner and tasks", "ours", "published", "training", "command"], rows)
@@ -214,13 +216,19 @@ def paired_table(records: list[Record]) -> str:
     )
 
 
-def how_table(records: list[Record]) -> str:
+def lineage(record: Record, records: list[Record]) -> list[Record]:
+    """The record, and before it those of the runs that it went on from with ``--init_from``."""
+    before = re.search(r"--init_from runs/([^/ ]+)/", record["fit"])
+    return [*(one for r in records if before and r["name"] == before[1] for one in lineage(r, records)), record]
+
+
+def how_table(records: list[Record], everything: list[Record]) -> str:
     rows = [
         [
             f"`{r['name']}`",
             f"`{r['fit']}`",
-            f"{r['outer_steps']:,}",
-            f"{r['seconds'] / 60:.0f} min",
+            " + ".join(f"{one['outer_steps']:,}" for one in lineage(r, everything)),
+            " + ".join(f"{one['seconds'] / 60:.0f}" for one in lineage(r, everything)) + " min",
             r["machine"],
             next(iter(r["tests"].values()))["protocol"],
         ]
