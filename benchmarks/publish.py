@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from results import RECORDS, ROOT, experiments
+from results_tables import lineage
 
 from metasgd.runs import CONFIG_KEY, read_checkpoint
 
@@ -32,8 +33,8 @@ CARD = """# {name}
 | data | {data} |
 | protocol | {protocol} |
 | seed | {seed} |
-| outer steps | {steps:,} of {outer_steps:,}, chosen on the validation tasks |
-| time | {minutes:.0f} min on {machine} |
+| outer steps | {before}{steps:,} of {outer_steps:,}, chosen on the validation tasks |
+| time | {minutes} min on {machine} |
 | date | {date} |
 | sha256 of `model.ckpt` | `{sha256}` |
 
@@ -61,11 +62,13 @@ def published_config(text: str, shipped: dict[str, Any]) -> str:
     config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
     config["trainer"]["enable_progress_bar"] = None  # off in a record's run, that nobody looked at
     config["ckpt_path"] = None
+    config.pop("init_from", None)
     return yaml.safe_dump(config, sort_keys=False)
 
 
 def publish(name: str, experiment: str) -> None:
     record = json.loads((RECORDS / f"{experiment}.json").read_text())
+    trained = lineage(record, [json.loads(path.read_text()) for path in RECORDS.glob("*.json")])
     described = experiments()[experiment]
     shipped = yaml.safe_load((ROOT / described.config).read_text())
     run = ROOT / "runs" / experiment / "version_0"
@@ -84,13 +87,14 @@ def publish(name: str, experiment: str) -> None:
     card = CARD.format(
         name=name,
         row=record["row"],
-        fit=record["fit"],
+        fit="\n".join(one["fit"] for one in trained),
         data=yaml.safe_load(config)["data"]["source"]["class_path"].rpartition(".")[2],
         protocol=first["protocol"],
         seed=record["seed"],
         steps=int(content["state_dict"]["outer_steps"]),
         outer_steps=record["outer_steps"],
-        minutes=record["seconds"] / 60,
+        before="".join(f"{one['outer_steps']:,}, and from its best " for one in trained[:-1]),
+        minutes=" + ".join(f"{one['seconds'] / 60:.0f}" for one in trained),
         machine=record["machine"],
         date=time.strftime("%Y-%m-%d", time.localtime((run / "checkpoints" / "best.ckpt").stat().st_mtime)),
         sha256=hashlib.sha256((folder / "model.ckpt").read_bytes()).hexdigest(),
