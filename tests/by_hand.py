@@ -1,6 +1,8 @@
 """The inner loop written out once more: plain autograd through plain functions, nothing of metasgd's core."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +102,13 @@ def learner_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **o
         for p in (*network.parameters(), *rule.parameters()):
             p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
     return Learner(network, rule, loss, frozenset(adapted), **options)
+
+
+def moved(learner: Learner, tasks: Episode, to: torch.device | torch.dtype) -> tuple[Learner, Episode]:
+    """Copies on a device, or in a dtype."""
+    network, rule = (copy.deepcopy(module).to(to) for module in (learner.network, learner.rule))
+    fields = (f.to(to) if f.is_floating_point() or isinstance(to, torch.device) else f for f in tasks)
+    return replace(learner, network=network, rule=rule), Episode(*fields)
 
 
 def tasks_of(n_tasks: int, n_way: int, k_shot: int, n_query: int, shape: tuple[int, ...]) -> Episode:

@@ -1,16 +1,13 @@
-import copy
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import curves_of, largest_difference, learner_of, tasks_of
+from by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
 
 from metasgd import engines
 from metasgd.adaptation import judge, merge_judgements
 from metasgd.engines import Loop, Threads, Vmap, choose_engine, deliver
-from metasgd.episode import Episode
 from metasgd.meta_gradient import merge_gradients, meta_gradient
 from metasgd.networks import MLP, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
@@ -67,10 +64,8 @@ def test_every_engine_judges_alike(name, work):
 def test_all_stays_on_the_device_and_no_value_is_waited_for(name, work, monkeypatch):
     # tensors on meta have no values to read, and refuse to be mixed with those on the CPU
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)  # which does not know of meta
-    learner, tasks = work
-    network, rule = (copy.deepcopy(module).to("meta") for module in (learner.network, learner.rule))
-    there, tasks = replace(learner, network=network, rule=rule), Episode(*(field.to("meta") for field in tasks))
-    theta = dict(network.named_parameters())
+    there, tasks = moved(*work, torch.device("meta"))
+    theta = dict(there.network.named_parameters())
     engine = ENGINES[name]()
     found = gradient_by(engine, there, tasks)
     judged = engine.run(lambda own, some: judge(own, theta, some, 2, [0, 2]), merge_judgements, there, tasks, 2)

@@ -1,18 +1,14 @@
 """On a CUDA device: the same gradients as on the CPU, the same run, lower precision, repeatability, memory."""
 
-import copy
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import curves_of, largest_difference, learner_of, tasks_of
+from by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
 from conftest import TINY
 from test_cli_fit import scalars, state
 
 from metasgd.cli import main
 from metasgd.engines import Loop, Vmap
-from metasgd.episode import Episode
 from metasgd.meta_gradient import merge_gradients, meta_gradient
 from metasgd.networks import MLP, Conv4
 from metasgd.optimizer_network import OptimizerNetwork
@@ -32,13 +28,6 @@ def work(request):
     if request.param == "conv":
         return learner_of(Conv4(width=8, image_size=28), PerParameter(0.1), 3), tasks_of(5, 5, 1, 3, (1, 28, 28))
     return learner_of(MLP(1, [40, 40], 1), OptimizerNetwork(0.05, 0.3), 3, loss=F.mse_loss), curves_of(5, 5, 10)
-
-
-def moved(learner, tasks, to):
-    """Copies on a device, or in a dtype."""
-    network, rule = (copy.deepcopy(module).to(to) for module in (learner.network, learner.rule))
-    fields = (f.to(to) if f.is_floating_point() or isinstance(to, torch.device) else f for f in tasks)
-    return replace(learner, network=network, rule=rule), Episode(*fields)
 
 
 def gradient(learner, tasks, engine, inner_steps=3, recompute=False):
