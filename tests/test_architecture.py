@@ -21,6 +21,7 @@ PURE = (
     "stem",
     "standardised",
     "batch_norm",
+    "rms_norm",
     "layers",
     "loss_forms",
     "products",

@@ -37,9 +37,9 @@ def agree(learner, tasks, inner_steps=2, **options):
     torch.testing.assert_close(judged.query_losses, as_expected.query_losses, atol=EXACT, rtol=0)
 
 
-def conv(downsample="stride", head="class_agnostic", width=9):
+def conv(downsample="stride", head="class_agnostic", width=9, features="rectified"):
     """Of nine filters or more, the first block is taken together with the second convolution (``stem.py``)."""
-    return Conv4(n_way=3, head=head, width=width, image_size=16, downsample=downsample)
+    return Conv4(n_way=3, head=head, width=width, image_size=16, downsample=downsample, features=features)
 
 
 IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
@@ -52,6 +52,32 @@ IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
 def test_conv4(width, downsample, recompute, first_order):
     learner = learner_of(conv(downsample, width=width), PerParameter(0.1), 2)
     agree(learner, IMAGES, recompute=recompute, first_order=first_order)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+@pytest.mark.parametrize("downsample", ["stride", "pool"])
+@pytest.mark.parametrize("head", ["linear", "class_agnostic"])
+def test_conv4_with_normalised_features(head, downsample, inner_steps):
+    learner = learner_of(conv(downsample, head, features="normalised"), PerParameter(0.1), inner_steps)
+    agree(learner, IMAGES, inner_steps)
+    agree(replace(learner, transductive=False), IMAGES, inner_steps)
+
+
+@pytest.mark.parametrize("adapted", ["2.weight", "4.weight", "6.bias"])
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_normalised_features_of_a_dense_network_of_which_a_part_adapts(n_tasks, adapted):
+    network = nn.Sequential(
+        nn.Flatten(),
+        nn.RMSNorm(16, elementwise_affine=False),
+        nn.Linear(16, 8),
+        nn.RMSNorm(8, eps=0.1, elementwise_affine=False),
+        nn.Linear(8, 6),
+        nn.ReLU(),
+        nn.Linear(6, 3),
+    )
+    for rule in (PerParameter(0.1), OptimizerNetwork(0.05, 0.3)):
+        learner = learner_of(network, rule, 2, adapted=frozenset({adapted}))
+        agree(learner, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
 
 
 @pytest.mark.parametrize("adapted", ["head", "body.3", "body.0.1", "body.1.0.bias", "body.1.1.bias", "body.2.1.weight"])
@@ -215,6 +241,8 @@ def hooked():
         nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(8, 4)),
         nn.Sequential(nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten(), nn.Linear(8, 4)),
         nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4), nn.Linear(4, 4)),
+        nn.Sequential(nn.Conv2d(1, 1, 3), nn.RMSNorm(2, elementwise_affine=False), nn.Flatten(), nn.Linear(4, 4)),
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
     ],
 )

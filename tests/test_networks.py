@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from by_hand import conv4, learner_of
 from torch import nn
 
@@ -25,6 +26,41 @@ def test_conv4_as_written_out(size, downsample, stride):
     learner_of(network, PerParameter(), 1)  # away from special points, float64
     x = torch.randn(6, 3, size, size, dtype=torch.float64)
     torch.testing.assert_close(network(x), conv4(dict(network.named_parameters()), x, stride))
+
+
+@pytest.mark.parametrize(("downsample", "stride"), [("stride", 2), ("pool", 1)])
+def test_normalised_features_lose_their_last_relu_and_their_length(downsample, stride):
+    n = 6
+    network = Conv4(n_way=n, head="linear", width=5, image_size=20, downsample=downsample, features="normalised")
+    learner_of(network, PerParameter(), 1)  # away from special points, float64
+    p, x = dict(network.named_parameters()), torch.randn(7, 1, 20, 20, dtype=torch.float64)
+    y = x
+    for i in range(4):
+        y = F.conv2d(y, p[f"body.{i}.0.weight"], p[f"body.{i}.0.bias"], stride=stride, padding=1)
+        y = F.batch_norm(y, None, None, p[f"body.{i}.1.weight"], p[f"body.{i}.1.bias"], training=True)
+        y = y.relu() if i < 3 else y
+        y = F.max_pool2d(y, 2) if downsample == "pool" else y
+    y = y.flatten(1)
+    y = y * (y.shape[1] / (y.square().sum(1, keepdim=True) + 1e-5 * y.shape[1])).sqrt()
+    assert (y < 0).any()
+    torch.testing.assert_close(network(x), y @ p["head.weight"].T + p["head.bias"])
+    other = Conv4(n_way=n, head="linear", width=5, image_size=20, downsample=downsample)
+    assert [(k, v.shape) for k, v in other.state_dict().items()] == [(k, v.shape) for k, v in p.items()]
+
+
+def test_with_normalised_features_the_first_step_tells_classes_by_the_cosine():
+    network = Conv4(width=4, features="normalised")
+    learner_of(network, PerParameter(), 1)
+    with torch.no_grad():
+        for p in network.head.parameters():
+            p.zero_()
+    support, queries = torch.randn(2, 3, 1, 28, 28, dtype=torch.float64)
+    head = torch.zeros(3, network.head.weight.shape[1], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network.body(support) @ head.T, torch.arange(3)), head)
+    told = network.body(queries) @ -gradient.T
+    cosine = F.cosine_similarity(network.body(queries)[:, None], network.body(support)[None], dim=-1)
+    expected = cosine - cosine.mean(1, keepdim=True)
+    torch.testing.assert_close(told / told.norm(), expected / expected.norm(), atol=1e-5, rtol=0)
 
 
 def test_conv4_has_the_parameters_that_its_layers_should_have():

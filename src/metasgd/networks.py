@@ -99,6 +99,9 @@ class Conv4(nn.Sequential):
         width: filters of each convolution.
         image_size: height and width of the images, in pixels.
         downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
+        features: what the head reads: ``rectified``, after the last ReLU, as published; or ``normalised``, without
+            that ReLU, each example's to a mean square of 1, so that a class-agnostic head tells classes by the
+            cosine of the angle between examples (Gidaris and Komodakis, CVPR 2018).
         running_statistics: BatchNorm keeps running statistics and is evaluated by them, as ordinary training
             wants it; not for few-shot tasks.
     """
@@ -111,6 +114,7 @@ class Conv4(nn.Sequential):
         width: int = 64,
         image_size: int = 28,
         downsample: Literal["stride", "pool"] = "stride",
+        features: Literal["rectified", "normalised"] = "rectified",
         running_statistics: bool = False,
     ) -> None:
         where = "model.network.init_args"
@@ -124,17 +128,24 @@ class Conv4(nn.Sequential):
             )
         )
         channels = [in_channels] + [width] * 4
-        blocks = (_block(c_in, c_out, downsample, running_statistics) for c_in, c_out in pairwise(channels))
-        body = nn.Sequential(*blocks, nn.Flatten())
+        blocks = [_block(c_in, c_out, downsample, running_statistics) for c_in, c_out in pairwise(channels)]
         size = image_size
         for _ in range(4):
             size = (size + 1) // 2 if downsample == "stride" else size // 2
-        features = width * size * size
-        top = nn.Linear(features, n_way) if head == "linear" else ClassAgnosticHead(features)
+        n_features = width * size * size
+        body = nn.Sequential(*blocks, nn.Flatten())
+        if features == "normalised":
+            del blocks[-1][RELU]
+            body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
+        top = nn.Linear(n_features, n_way) if head == "linear" else ClassAgnosticHead(n_features)
         super().__init__(OrderedDict(body=body, head=top))
         # as convolutions read them: every inner step has weights of its own, which would be laid out anew each time
         self.to(memory_format=torch.channels_last)
         self.image_shape = (in_channels, image_size, image_size)
+
+
+RELU = 2
+"""The place of the ReLU in a block."""
 
 
 def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"], running_statistics: bool) -> nn.Sequential:

@@ -12,6 +12,7 @@ from metasgd.feed_forward import FeedForward
 from metasgd.layers import Conv2d, Fixed, Flatten, Layer, Linear, MaxPool2d, ReLU
 from metasgd.loss_forms import CrossEntropy, LossForm, MeanSquaredError
 from metasgd.networks import BatchNorm2d, ClassAgnosticHead
+from metasgd.rms_norm import RMSNorm
 from metasgd.standardised import Standardised
 from metasgd.stem import Stem
 
@@ -36,7 +37,7 @@ def read(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
         layer = _layer(prefix, module)
         if layer is None or (vectors and isinstance(layer, Conv2d | BatchNorm | MaxPool2d | Flatten)):
             return None
-        if isinstance(layer, Linear) and not vectors:
+        if isinstance(layer, Linear | RMSNorm) and not vectors:
             return None
         vectors = vectors or isinstance(layer, Flatten)
         if isinstance(layer, ReLU):
@@ -115,6 +116,9 @@ def _layer(prefix: str, module: nn.Module) -> Layer | None:
         size, stride = _pair(module.kernel_size), _pair(module.stride)
         plain = size == stride and _pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1)
         return MaxPool2d(size=size) if plain and not module.ceil_mode and not module.return_indices else None
+    if isinstance(module, nn.RMSNorm) and kind is nn.RMSNorm:
+        plain = not module.elementwise_affine and len(module.normalized_shape) == 1
+        return RMSNorm(eps=module.eps) if plain else None
     if isinstance(module, nn.Flatten) and kind is nn.Flatten:
         return Flatten() if _is_plain(module) else None
     return None

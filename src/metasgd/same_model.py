@@ -18,7 +18,7 @@ FREE_OF_NETWORK = ("n_way",)
 """May differ where the shapes agree: a class-agnostic head meets any number of ways."""
 FREE_OF_RUN = (
     *("root", "cache_dir", "download", "num_workers", "engine", "recompute"),  # where and how the same is done
-    *("val_tasks", "test_tasks", "eval_n_query", "eval_inner_steps"),  # of judging, not of training
+    *("val_tasks", "test_tasks", "eval_n_query", "eval_rotations", "eval_inner_steps"),  # of judging, not of training
 )
 """Options that a run may go on with others of."""
 PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")

@@ -45,6 +45,8 @@ class Omniglot(ClassSource):
             as MAML's code has it; the same ones every time. ``official``: train on 25 and validate on 5 of
             the 30 background alphabets, test on the 20 evaluation alphabets.
         rotations: in training, a character turned by 90°, 180° and 270° is three more classes.
+        eval_rotations: in validation and test too, as in the code published with MAML. Tasks are easier for it, since
+            characters that resemble one another mostly come in different turns.
         mirrors: in training, the mirror image of a character, turned or not, is one more class.
         distortion: in training, how much every drawing is turned, stretched, slanted and moved at random, support
             and query alike, each time it is drawn; see :class:`metasgd.data.distortion.Distorted`. 0 leaves them.
@@ -62,6 +64,7 @@ class Omniglot(ClassSource):
         self,
         split: Literal["random", "official"] = "random",
         rotations: bool = True,
+        eval_rotations: bool = False,
         mirrors: bool = False,
         distortion: float = 0.0,
         image_size: int = 28,
@@ -77,6 +80,7 @@ class Omniglot(ClassSource):
         refuse(problems)
         self.split = split
         self.rotations = rotations
+        self.eval_rotations = eval_rotations
         self.mirrors = mirrors
         self.distortion = distortion
         self.image_size = image_size
@@ -103,7 +107,8 @@ class Omniglot(ClassSource):
         chosen = characters.select(classes)
         if split == "train" and self.mirrors:
             chosen = chosen.with_mirrors()
-        return chosen.with_rotations() if split == "train" and self.rotations else chosen
+        turned = self.rotations if split == "train" else self.eval_rotations
+        return chosen.with_rotations() if turned else chosen
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         sampler = super().sampler(split, root, cache_dir, seed, shape)
