@@ -80,6 +80,8 @@ def test_a_reloaded_checkpoint_is_judged_the_same_to_the_last_digit(trained, tmp
     assert found[0] == found[1]
     assert found[0]["n_tasks"] == 40
     assert found[0]["protocol"]["checkpoint"] == path
+    assert found[0]["protocol"]["source"] == "Sinusoid"
+    assert found[0]["protocol"]["source_options"] == {}
     assert found[0]["test/mse_ci95"] > 0
     assert not (tmp_path / "runs").exists()  # the record lies with the run that was judged
 

@@ -23,6 +23,7 @@ PROTOCOL = Protocol(
     one_alphabet=False,
     data_seed=0,
     source="Omniglot",
+    source_options={"eval_rotations": True},
     update_rule="PerParameter",
     checkpoint="best.ckpt",
     outer_steps=4000,
@@ -63,5 +64,6 @@ def test_the_files_hold_the_same(tmp_path):
     assert content["test/loss_before"] == 1.6094
     assert content["n_tasks"] == 2
     assert content["protocol"]["transductive"] is True
+    assert content["protocol"]["source_options"] == {"eval_rotations": True}
     assert (folder / "tasks.csv").read_text() == "task,accuracy\n0,0.96\n1,1\n"
     assert {p.name for p in folder.iterdir()} == {"results.json", "tasks.csv"}

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -184,7 +184,7 @@ class BestCheckpoint(ModelCheckpoint):
 class RecordTest(Callback):
     """Prints the table of a test and writes ``results.json`` in the run's folder."""
 
-    def __init__(self, source: str, checkpoint: str | None) -> None:
+    def __init__(self, source: Mapping[str, Any], checkpoint: str | None) -> None:
         self.source, self.checkpoint = source, checkpoint
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -209,7 +209,8 @@ class RecordTest(Callback):
             transductive=pl_module.learner.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,
-            source=self.source,
+            source=self.source["class_path"].rpartition(".")[2],
+            source_options=self.source.get("init_args", {}),
             update_rule=type(pl_module.update_rule).__name__,
             checkpoint=self.checkpoint,
             outer_steps=int(pl_module.outer_steps),

@@ -120,7 +120,6 @@ class MetaSGDCLI(LightningCLI):
         command = self.subcommand
         assert command is not None
         options = self.config[command]
-        source = options.data.source.class_path.rpartition(".")[2]
         refuse_trainer_options(config, fit=command == "fit")
         logger: TensorBoardLogger = config["logger"]
         start = find_start(
@@ -152,7 +151,7 @@ class MetaSGDCLI(LightningCLI):
             ShowTasks(),
             CollectAfterValidation(),
             ShowSettings(settings_of(options.as_dict())),
-            *([RecordTest(source, checkpoint)] if command == "test" else []),
+            *([RecordTest(configured["data"]["source"], checkpoint)] if command == "test" else []),
             *([WritePredictions()] if command == "predict" else []),
         ]
         config["profiler"] = config["profiler"] or NoProfiler()

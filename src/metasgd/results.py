@@ -57,6 +57,7 @@ class Protocol:
     one_alphabet: bool
     data_seed: int
     source: str
+    source_options: dict[str, Any]
     update_rule: str
     checkpoint: str | None
     outer_steps: int
