@@ -89,8 +89,8 @@ class Work:
 
 
 class Contender(ABC):
-    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
-        self.work, self.dtype, self.device = work, dtype, device
+    def __init__(self, work: Work) -> None:
+        self.work = work
 
     @abstractmethod
     def outer_gradient(self, tasks: Episode) -> None:
@@ -119,7 +119,7 @@ class Ours(Contender):
     """metasgd, as its LightningModule calls it."""
 
     def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
-        super().__init__(work, dtype, device)
+        super().__init__(work)
         keep_freed_memory()
         network, rule = work.own_network().to(device, dtype), PerParameter(work.rate)
         rule.bind(dict(network.named_parameters()), work.inner_steps)
@@ -149,7 +149,7 @@ class Peer(Contender):
     """A peer walks the tasks one at a time and lets ``backward`` gather their gradients."""
 
     def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
-        super().__init__(work, dtype, device)
+        super().__init__(work)
         self.network = work.plain_network().to(device, dtype)
 
     def parameters(self) -> list[Tensor]:
