@@ -50,10 +50,12 @@ def adapted(network: nn.Module, n_way: int) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(params=["stride", "pool", "foreign"])
+@pytest.fixture(params=["stride", "pool", "normalised", "foreign"])
 def network(request):
     if request.param == "foreign":
         return shaken(Foreign()).eval()
+    if request.param == "normalised":
+        return shaken(Conv4(width=4, image_size=16, features="normalised")).eval()
     return shaken(Conv4(width=4, image_size=16, downsample=request.param)).eval()
 
 
