@@ -60,8 +60,14 @@ class Experiment:
         # every seed's learner is judged on the same tasks: those of data.seed 0
         elsewhere = "--config" in self.tests[column]
         kept = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
-        config = [] if elsewhere else ["--config", self.config]
-        options = [*config, *shlex.split(" ".join([*re.findall(kept, self.fit), self.tests[column]]))]
+        of_training = " ".join(re.findall(kept, self.fit))
+        # what comes later counts, and a configuration must come before the options that change it
+        said = (
+            [self.tests[column], of_training]
+            if elsewhere
+            else ["--config", self.config, of_training, self.tests[column]]
+        )
+        options = shlex.split(" ".join(said))
         named = ["--trainer.logger.init_args.name", self.same_as or self.name]
         return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
 
