@@ -84,17 +84,18 @@ def test_the_same_run_goes_on_and_others_are_refused(last, metasgd):
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
     folder = ["--trainer.logger.init_args.save_dir", str(Path(run).parents[1])]
     same = [*TINY, "--model.inner_steps", "2", *folder]
-    for changed, said in (
-        (["--model.inner_steps", "1"], "its model.inner_steps is 2, the configured one 1"),
-        (["--model.first_order", "true"], "its model.first_order is False, the configured one True"),
-        (["--data.k_shot", "3"], "its data.k_shot is 5, the configured one 3"),
-        (["--data.seed", "3"], "its data.seed is 0, the configured one 3"),
-        (["--model.outer.gradient_clip_norm", "3"], "its model.outer.gradient_clip_norm is"),
+    changed = ["--model.inner_steps", "1", "--model.first_order", "true", "--model.outer.gradient_clip_norm", "3"]
+    refused = metasgd("fit", *same, *changed, "--data.k_shot", "3", "--data.seed", "3", "--ckpt_path", "last")
+    assert refused.returncode == 2
+    for said in (
+        "its model.inner_steps is 2, the configured one 1",
+        "its model.first_order is False, the configured one True",
+        "its model.outer.gradient_clip_norm is",
+        "its data.k_shot is 5, the configured one 3",
+        "its data.seed is 0, the configured one 3",
+        "--init_from",
     ):
-        refused = metasgd("fit", *same, *changed, "--ckpt_path", "last")
-        assert refused.returncode == 2
         assert said in refused.stderr
-        assert "--init_from" in refused.stderr
     assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
     judged = metasgd("validate", *same, "--model.inner_steps", "3", "--ckpt_path", "last")
     assert judged.returncode == 0
