@@ -29,6 +29,7 @@ from metasgd.data.polarity import Ink
 from metasgd.data.source import ClassSource, Sampler
 from metasgd.data.stream import SPLITS, Split
 from metasgd.data.task_shape import TaskShape
+from metasgd.data.turned import Turned
 from metasgd.errors import UserError, refuse
 
 SPLIT_SALT = "metasgd/omniglot/1"
@@ -45,8 +46,9 @@ class Omniglot(ClassSource):
             as MAML's code has it; the same ones every time. ``official``: train on 25 and validate on 5 of
             the 30 background alphabets, test on the 20 evaluation alphabets.
         rotations: in training, a character turned by 90°, 180° and 270° is three more classes.
-        eval_rotations: in validation and test too, as in the code published with MAML. Tasks are easier for it, since
-            characters that resemble one another mostly come in different turns.
+        eval_rotations: in validation and test, each of a task's characters is turned by 0°, 90°, 180° or 270° at
+            random, as in the code published with MAML. Tasks are easier for it, since characters that resemble one
+            another mostly come in different turns.
         mirrors: in training, the mirror image of a character, turned or not, is one more class.
         distortion: in training, how much every drawing is turned, stretched, slanted and moved at random, support
             and query alike, each time it is drawn; see :class:`metasgd.data.distortion.Distorted`. 0 leaves them.
@@ -107,14 +109,13 @@ class Omniglot(ClassSource):
         chosen = characters.select(classes)
         if split == "train" and self.mirrors:
             chosen = chosen.with_mirrors()
-        turned = self.rotations if split == "train" else self.eval_rotations
-        return chosen.with_rotations() if turned else chosen
+        return chosen.with_rotations() if split == "train" and self.rotations else chosen
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         sampler = super().sampler(split, root, cache_dir, seed, shape)
-        if split != "train" or not self.distortion:
-            return sampler
-        return Distorted(sampler, self.distortion, split, seed)
+        if split == "train":
+            return Distorted(sampler, self.distortion, split, seed) if self.distortion else sampler
+        return Turned(sampler, split, seed) if self.eval_rotations else sampler
 
     def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
         """All the characters, of all splits: one cache serves every split and rotation."""
