@@ -29,7 +29,8 @@ SECTIONS = {
         " own statistics), as published; in the rows that say so, as many queries a class as shots, as in the code"
         " published with MAML, where these statistics are of a small set with each class in equal parts. That code also"
         " turns each of a task's test characters by a multiple of 90° at random, and so do the rows that say that:"
-        " those that resemble one another then mostly come in different turns. A learner with the class-agnostic head and one inner step, as all of these, tells classes by a learned dot product with the"
+        " those that resemble one another then mostly come in different turns. A learner with the"
+        " class-agnostic head and one inner step, as all of these, tells classes by a learned dot product with the"
         " support set's features: the body does not adapt. Normalised features, all of one length, make it a cosine.",
     ),
     "omniglot-official": (
