@@ -64,6 +64,17 @@ def test_a_network_of_the_same_shapes_is_not_the_same():
         refuse_other_model(PATH, content(config()), PerParameter(), {"class_path": "metasgd.networks.MLP"})
 
 
+def test_an_option_that_came_after_the_checkpoint_is_at_its_default():
+    options = CONV4["init_args"]
+    refuse_other_model(
+        PATH, content(config()), PerParameter(), {**CONV4, "init_args": {**options, "features": "rectified"}}
+    )
+    with pytest.raises(UserError, match="model.network.features is rectified, the configured one normalised"):
+        refuse_other_model(
+            PATH, content(config()), PerParameter(), {**CONV4, "init_args": {**options, "features": "normalised"}}
+        )
+
+
 def test_what_means_the_same_is_taken():
     other_ways = {**CONV4, "init_args": {**CONV4["init_args"], "n_way": 20, "new_option": 1}}
     refuse_other_model(PATH, content(config(init=0.1)), PerParameter(0.5), other_ways)
