@@ -128,14 +128,17 @@ class Conv4(nn.Sequential):
             )
         )
         channels = [in_channels] + [width] * 4
-        blocks = [_block(c_in, c_out, downsample, running_statistics) for c_in, c_out in pairwise(channels)]
+        rectified = [True] * 3 + [features == "rectified"]
+        blocks = (
+            _block(c_in, c_out, downsample, running_statistics, relu)
+            for (c_in, c_out), relu in zip(pairwise(channels), rectified, strict=True)
+        )
         size = image_size
         for _ in range(4):
             size = (size + 1) // 2 if downsample == "stride" else size // 2
         n_features = width * size * size
         body = nn.Sequential(*blocks, nn.Flatten())
         if features == "normalised":
-            del blocks[-1][RELU]
             body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
         top = nn.Linear(n_features, n_way) if head == "linear" else ClassAgnosticHead(n_features)
         super().__init__(OrderedDict(body=body, head=top))
@@ -144,17 +147,16 @@ class Conv4(nn.Sequential):
         self.image_shape = (in_channels, image_size, image_size)
 
 
-RELU = 2
-"""The place of the ReLU in a block."""
-
-
-def _block(c_in: int, c_out: int, downsample: Literal["stride", "pool"], running_statistics: bool) -> nn.Sequential:
+def _block(
+    c_in: int, c_out: int, downsample: Literal["stride", "pool"], running_statistics: bool, rectified: bool
+) -> nn.Sequential:
     stride = 2 if downsample == "stride" else 1
     block = nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1),
         nn.BatchNorm2d(c_out) if running_statistics else BatchNorm2d(c_out),
-        nn.ReLU(),
     )
+    if rectified:
+        block.append(nn.ReLU())
     if downsample == "pool":
         block.append(nn.MaxPool2d(2))
     return block
