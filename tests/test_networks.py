@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,12 @@ from metasgd.networks import (
 from metasgd.update_rules import PerParameter
 
 
+@pytest.mark.parametrize("width", [4, [2, 3, 4, 5]])
 @pytest.mark.parametrize(
     ("size", "downsample", "stride"), [(28, "stride", 2), (28, "pool", 1), (84, "pool", 1), (13, "stride", 2)]
 )
-def test_conv4_as_written_out(size, downsample, stride):
-    network = Conv4(n_way=5, head="linear", in_channels=3, width=4, image_size=size, downsample=downsample)
+def test_conv4_as_written_out(size, downsample, stride, width):
+    network = Conv4(n_way=5, head="linear", in_channels=3, width=width, image_size=size, downsample=downsample)
     learner_of(network, PerParameter(), 1)  # away from special points, float64
     x = torch.randn(6, 3, size, size, dtype=torch.float64)
     torch.testing.assert_close(network(x), conv4(dict(network.named_parameters()), x, stride))
@@ -70,6 +73,18 @@ def test_with_normalised_features_the_first_step_tells_classes_by_the_cosine():
 def test_conv4_has_the_parameters_that_its_layers_should_have():
     convolutions, norms, head = (9 * 1 + 1 + 3 * (9 * 64 + 1)) * 64, 4 * 2 * 64, (64 * 2 * 2 + 1) * 5
     assert sum(p.numel() for p in Conv4(n_way=5, head="linear").parameters()) == convolutions + norms + head
+
+
+def test_each_convolution_may_have_a_width_of_its_own():
+    network = Conv4(n_way=5, head="linear", width=[2, 3, 4, 5])
+    assert [block[0].weight.shape[:2] for block in network.body[:4]] == [(2, 1), (3, 2), (4, 3), (5, 4)]
+    assert network.head.weight.shape == (5, 5 * 2 * 2)
+
+
+@pytest.mark.parametrize("width", [0, [8, 8, 8], [8, 8, 8, 0]])
+def test_widths_that_are_no_numbers_for_four_convolutions_are_refused(width):
+    with pytest.raises(UserError, match=re.escape(f"width is {width}: use a number, or four, each at least 1")):
+        Conv4(width=width)
 
 
 def test_batchnorm_as_torchs_own():

@@ -96,7 +96,8 @@ class Conv4(nn.Sequential):
         n_way: classes that a linear head tells apart; unused by the class-agnostic head.
         head: ``linear``, or ``class_agnostic`` (see :class:`ClassAgnosticHead`).
         in_channels: 1 for grey, 3 for colour.
-        width: filters of each convolution.
+        width: filters of each convolution, 64 as published; or four numbers, one for each. Later convolutions see
+            smaller images: ``[32, 64, 128, 256]`` costs about as much as 64, and has four times the features.
         image_size: height and width of the images, in pixels.
         downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
         features: what the head reads: ``rectified``, after the last ReLU, as published; or ``normalised``, without
@@ -111,23 +112,24 @@ class Conv4(nn.Sequential):
         n_way: int = 5,
         head: Literal["linear", "class_agnostic"] = "class_agnostic",
         in_channels: int = 1,
-        width: int = 64,
+        width: int | Sequence[int] = 64,
         image_size: int = 28,
         downsample: Literal["stride", "pool"] = "stride",
         features: Literal["rectified", "normalised"] = "rectified",
         running_statistics: bool = False,
     ) -> None:
         where = "model.network.init_args"
-        refuse(
-            too_small(
-                f"{where}.",
-                ("n_way", n_way, 2),
-                ("in_channels", in_channels, 1),
-                ("width", width, 1),
-                ("image_size", image_size, 16 if downsample == "pool" else 1),
-            )
+        widths = [width] * 4 if isinstance(width, int) else list(width)
+        problems = too_small(
+            f"{where}.",
+            ("n_way", n_way, 2),
+            ("in_channels", in_channels, 1),
+            ("image_size", image_size, 16 if downsample == "pool" else 1),
         )
-        channels = [in_channels] + [width] * 4
+        if len(widths) != 4 or min(widths) < 1:
+            problems.append(f"{where}.width is {width}: use a number, or four, each at least 1")
+        refuse(problems)
+        channels = [in_channels, *widths]
         rectified = [True] * 3 + [features == "rectified"]
         blocks = (
             _block(c_in, c_out, downsample, running_statistics, relu)
@@ -136,7 +138,7 @@ class Conv4(nn.Sequential):
         size = image_size
         for _ in range(4):
             size = (size + 1) // 2 if downsample == "stride" else size // 2
-        n_features = width * size * size
+        n_features = widths[-1] * size * size
         body = nn.Sequential(*blocks, nn.Flatten())
         if features == "normalised":
             body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
