@@ -66,10 +66,19 @@ def test_a_task_marks_exactly_the_wrong_answers(channels, shots, queries):
     predicted[0] = 2
     figure = task_figure(task, predicted)
     assert drawn(figure).std() > 10
-    answers = [panel for panel in figure.axes if panel.get_title()]
+    [panel] = figure.axes
+    assert len(panel.images) == n * (min(shots, 5) + min(queries, 6))
+    assert [t.get_text() for t in panel.texts if t.get_ha() == "right"] == ["1", "2", "3"]
+    answers = [t for t in panel.texts if t.get_ha() == "center"]
     assert len(answers) == n * min(queries, 6)
-    marked = [panel for panel in answers if panel.patches]
-    assert [panel.get_title() for panel in marked] == ["3"]
+    [wrong] = [t for t in answers if t.get_color() != "black"]
+    assert wrong.get_text() == "3"
+    [frame] = panel.patches
+    [framed] = [image for image in panel.images if (image.get_extent()[0], image.get_extent()[3]) == frame.get_xy()]
+    np.testing.assert_array_equal(framed.get_array(), task.query_x[0, 0].permute(1, 2, 0).squeeze(-1))
+    x, y = wrong.get_position()
+    assert frame.get_x() < x < frame.get_x() + frame.get_width()
+    assert 0 < frame.get_y() - y < 0.1  # just above it
     assert f"{1 - 1 / (n * queries):.0%} right" in figure.get_suptitle()
 
 

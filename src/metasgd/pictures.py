@@ -21,6 +21,8 @@ from metasgd.module import MetaSGDModule
 MOST_FILTERS = 64
 HISTOGRAM_BINS = 30
 """Of equal widths: those that are the default, a tenth of the rate wide, would show most tensors as one block."""
+INCHES, ROW = 0.6, 1.3
+"""Of a task's picture: a picture's side with the space beside it, and a row's height in such sides."""
 OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
 
 
@@ -150,32 +152,45 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
     taken_for = predicted.reshape(n, -1)
     right = float((predicted == task.query_y[0]).float().mean())
     shots, queries = min(support.shape[1], most_shots), min(query.shape[1], most_queries)
-    figure = Figure(figsize=(0.6 + 0.6 * (shots + queries), 0.8 + 0.72 * n), layout="constrained")
-    panels = figure.subplots(n, shots + 1 + queries, squeeze=False, width_ratios=[1] * shots + [0.3] + [1] * queries)
+    first_query = shots + 0.5
+    width, height, top = first_query + queries, n * ROW, 0.9
+    figure = Figure(figsize=(INCHES * (width + 0.6), INCHES * (height + top)))
+    # all in one panel: a panel for each picture takes a second for every ten classes, and more with more
+    panel = figure.add_axes((0.5 / (width + 0.6), 0, width / (width + 0.6), height / (height + top)))
     for way in range(n):
-        panels[way, shots].axis("off")
+        place = way * ROW + ROW - 1
+        panel.text(-0.1, place + 0.5, f"{way + 1}", fontsize=12, ha="right", va="center")
         for k in range(shots):
-            _show(panels[way, k], support[way, k])
-        panels[way, 0].set_ylabel(f"{way + 1}", fontsize=12, rotation=0, ha="right", va="center")
+            _show(panel, support[way, k], k, place)
         for q in range(queries):
-            answer = int(taken_for[way, q])
-            panel = panels[way, shots + 1 + q]
-            _show(panel, query[way, q])
+            answer, x = int(taken_for[way, q]), first_query + q
             wrong = answer != way
-            panel.set_title(f"{answer + 1}", fontsize=12, pad=2, color="crimson" if wrong else "black")
+            _show(panel, query[way, q], x, place)
+            panel.text(
+                x + 0.47,
+                place - 0.03,
+                f"{answer + 1}",
+                fontsize=12,
+                ha="center",
+                va="bottom",
+                color="crimson" if wrong else "black",
+            )
             if wrong:
-                frame = Rectangle((0, 0), 1, 1, transform=panel.transAxes, fill=False, color="crimson", linewidth=4)
-                panel.add_patch(frame)
+                panel.add_patch(Rectangle((x, place), 0.94, 0.94, fill=False, color="crimson", linewidth=4))
+    panel.axis("off")
+    panel.set(xlim=(0, width), ylim=(height, 0))
     figure.suptitle(
-        f"classes, and queries with the class predicted:\n{right:.0%} right, wrong ones framed", fontsize=11
+        f"classes, and queries with the class predicted:\n{right:.0%} right, wrong ones framed",
+        y=1 - 0.15 / (height + top),
+        fontsize=11,
     )
     return figure
 
 
-def _show(panel: Axes, picture: Tensor) -> None:
-    """A picture ``[channels, height, width]``, grey or in colour."""
-    panel.imshow(picture.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
-    panel.set(xticks=[], yticks=[])
+def _show(panel: Axes, picture: Tensor, x: float, y: float) -> None:
+    """A picture ``[channels, height, width]``, grey or in colour, its upper left corner at (x, y)."""
+    image = picture.permute(1, 2, 0).squeeze(-1).numpy()
+    panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 0.94, y + 0.94, y), aspect="equal")
 
 
 def settings_of(
