@@ -97,7 +97,7 @@ class Conv4(nn.Sequential):
         head: ``linear``, or ``class_agnostic`` (see :class:`ClassAgnosticHead`).
         in_channels: 1 for grey, 3 for colour.
         width: filters of each convolution, 64 as published; or four numbers, one for each. Later convolutions see
-            smaller images: ``[32, 64, 128, 256]`` costs about as much as 64, and has four times the features.
+            smaller images: ``[32, 64, 128, 256]`` costs about a quarter more than 64, and has four times the features.
         image_size: height and width of the images, in pixels.
         downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
         features: what the head reads: ``rectified``, after the last ReLU, as published; or ``normalised``, without
