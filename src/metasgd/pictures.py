@@ -21,8 +21,9 @@ from metasgd.module import MetaSGDModule
 MOST_FILTERS = 64
 HISTOGRAM_BINS = 30
 """Of equal widths: those that are the default, a tenth of the rate wide, would show most tensors as one block."""
-INCHES, ROW = 0.6, 1.3
-"""Of a task's picture: a picture's side with the space beside it, and a row's height in such sides."""
+INCHES, SIDE, ROW, MARGIN, TITLE = 0.6, 0.94, 1.3, 0.6, 0.9
+"""Of a task's picture: the inches from one picture to the next; in these, a picture's side, the height of a row, and
+the space for the classes' numbers beside and the title above."""
 OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
 
 
@@ -153,10 +154,11 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
     right = float((predicted == task.query_y[0]).float().mean())
     shots, queries = min(support.shape[1], most_shots), min(query.shape[1], most_queries)
     first_query = shots + 0.5
-    width, height, top = first_query + queries, n * ROW, 0.9
-    figure = Figure(figsize=(INCHES * (width + 0.6), INCHES * (height + top)))
-    # all in one panel: a panel for each picture takes a second for every ten classes, and more with more
-    panel = figure.add_axes((0.5 / (width + 0.6), 0, width / (width + 0.6), height / (height + top)))
+    width, height = first_query + queries, n * ROW
+    across, down = width + MARGIN, height + TITLE
+    figure = Figure(figsize=(INCHES * across, INCHES * down))
+    # all in one panel: a panel for each picture takes some 20 s at 60 ways
+    panel = figure.add_axes((0.5 / across, 0, width / across, height / down))
     for way in range(n):
         place = way * ROW + ROW - 1
         panel.text(-0.1, place + 0.5, f"{way + 1}", fontsize=12, ha="right", va="center")
@@ -167,7 +169,7 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
             wrong = answer != way
             _show(panel, query[way, q], x, place)
             panel.text(
-                x + 0.47,
+                x + SIDE / 2,
                 place - 0.03,
                 f"{answer + 1}",
                 fontsize=12,
@@ -176,12 +178,12 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
                 color="crimson" if wrong else "black",
             )
             if wrong:
-                panel.add_patch(Rectangle((x, place), 0.94, 0.94, fill=False, color="crimson", linewidth=4))
+                panel.add_patch(Rectangle((x, place), SIDE, SIDE, fill=False, color="crimson", linewidth=4))
     panel.axis("off")
     panel.set(xlim=(0, width), ylim=(height, 0))
     figure.suptitle(
         f"classes, and queries with the class predicted:\n{right:.0%} right, wrong ones framed",
-        y=1 - 0.15 / (height + top),
+        y=1 - 0.15 / down,
         fontsize=11,
     )
     return figure
@@ -190,7 +192,7 @@ def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_quer
 def _show(panel: Axes, picture: Tensor, x: float, y: float) -> None:
     """A picture ``[channels, height, width]``, grey or in colour, its upper left corner at (x, y)."""
     image = picture.permute(1, 2, 0).squeeze(-1).numpy()
-    panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + 0.94, y + 0.94, y), aspect="equal")
+    panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + SIDE, y + SIDE, y), aspect="equal")
 
 
 def settings_of(
