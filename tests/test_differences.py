@@ -30,6 +30,23 @@ def test_options_of_another_version_are_passed_over(one_more):
     assert found(CONV4, own) == found(own, CONV4) == []
 
 
+@pytest.mark.parametrize(
+    ("class_path", "option", "default", "other"),
+    [
+        ("metasgd.networks.Conv4", "features", "rectified", "normalised"),
+        ("metasgd.networks.MLP", "hidden", [40, 40], [40]),
+        ("metasgd.data.omniglot.Omniglot", "mirrors", False, True),
+        ("torch.optim.Adam", "weight_decay", 0, 0.1),
+    ],
+)
+def test_an_option_that_a_class_got_since_counts_at_its_default(class_path, option, default, other):
+    saved = {"class_path": class_path}
+    assert found(saved, {**saved, "init_args": {option: default}}) == []
+    own = {**saved, "init_args": {option: other}}
+    assert found(saved, own) == [Difference(f"model.network.{option}", default, other)]
+    assert found(own, saved) == []
+
+
 @pytest.mark.parametrize("other", [None, "Conv4", 3])
 def test_a_class_is_not_a_value(other):
     assert found(CONV4, other) == [Difference("model.network", "Conv4", other)]

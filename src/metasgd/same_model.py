@@ -1,9 +1,7 @@
 """Whether a checkpoint is of the run that is configured: where shapes do not tell, and where weights say nothing."""
 
 from collections.abc import Iterator, Mapping
-from inspect import Parameter, signature
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import yaml
@@ -43,30 +41,16 @@ def refuse_other_model(path: Path | UPath, content: Options, rule: UpdateRule, n
     if saved is None:
         return
     model = saved["model"]
-    fixed = {"class_path": rule.identity()["class"], "init_args": {n: rule.identity()[n] for n in rule.fixed}}
+    options = {name: value for name, value in rule.identity().items() if name in rule.fixed}
+    fixed = {"class_path": f"{type(rule).__module__}.{type(rule).__qualname__}", "init_args": options}
     differing = [*_differences("model.update_rule", model["update_rule"], fixed)]
-    differing += _differences("model.network", _with_later_options(model["network"], network), network, FREE_OF_NETWORK)
+    differing += _differences("model.network", model["network"], network, FREE_OF_NETWORK)
     _refuse(
         path,
         "is of another model than the configured one",
         differing,
         "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule",
     )
-
-
-def _with_later_options(saved: Options, own: Options) -> Options:
-    """A checkpoint's network with the options that its class got since: at their defaults, which is how it was trained.
-
-    Args:
-        saved: ``class_path`` and ``init_args``.
-        own: the configured network, likewise.
-    """
-    made = locate(own["class_path"])
-    if not callable(made):
-        return saved
-    defaults = {n: p.default for n, p in signature(made).parameters.items() if p.default is not Parameter.empty}
-    known = saved.get("init_args") or {}
-    return {**saved, "init_args": {**{n: d for n, d in defaults.items() if n in own.get("init_args", {})}, **known}}
 
 
 def refuse_other_run(path: Path | UPath, content: Options, configured: Options) -> None:
