@@ -13,7 +13,7 @@ from metasgd.loading import load
 from metasgd.objectives import OBJECTIVES
 
 FOLDERS = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/model.ckpt"))
-N_TASKS = 50
+N_TASKS = 20
 OMNIGLOT = (ROOT / "data" / "omniglot", ROOT.parent / "shared" / "data" / "omniglot")
 
 
