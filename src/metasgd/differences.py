@@ -1,11 +1,12 @@
 """What two configurations differ in: the one a checkpoint or a run was made with, and the one given now."""
 
 from collections.abc import Collection, Iterator, Mapping
-from inspect import Parameter, signature
+from inspect import signature
 from pydoc import locate
 from typing import Any, NamedTuple
 
-PLAIN = (bool, int, float, str, list, type(None))
+PLAIN = (bool, int, float, str, tuple, type(None))
+"""Of defaults: what a configuration file holds as it is, a tuple as a list."""
 
 
 class Difference(NamedTuple):
@@ -30,10 +31,10 @@ def differences(option: str, saved: Any, own: Any, free: Collection[str] = ()) -
         free: options below that may differ.
     """
     if isinstance(saved, Mapping) and isinstance(own, Mapping):
-        if "class_path" in saved and "class_path" in own and _brief(saved) != _brief(own):
-            yield Difference(option, _brief(saved), _brief(own))
-            return
-        if "class_path" in own:
+        if "class_path" in saved and "class_path" in own:
+            if _brief(saved) != _brief(own):
+                yield Difference(option, _brief(saved), _brief(own))
+                return
             saved = _with_later_options(saved, own)
         for key in saved:
             if key in own and key not in (*free, "class_path"):
@@ -49,12 +50,11 @@ def _with_later_options(saved: Mapping[str, Any], own: Mapping[str, Any]) -> Map
     if not callable(made):
         return saved
     known, given = saved.get("init_args") or {}, own.get("init_args") or {}
-    defaults = {
+    later = {
         name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         for name, parameter in signature(made).parameters.items()
-        if name in given and name not in known and parameter.default is not Parameter.empty
+        if name in given and name not in known and isinstance(parameter.default, PLAIN)
     }
-    later = {name: default for name, default in defaults.items() if isinstance(default, PLAIN)}
     return {**saved, "init_args": {**known, **later}}
 
 
