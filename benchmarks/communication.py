@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from metasgd.cli import MetaSGDCLI
+from metasgd.cli.app import MetaSGDCLI
 from metasgd.episode import Episode
-from metasgd.meta_gradient import meta_gradient
-from metasgd.progress import quieten
+from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.training.callbacks.progress import quieten
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("sinusoid", "omniglot", "omniglot_20w5s")

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metasgd.adaptation import Learner
-from metasgd.allocator import keep_freed_memory
-from metasgd.engines import choose_engine, deliver
 from metasgd.episode import Episode
-from metasgd.meta_gradient import MetaGradient, merge_gradients, meta_gradient
-from metasgd.networks import MLP, Conv4
-from metasgd.update_rules import PerParameter
+from metasgd.meta.engines import attach_gradient, choose_engine
+from metasgd.meta.evaluate import InnerLoopConfig
+from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.nn.networks import MLP, Conv4
+from metasgd.rules.gradient_descent import PerParameter
+from metasgd.runtime.allocator import keep_freed_memory
 
 L2L = "learn2learn-0.2.0"
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class Work:
             return f"MLP 1-40-40-1, {self.k_shot}-shot, B={self.n_tasks}, {steps}"
         return f"Conv4-{self.width}, {self.n_way}-way {self.k_shot}-shot, B={self.n_tasks}, {steps}"
 
-    def plain_network(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The network in torch's own modules, as a peer's user would write it."""
         torch.manual_seed(0)
         if self.network == "mlp":
@@ -67,7 +67,7 @@ class Work:
     def own_network(self) -> nn.Module:
         """The same in metasgd's, with the same weights but those of a head that only metasgd has."""
         own = MLP() if self.network == "mlp" else Conv4(n_way=self.n_way, head=self.head, width=self.width)
-        plain = zip(own.state_dict().items(), self.plain_network().state_dict().values(), strict=True)
+        plain = zip(own.state_dict().items(), self.exported().state_dict().values(), strict=True)
         own.load_state_dict({name: p if p.shape == start.shape else start for (name, start), p in plain})
         return own
 
@@ -88,7 +88,7 @@ class Work:
         return Episode(*(field.to(device) for field in drawn))
 
 
-class Contender(ABC):
+class Candidate(ABC):
     def __init__(self, work: Work) -> None:
         self.work = work
 
@@ -115,7 +115,7 @@ class Contender(ABC):
             p.grad = None
 
 
-class Ours(Contender):
+class Ours(Candidate):
     """metasgd, as its LightningModule calls it."""
 
     def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
@@ -124,18 +124,18 @@ class Ours(Contender):
         network, rule = work.own_network().to(device, dtype), PerParameter(work.rate)
         rule.bind(dict(network.named_parameters()), work.inner_steps)
         loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
-        self.learner = Learner(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
+        self.learner = InnerLoopConfig(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
         self.engine, self.reason = choose_engine("auto", network, device)
 
     def outer_gradient(self, tasks: Episode) -> None:
         theta = self.learner.theta
         recompute = self.work.inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
 
-        def on(learner: Learner, some: Episode) -> MetaGradient:
+        def on(learner: InnerLoopConfig, some: Episode) -> MetaGradient:
             return meta_gradient(learner, theta, some, self.work.inner_steps, recompute=recompute)
 
         found = self.engine.run(on, merge_gradients, self.learner, tasks, self.work.inner_steps)
-        deliver(found.query_losses.mean(), found, theta, self.learner.phi).backward()
+        attach_gradient(found.query_losses.mean(), found, theta, self.learner.phi).backward()
 
     def parameters(self) -> list[Tensor]:
         return list(self.learner.network.parameters())
@@ -145,12 +145,12 @@ class Ours(Contender):
         return [rates[n] for n, _ in self.learner.network.named_parameters()]
 
 
-class Peer(Contender):
+class Peer(Candidate):
     """A peer walks the tasks one at a time and lets ``backward`` gather their gradients."""
 
     def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
         super().__init__(work)
-        self.network = work.plain_network().to(device, dtype)
+        self.network = work.exported().to(device, dtype)
 
     def parameters(self) -> list[Tensor]:
         return list(self.network.parameters())
@@ -208,7 +208,7 @@ class TorchOpt(Peer):
             torchopt.recover_state_dict(inner, start_inner)
 
 
-CONTENDERS: dict[str, type[Contender]] = {
+CONTENDERS: dict[str, type[Candidate]] = {
     "metasgd": Ours,
     "learn2learn": Learn2learn,
     "higher": Higher,

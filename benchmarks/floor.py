@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from metasgd import engines
+from metasgd.meta import engines
 
 
 def forward_operations(work: Work, examples: int) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def forward_operations(work: Work, examples: int) -> tuple[int, int]:
         assert isinstance(weight, Tensor)
         counted.append(2 * output.numel() * weight[0].numel())
 
-    network = work.plain_network()
+    network = work.exported()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)

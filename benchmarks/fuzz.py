@@ -26,12 +26,12 @@ from types import FrameType
 import torch
 from PIL import Image
 
-from metasgd.cli import main as metasgd
-from metasgd.data.archive import Limits, read_images
-from metasgd.data.omniglot_files import decode_drawing
-from metasgd.data.pictures import PictureForm, read_picture
+from metasgd.cli.app import main as metasgd
+from metasgd.data.images.decoding import PictureForm, read_picture
+from metasgd.data.omniglot.archive import Limits, read_images
+from metasgd.data.omniglot.files import decode_drawing
 from metasgd.errors import UserError
-from metasgd.runs import read_checkpoint
+from metasgd.runs.folders import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 30  # seconds for one input

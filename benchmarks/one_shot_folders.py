@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import metasgd
-from metasgd.commands.adapt import adapt
+from metasgd.cli.adapt import adapt
 
 ROOT = Path(__file__).parents[1]
 WAYS = 20

@@ -24,11 +24,11 @@ from rich.table import Table
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from metasgd.networks import Conv4
-from metasgd.optimizer import LearnedOptimizer
-from metasgd.optimizer_network import OptimizerNetwork
-from metasgd.scaled_network import ScaledOptimizerNetwork
-from metasgd.update_rules import PerParameter, PerParameterMomentum, UpdateRule
+from metasgd.nn.networks import Conv4
+from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, UpdateRule
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
 STEPS = 20  # of the optimizer alone, in a round
 BATCH = 64

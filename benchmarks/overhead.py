@@ -26,10 +26,10 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from metasgd.cli import main as metasgd
-from metasgd.data.datamodule import EpisodicDataModule
-from metasgd.engines import deliver
-from metasgd.module import MetaSGDModule
+from metasgd.cli.app import main as metasgd
+from metasgd.meta.engines import attach_gradient
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
 
 WARM_UP = 20
 """Steps that are not counted."""
@@ -93,7 +93,7 @@ def round_of(config: Path, folder: str, steps: int, more: list[str]) -> dict[str
     def bare(step: int) -> None:  # noqa: ARG001
         tasks = module.as_inputs(batch)
         found = module.runs.meta_gradient(module.learner, tasks, module.inner_steps, module.first_order)
-        deliver(found.query_losses.mean(), found, theta, phi).backward()
+        attach_gradient(found.query_losses.mean(), found, theta, phi).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -101,7 +101,7 @@ def round_of(config: Path, folder: str, steps: int, more: list[str]) -> dict[str
         "fit": fit,
         "bare": median_of(steps, bare),
         "drawing": median_of(steps, draw),
-        "evaluation": median_of(steps, lambda step: module.judge(batch, after=[module.inner_steps])),  # noqa: ARG005
+        "evaluation": median_of(steps, lambda step: module.evaluate(batch, after=[module.inner_steps])),  # noqa: ARG005
     }
 
 

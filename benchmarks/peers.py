@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import CONTENDERS, Contender, Work, unpacked_learn2learn
+from contenders import CONTENDERS, Candidate, Work, unpacked_learn2learn
 from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
-from metasgd import engines
-from metasgd.allocator import keep_freed_memory
+from metasgd.meta import engines
+from metasgd.runtime.allocator import keep_freed_memory
 
 EXACT = 1e-9
 TURN = 0.1
@@ -69,7 +69,7 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
         )
         return [[g.cpu() for g in part] for part in contender.grads()]
 
-    contender: Contender | None = None
+    contender: Candidate | None = None
     tasks = work.tasks(work.n_tasks, device)
     while (message := pipe.recv()) is not None:
         command, steps = message

@@ -47,7 +47,7 @@ SOURCE = """
 import sys
 from pathlib import Path
 import numpy as np
-from metasgd.data.image_folder import ImageFolder
+from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.task_shape import TaskShape
 root, cache = map(Path, sys.argv[1:3])
 source = ImageFolder(image_size=84)

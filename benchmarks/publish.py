@@ -16,7 +16,7 @@ import yaml
 from results import RECORDS, ROOT, experiments
 from results_tables import lineage
 
-from metasgd.runs import CONFIG_KEY, read_checkpoint
+from metasgd.runs.folders import CONFIG_KEY, read_checkpoint
 
 KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 import metasgd
-from metasgd.adaptation import judge
-from metasgd.data.datamodule import default_cache_dir
-from metasgd.data.omniglot import Omniglot
+from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.data.task_shape import TaskShape
-from metasgd.pictures import task_figure
-from metasgd.watch import curves_figure
+from metasgd.meta.evaluate import evaluate
+from metasgd.training.callbacks.curves import curves_figure
+from metasgd.training.callbacks.tensorboard import task_figure
+from metasgd.training.datamodule import default_cache_dir
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -24,8 +24,8 @@ IMAGES = ROOT / "docs" / "images"
 def curves() -> None:
     module = metasgd.load(ROOT / "checkpoints" / "sinusoid" / "model.ckpt").module
     tasks = SinusoidSampler("test", 0, TaskShape(1, 5, 10)).draw_whole(np.arange(4), 200)
-    judged = judge(module.learner, dict(module.network.named_parameters()), tasks, 1, (0, 1))
-    curves_figure(tasks, judged.outputs, (0, 1)).savefig(IMAGES / "curves.png", dpi=80)
+    evaluated = evaluate(module.learner, dict(module.network.named_parameters()), tasks, 1, (0, 1))
+    curves_figure(tasks, evaluated.outputs, (0, 1)).savefig(IMAGES / "curves.png", dpi=80)
 
 
 def task(root: Path) -> None:
@@ -34,7 +34,7 @@ def task(root: Path) -> None:
     cache = Path(default_cache_dir()).expanduser()
     source.prepare(root, cache)
     drawn = source.sampler("test", root, cache, 0, TaskShape(5, 1, 8)).draw(np.zeros(1, dtype=np.int64))
-    outputs = module.judge(drawn, after=[module.eval_inner_steps]).outputs[0, 0]
+    outputs = module.evaluate(drawn, after=[module.eval_inner_steps]).outputs[0, 0]
     task_figure(drawn, outputs.argmax(dim=-1)).savefig(IMAGES / "task.png", dpi=80)
 
 

@@ -26,7 +26,7 @@ from results_tables import document, leaders, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
-from metasgd.runs import runs_of
+from metasgd.runs.folders import runs_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = Path(__file__).with_name("experiments.yaml")

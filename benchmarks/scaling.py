@@ -26,7 +26,7 @@ from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
-from metasgd import engines
+from metasgd.meta import engines
 
 BASE = Work("conv", n_tasks=8, n_way=5, k_shot=1, n_query=15, inner_steps=1)
 

@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from metasgd import engines
-from metasgd.adaptation import Learner, judge, merge_judgements
-from metasgd.data.datamodule import default_cache_dir
-from metasgd.data.omniglot import Omniglot
+from metasgd.data.omniglot.source import Omniglot
+from metasgd.data.rng import Split
 from metasgd.data.source import Sampler
-from metasgd.data.stream import Split
 from metasgd.data.task_shape import TaskShape
-from metasgd.engines import Vmap
 from metasgd.episode import Episode
-from metasgd.update_rules import PerParameter
+from metasgd.meta import engines
+from metasgd.meta.engines import Vmap
+from metasgd.meta.evaluate import InnerLoopConfig, evaluate, merge_evaluations
+from metasgd.rules.gradient_descent import PerParameter
+from metasgd.training.datamodule import default_cache_dir
 
 WORK = Work("conv", n_tasks=16, n_way=5, k_shot=1, n_query=5, inner_steps=1, rate=0.1)
 OWN_HEAD = "metasgd, its own head"
@@ -104,7 +104,7 @@ class Validation:
         self.network, self.rule = work.own_network(), PerParameter()
         names = dict(self.network.named_parameters())
         self.rule.bind(names, WORK.inner_steps)
-        self.learner = Learner(self.network, self.rule, torch.nn.functional.cross_entropy, frozenset(names))
+        self.learner = InnerLoopConfig(self.network, self.rule, torch.nn.functional.cross_entropy, frozenset(names))
 
     @torch.no_grad()
     def accuracy(self, weights: list[list[NDArray[np.float32]]]) -> float:
@@ -116,8 +116,8 @@ class Validation:
                 parameter.copy_(torch.from_numpy(value))
         theta = dict(self.network.named_parameters())
         found = Vmap(1).run(
-            lambda learner, some: judge(learner, theta, some, WORK.inner_steps, [WORK.inner_steps]),
-            merge_judgements,
+            lambda learner, some: evaluate(learner, theta, some, WORK.inner_steps, [WORK.inner_steps]),
+            merge_evaluations,
             self.learner,
             self.tasks,
             WORK.inner_steps,

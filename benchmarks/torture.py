@@ -28,8 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # nothing may have started a thread before 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metasgd.cli import main as metasgd
-from metasgd.runs import read_checkpoint
+from metasgd.cli.app import main as metasgd
+from metasgd.runs.folders import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 RUN = Path("runs") / "sinusoid" / "version_0"

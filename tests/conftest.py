@@ -11,9 +11,9 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-from strokes import write_tree
+from support.strokes import write_tree
 
-from metasgd.data.letters import Letter, letters
+from metasgd.data.glyphs.letters import Letter, letters
 
 ROOT = Path(__file__).parents[1]
 TINY = [

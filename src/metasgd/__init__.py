@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metasgd.loading import load
-    from metasgd.optimizer import LearnedOptimizer
+    from metasgd.learner.load import load
+    from metasgd.optim.learned_optimizer import LearnedOptimizer
 
 __version__ = "0.1.0"
 __all__ = ["LearnedOptimizer", "load"]
-_HOMES = {"LearnedOptimizer": "metasgd.optimizer", "load": "metasgd.loading"}
+_HOMES = {"LearnedOptimizer": "metasgd.optim.learned_optimizer", "load": "metasgd.learner.load"}
 
 
 def __getattr__(name: str) -> Any:

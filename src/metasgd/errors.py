@@ -17,7 +17,7 @@ class UserError(ValueError):
         super().__init__("\n".join(problems))
 
 
-def refuse(problems: Sequence[str]) -> None:
+def raise_problems(problems: Sequence[str]) -> None:
     """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""
     if problems:
         raise UserError(*dict.fromkeys(problems))

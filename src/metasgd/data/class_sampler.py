@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
-from metasgd.data.stream import Split, task_stream
+from metasgd.data.rng import Split, task_stream
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import refuse
+from metasgd.errors import raise_problems
 
 
 class ClassSampler:
@@ -28,7 +28,7 @@ class ClassSampler:
     def __init__(self, pool: ClassPool, split: Split, seed: int, shape: TaskShape) -> None:
         self.pool, self.split, self.seed, self.shape = pool, split, seed, shape
         self._members = [np.flatnonzero(pool.groups == group) for group in np.unique(pool.groups)]
-        refuse(_problems(pool, split, shape, self._members))
+        raise_problems(_problems(pool, split, shape, self._members))
         if shape.one_alphabet:
             self._members = [m for m in self._members if len(m) >= shape.n_way]
             sizes = np.array([len(m) for m in self._members])

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from metasgd.data.rng import SPLITS, Split, task_stream
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.data.source import ClassSource
-from metasgd.data.stream import SPLITS, Split, task_stream
 from metasgd.data.task_shape import TaskShape
-from metasgd.errors import UserError, refuse, too_small
+from metasgd.errors import UserError, raise_problems, too_small
 
 Batch = tuple[Tensor, Tensor]
 
@@ -85,7 +85,7 @@ class ManyClasses(Problem):
             problems.append(
                 f"problem.init_args.held_out is {list(held_out)}: two shares above 0 are needed, of a sum below 1"
             )
-        refuse(problems)
+        raise_problems(problems)
         self.source, self.split, self.n_classes, self.held_out = source, split, n_classes, held_out
 
     def examples(self, root: Path, cache_dir: Path) -> dict[Split, Examples]:
@@ -134,7 +134,7 @@ class Curve(Problem):
     def __init__(
         self, index: int = 0, seed: int = 0, points: int = 1000, held_out: int = 500, noise: float = 0.0
     ) -> None:
-        refuse(
+        raise_problems(
             too_small(
                 "problem.init_args.",
                 ("index", index, 0),

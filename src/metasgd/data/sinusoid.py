@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metasgd.data.rng import Split, task_stream
 from metasgd.data.source import Sampler, Source
-from metasgd.data.stream import Split, task_stream
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import refuse
+from metasgd.errors import raise_problems
 
 AMPLITUDE = (0.1, 5.0)
 FREQUENCY = (0.8, 1.2)
@@ -35,7 +35,7 @@ class Sinusoid(Source):
             problems.append(f"data.n_way is {shape.n_way}: a curve has no classes, use 1")
         if shape.one_alphabet:
             problems.append("data.one_alphabet is true: curves have no alphabets, use false")
-        refuse(problems)
+        raise_problems(problems)
         return SinusoidSampler(split, seed, shape)
 
 

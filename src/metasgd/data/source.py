@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
-from metasgd.data.pictures import PictureForm
-from metasgd.data.polarity import Ink
-from metasgd.data.stream import Split
+from metasgd.data.images.decoding import PictureForm
+from metasgd.data.images.polarity import Ink
+from metasgd.data.rng import Split
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metasgd.errors import refuse, too_small
+from metasgd.errors import raise_problems, too_small
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,4 @@ class TaskShape:
 
     def __post_init__(self) -> None:
         limits = (("n_way", self.n_way, 1), ("k_shot", self.k_shot, 1), ("n_query", self.n_query, 1))
-        refuse(too_small("data.", *limits))
+        raise_problems(too_small("data.", *limits))

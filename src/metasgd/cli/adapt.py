@@ -1,0 +1,264 @@
+"""``adapt``: learn the classes of a few pictures, and predict those of others."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from metasgd.data.images.decoding import PictureForm, read_pictures
+from metasgd.data.images.files import ClassFiles, labelled_pictures, unlabelled_pictures
+from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
+from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.learner.adapted_learner import AdaptedLearner
+from metasgd.learner.load import load, load_source
+from metasgd.learner.meta_learner import MetaLearner
+from metasgd.nn.export import as_onnx, as_program
+from metasgd.reporting.metrics import wilson_interval
+from metasgd.rules.gradient_descent import Params
+from metasgd.runs.storage import write_whole
+
+COLUMNS = ("file", "label", "probability")
+FORMATS = (".pt", ".onnx", ".pt2")
+BATCH = 256  # pictures predicted at a time
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a picture file before the network saw it.
+
+    Attributes:
+        form: its size, channels, and how another aspect ratio was met.
+        inverted: whether light and dark were exchanged.
+    """
+
+    form: PictureForm
+    inverted: bool
+
+    def read(self, paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+        for picture in read_pictures(paths, self.form):
+            yield 255 - picture if self.inverted else picture
+
+
+def adapt(
+    ckpt_path: str,
+    support: str,
+    query: str,
+    output: str,
+    save: str | None = None,
+    inner_steps: int | None = None,
+    transductive: bool = False,
+    polarity: Polarity = "detect",
+) -> None:
+    """Learn the classes of a few labelled pictures, and predict the classes of others.
+
+    Args:
+        ckpt_path: a checkpoint that fit wrote.
+        support: the labelled pictures: a folder with a subfolder per class, or with one picture per class and
+            nothing else, or a CSV file of file,label. Classes may have different numbers of pictures.
+        query: the pictures to predict: a folder, or a CSV file with a column file.
+        output: the CSV file to write: file,label,probability and a column for each class, in the order of the files.
+        save: a file for the adapted network, in the format of its suffix: .pt (a state_dict with its class
+            names), .onnx, or .pt2 (torch.export).
+        inner_steps: also beyond those of training; by default as many as the checkpoint was judged with.
+        transductive: let BatchNorm look at all the query pictures together, as in published figures; otherwise
+            they do not influence each other.
+        polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
+            if the checkpoint was trained on the other; or take them as the same or the opposite.
+    """
+    problems = too_small("--", ("inner_steps", inner_steps, 0))
+    if Path(output).suffix.lower() != ".csv":
+        problems.append(f"--output is {output}: a name that ends in .csv is needed")
+    if save is not None and Path(save).suffix not in FORMATS:
+        problems.append(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
+    raise_problems(problems)
+    learner = load(ckpt_path)
+    source = load_source(learner.config)
+    if source is None or learner.module.objective.metric != "accuracy":
+        raise UserError(
+            f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
+            " metasgd.load(path).adapt(x, y) in Python"
+        )
+    classes = _found("support", support, labelled_pictures)
+    asked = _found("query", query, unlabelled_pictures)
+    raise_problems(_unfit_classes(support, classes))
+    read = [Path(place) for place in (ckpt_path, support, query)] + [path for c in classes for path in c.files] + asked
+    raise_problems(_overwriting("output", output, read) + _overwriting("save", save, read))
+    pictures, labels = _read_support(classes, source.form)
+    raise_problems(blank_in_words(support, [path for c in classes for path in c.files], pictures))
+    inks = [ink_of(picture) for picture in pictures] if source.ink else []
+    differ = sum(ink != source.ink for ink in inks)
+    inverted = polarity == "opposite" or (polarity == "detect" and 2 * differ > len(inks))
+    conversion = Conversion(source.form, inverted)
+    support_x = 255 - pictures if inverted else pictures
+
+    adapted = learner.adapt(support_x, labels, inner_steps)
+    # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
+    show = Console(markup=False, emoji=False, soft_wrap=True)
+    show.print(_support_in_words(classes, conversion.form))
+    if source.ink:
+        show.print(polarity_in_words(source.ink, len(inks) - differ, len(inks), inverted, polarity))
+    show.print(_loss_in_words(adapted))
+    show.print(_left_out_in_words(learner, support_x, labels, inner_steps))
+    if adapted.rates_:
+        order = [name for name, _ in learner.module.network.named_parameters()]
+        show.print(rates_table(adapted.rates_, order), soft_wrap=False)
+    table = _predictions(adapted, asked, Path(query), conversion, transductive)
+    network = None if save is None else _network(Path(save).suffix, adapted, learner, conversion)
+    _write("output", output, table.encode())
+    show.print(f"written: {output}, with the predictions for {len(asked)} picture{'s' * (len(asked) != 1)}")
+    if save is not None and network is not None:
+        _write("save", save, network)
+        show.print(f"written: {save}, the adapted network")
+
+
+def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
+    try:
+        return find(Path(place))
+    except UserError as error:
+        raise UserError(*(f"--{option}: {problem}" for problem in error.problems)) from error
+
+
+def _unfit_classes(support: str, classes: Sequence[ClassFiles]) -> list[str]:
+    problems = [
+        f"--support is {support}: a class is called {c.name}, as a column of --output is. Rename it"
+        for c in classes
+        if c.name in COLUMNS
+    ]
+    if len(classes) < 2:
+        problems.append(
+            f"--support is {support}: it has 1 class, {classes[0].name}, and at least 2 are needed to tell apart. Add"
+            " the pictures of another"
+        )
+    return problems
+
+
+def _overwriting(option: str, place: str | None, read: Sequence[Path]) -> list[str]:
+    """A problem if this file to write is one of those that are read."""
+    if place is None or not os.path.isfile(place):
+        return []
+    if not any(os.path.samefile(place, path) for path in read if os.path.exists(path)):
+        return []
+    return [f"--{option} is {place}, which is read here and would be overwritten. Choose another name"]
+
+
+def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """``[X, C, height, width]`` and ``[X]``."""
+    paths = [path for c in classes for path in c.files]
+    return np.stack(list(read_pictures(paths, form))), np.array([c.name for c in classes for _ in c.files])
+
+
+def _predictions(
+    adapted: AdaptedLearner, asked: Sequence[Path], query: Path, conversion: Conversion, transductive: bool
+) -> str:
+    """The CSV file, a row for each picture asked about, in their order."""
+    assert adapted.classes_ is not None
+    folder = query.parent if query.is_file() else query
+    file = io.StringIO(newline="")
+    table = csv.writer(file)
+    table.writerow([*COLUMNS, *adapted.classes_])
+    paths, pictures = iter(asked), conversion.read(asked)
+    while batch := list(islice(pictures, len(asked) if transductive else BATCH)):
+        for row in adapted.predict_proba(np.stack(batch), transductive):
+            likeliest = row.argmax()
+            figures = [f"{p:.6f}" for p in (row[likeliest], *row)]
+            path = next(paths)
+            name = path.relative_to(folder) if path.is_relative_to(folder) else path
+            table.writerow([name.as_posix(), adapted.classes_[likeliest], *figures])
+    return file.getvalue()
+
+
+def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, conversion: Conversion) -> bytes:
+    """The file of the adapted network, in the format of ``suffix``."""
+    assert adapted.classes_ is not None
+    about: dict[str, Any] = {
+        "classes": adapted.classes_.tolist(),
+        "input": {"shape": list(adapted.input_shape), "range": [0.0, 1.0]},
+        "pictures": {**asdict(conversion.form), "inverted": conversion.inverted},
+    }
+    if suffix == ".pt":
+        file = io.BytesIO()
+        made_of = {"state_dict": adapted.network.state_dict(), "network": learner.config["model"]["network"]}
+        torch.save({**made_of, **about}, file)
+        return file.getvalue()
+    export = as_onnx if suffix == ".onnx" else as_program
+    return export(adapted.network, adapted.example(), {name: json.dumps(value) for name, value in about.items()})
+
+
+def _write(option: str, place: str, content: bytes) -> None:
+    try:
+        write_whole(Path(place), content)
+    except OSError as error:
+        raise UserError(
+            f"--{option} is {place}: it cannot be written ({error.strerror or error}). Choose another place, or make"
+            " room and allow writing there"
+        ) from error
+
+
+def _support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
+    shots = sorted({len(c.files) for c in classes})
+    each = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
+    kind = "grey" if form.channels == 1 else "colour"
+    total = sum(len(c.files) for c in classes)
+    return f"support: {total} pictures of {len(classes)} classes, {each} of each, as {kind} {form.width}×{form.height}"
+
+
+def _loss_in_words(adapted: AdaptedLearner) -> str:
+    losses = adapted.support_losses_
+    steps = len(losses) - 1
+    worse = steps and losses[-1] >= losses[0]
+    return (
+        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
+        f" step{'s' * (steps != 1)}"
+        f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
+    )
+
+
+def _left_out_in_words(learner: MetaLearner, x: NDArray[np.uint8], y: NDArray[np.str_], inner_steps: int | None) -> str:
+    n = learner.n_left_out(y)
+    if not n:
+        return "leave-one-out: no class has two pictures, so none can be held against the others"
+    console = Console(stderr=True)
+    left_out = track(learner.leave_one_out(x, y, inner_steps), "Leaving one out", n, console=console, transient=True)
+    right = sum(bool(predicted == y[i]) for i, predicted in left_out)
+    low, high = wilson_interval(right, n)
+    return (
+        f"leave-one-out: {right} of {n} support pictures are predicted right from the others, {right / n:.0%}"
+        f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / len(np.unique(y)):.0%})"
+    )
+
+
+def rates_table(used: Sequence[Params], order: Sequence[str]) -> Table:
+    """The learning rates that each inner step used, by parameter in this order; steps with the same ones in one row."""
+    table = Table(title="learning rates used", title_justify="left")
+    table.add_column("parameter")
+    for heading in ("inner step", "least", "median", "greatest", "negative"):
+        table.add_column(heading, justify="right")
+    for name in (name for name in order if name in used[0]):
+        by_step = [rates[name].flatten() for rates in used]
+        first = 0
+        for s in range(1, len(by_step) + 1):
+            if s < len(by_step) and torch.equal(by_step[s], by_step[first]):
+                continue
+            rate = by_step[first]
+            table.add_row(
+                name,
+                f"{first + 1}" if s == first + 1 else f"{first + 1} to {s}",
+                *(f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())),
+                f"{(rate < 0).float().mean():.0%}",
+            )
+            first = s
+    return table

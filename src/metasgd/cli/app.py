@@ -1,0 +1,268 @@
+"""The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
+
+import sys
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, auto_parser
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.seed import max_seed_value
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from metasgd import __version__
+from metasgd.cli.commands import BY_PLACE, COMMANDS
+from metasgd.cli.config import CONFIG
+from metasgd.cli.parser import CommandParser, Parser
+from metasgd.cli.trainer_options import TRAINER_DEFAULTS, validate_trainer_options
+from metasgd.errors import UserError
+from metasgd.runs.folders import Start, find_start
+from metasgd.runs.storage import place_of, validate_writable
+from metasgd.runtime.exit_codes import ending_of
+from metasgd.runtime.launch import ConsistentCheckpoint, Launch
+from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
+from metasgd.runtime.signals import SIGNALS
+from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
+from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
+from metasgd.training.callbacks.predictions import WritePredictions
+from metasgd.training.callbacks.progress import ProgressBar, quieten
+from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks, settings_of
+from metasgd.training.checkpoint_io import WholeCheckpointIO
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
+from metasgd.training.start import initialise, require_checkpoint, resume
+
+PROGRAM = "python -m metasgd"
+MAIN_JOB = {
+    "fit": "Meta-train a network together with its update rule.",
+    "validate": "Judge a checkpoint on the validation tasks.",
+    "test": "Judge a checkpoint on tasks of unseen classes: a table and results.json.",
+    "predict": "Adapt to the test tasks and predict their query sets.",
+}
+"""The Trainer's methods, in the terms of meta-training."""
+SAVE_DIR = "trainer.logger.init_args.save_dir"
+
+
+class MetaSGDCLI(LightningCLI):
+    """LightningCLI with checkpoints by keyword, runs that go on in their own folder, and a test record."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            MetaSGDModule,
+            EpisodicDataModule,
+            save_config_callback=SaveFitConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=Parser,
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": PROGRAM,
+                "description": "Meta-train a network together with the optimizer that will train it, and use both.",
+                "version": __version__,
+            },
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for command, description in MAIN_JOB.items():
+            self._subcommand_parsers[command].description = description
+        assert parser._subcommands_action is not None
+        for listed in parser._subcommands_action._choices_actions:
+            listed.help = MAIN_JOB[listed.dest]
+        for command, function in COMMANDS.items():  # listed here, and parsed by main
+            purpose = (function.__doc__ or "").partition("\n")[0]
+            parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False), help=purpose)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"--config: a configuration is not text in UTF-8 ({error}). Give one of YAML, as configs/glyphs.yaml"
+            ) from error
+        if self.config.subcommand in COMMANDS:
+            raise UserError(
+                f"{self.config.subcommand} comes after options that are not its own: give the command first, as"
+                f" {PROGRAM} {self.config.subcommand} --help shows"
+            )
+        options = self.config[self.config.subcommand]
+        if not 0 <= (options.seed_everything or 0) <= max_seed_value:
+            raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
+        logger = options.trainer.logger
+        if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
+            place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the configuration is never a checkpoint's, in which LightningCLI looks for hyperparameters."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        commands: dict[str, set[str]] = LightningCLI.subcommands()
+        commands["test"].add("verbose")  # it prints a table of its own
+        return commands
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="a checkpoint whose network and update rule are the start, where --ckpt_path names none to go on from",
+        )
+        parser.link_arguments("model.segments", "data.outer_steps_per_task")
+        parser.set_defaults({"model.update_rule": {"class_path": "metasgd.rules.PerParameter"}})
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        command = self.subcommand
+        assert command is not None
+        options = self.config[command]
+        validate_trainer_options(config, fit=command == "fit")
+        logger: TensorBoardLogger = config["logger"]
+        start = find_start(
+            options.ckpt_path,
+            place_of(logger.save_dir, SAVE_DIR),
+            logger.name,
+            options.trainer.logger.init_args.version,
+            fit=command == "fit",
+        )
+        configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
+        resume(self.model, start, configured, fit=command == "fit", max_steps=config["max_steps"])
+        if options.init_from is not None and start.checkpoint is None:
+            initialise(self.model, options.init_from, configured, self.datamodule.source)
+        elif start.checkpoint is None and command != "fit":
+            require_checkpoint(command, logger.name)
+        checkpoint = str(start.checkpoint) if start.checkpoint else None
+        self.config_init[self.subcommand]["ckpt_path"] = checkpoint
+        config["logger"] = self._logger(logger, start)
+        callbacks = [
+            ConsistentCheckpoint(str(start)),
+            # before LastCheckpoint, which is to save what this one found
+            BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better),
+            *callbacks,
+            *([] if config["enable_progress_bar"] is False else [ProgressBar()]),
+            CountRates(),
+            ShowCurves(),
+            ShowChoices(),
+            ShowRates(),
+            ShowTasks(),
+            CollectAfterValidation(),
+            ShowSettings(settings_of(options.as_dict())),
+            *([RecordTest(configured["data"]["source"], checkpoint)] if command == "test" else []),
+            *([WritePredictions()] if command == "predict" else []),
+        ]
+        config["profiler"] = config["profiler"] or NoProfiler()
+        config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
+        launch = Launch.here()
+        if launch is not None:
+            config.update(launch.fill_in(config["num_nodes"], config["devices"]))
+        try:
+            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            chosen = ", ".join(
+                f"trainer.{o} is {config[o]}" for o in ("accelerator", "devices", "strategy", "precision")
+            )
+            raise UserError(
+                f"{error} ({chosen}). Choose what this machine has, as --trainer.accelerator cpu"
+            ) from error
+        if launch is not None:
+            launch.validate_targets(trainer)
+        return trainer
+
+    def before_fit(self) -> None:
+        self._validate_fit("fit")
+        forget_absent_gpus()
+        collect_rarely()
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Say where the run lies, what it reached, and what to do with it."""
+        assert self.trainer.logger is not None
+        # not the trainer's, for which all processes would have to meet once more, and some may have left
+        folder, best = self.trainer.logger.log_dir, self.trainer.checkpoint_callback
+        reached = ""
+        if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
+            reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"
+        print(
+            f"written to {folder}: last.ckpt after {self.trainer.global_step} outer steps{reached}\n"
+            f"judge it on test tasks: {PROGRAM} test --config {folder}/config.yaml --ckpt_path"
+            f" {folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
+        )
+
+    def before_validate(self) -> None:
+        self._validate_fit("validate")
+
+    def before_test(self) -> None:
+        self._validate_fit("test")
+
+    def before_predict(self) -> None:
+        self._validate_fit("predict")
+
+    @rank_zero_only
+    def _validate_fit(self, stage: str) -> None:
+        """Refuse data that is not there, or tasks that fit neither it nor the network, before a run has a folder."""
+        self.datamodule.trainer = self.trainer
+        self.datamodule.prepare_data()
+        self.datamodule.setup(stage)
+        self.model.as_inputs(self.datamodule.example())
+        if stage != "validate":
+            assert self.trainer.logger is not None
+            validate_writable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
+
+    def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
+        """The logger of the run that goes on, or of a new run."""
+        run = start.run
+        return TensorBoardLogger(
+            save_dir=str(run.save_dir) if run else logger.save_dir,
+            name=run.name if run else logger.name,
+            version=run.version if run else None,
+            default_hp_metric=False,
+            # what was logged after the checkpoint is logged again
+            purge_step=start.outer_step if run and self.subcommand == "fit" else None,
+        )
+
+
+@SIGNALS.listening()
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    quieten()
+    arguments = sys.argv[1:] if args is None else args
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    try:
+        if command is not None:
+            by_place = arguments[0] in BY_PLACE
+            parser = auto_parser(
+                command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place, parser_class=CommandParser
+            )
+            config = parser.parse_args(arguments[1:])
+            config.pop("config", None)
+            CONFIG.set(parser.dump(config, skip_unset=False))
+            command(**parser.instantiate(config))
+        else:
+            MetaSGDCLI(args)
+    except UserError as error:
+        return _refuse(*error.problems)
+    except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
+        return _refuse(str(error))
+    except Exception as error:  # the packages behind remote places have errors of their own
+        ending = ending_of(error)
+        if ending is None:
+            raise
+        code, problem = ending
+        _say(problem)
+        return code
+    return 0
+
+
+def _refuse(*problems: str) -> int:
+    _say(*problems)
+    return 2
+
+
+def _say(*problems: str) -> None:
+    rank = getattr(rank_zero_only, "rank", None)
+    for problem in problems:
+        print(f"error: {problem}" if rank in (None, 0) else f"error in process {rank}: {problem}", file=sys.stderr)

@@ -1,0 +1,220 @@
+"""``report``: one page about a run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from numpy.typing import NDArray
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.class_sampler import ClassSampler
+from metasgd.episode import Episode
+from metasgd.errors import UserError
+from metasgd.learner.load import load
+from metasgd.learner.meta_learner import MetaLearner
+from metasgd.reporting.metrics import wilson_interval
+from metasgd.reporting.page import Curve, HardPair, Page, after, page
+from metasgd.runs.storage import write_whole
+from metasgd.training.datamodule import EpisodicDataModule
+
+CURVES = ("loss", "accuracy", "mse")
+BATCH = 25  # tasks judged at a time
+MOST_PAIRS, PICTURES = 8, 4
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What test tasks showed: the metric of each ``[B, S + 1]``, and the class pairs taken for each other most."""
+
+    measured: Tensor
+    pairs: list[HardPair]
+
+
+def report(run: str, output: str | None = None, tasks: int = 200) -> None:
+    """Write one self-contained HTML page about a run.
+
+    Its settings, curves, learned rates, accuracy by inner step, the classes most often taken for each other, and the
+    commands that repeat it.
+
+    Args:
+        run: the run's folder, runs/NAME/version_K.
+        output: the page to write; report.html in the run's folder by default.
+        tasks: test tasks to judge best.ckpt on for the page, at least 2; where their data are not to be had, the page
+            says why.
+    """
+    folder = Path(run)
+    config_file = folder / "config.yaml"
+    config, checkpoint = _config(config_file), _checkpoint(folder)
+    if tasks < 2:
+        raise UserError(f"--tasks is {tasks}: at least 2 are needed")
+    learner = load(checkpoint)
+    evaluated: Judged | None = None
+    missing = ""
+    try:
+        evaluated = _evaluate(learner, config["data"], tasks)
+    except UserError as error:
+        missing = str(error)
+    rates = {n: rate.detach().float() for n, rate in learner.module.update_rule.learned_rates().items()}
+    place = folder / "report.html" if output is None else Path(output)
+    content = page(
+        Page(
+            title=f"{folder.resolve().parent.name} / {folder.resolve().name}",
+            metric=learner.module.objective.metric,
+            checkpoint=f"{checkpoint.name} {after(int(learner.module.outer_steps))}",
+            config=config,
+            curves=_curves(folder),
+            rates=rates,
+            measured=None if evaluated is None else evaluated.measured,
+            pairs=[] if evaluated is None else evaluated.pairs,
+            missing=missing,
+            recorded=recorded_in(folder / "results.json"),
+            commands=[
+                f"python -m metasgd fit --config {config_file}",
+                f"python -m metasgd test --config {config_file} --ckpt_path {checkpoint}",
+            ],
+        )
+    )
+    try:
+        write_whole(place, content.encode())
+    except OSError as error:
+        raise UserError(
+            f"--output is {place}: it cannot be written ({error.strerror or error}). Choose another place with --output"
+        ) from error
+    Console().print(f"written: {place}", soft_wrap=True, markup=False)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The run's configuration.
+
+    Raises:
+        UserError: there is none, or it is not of fit.
+    """
+    if not file.is_file():
+        raise UserError(f"run is {file.parent}: no config.yaml is there. Give the folder of a run, runs/NAME/version_K")
+    try:
+        config = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, dict) or "model" not in config:
+        of = "of train or compare" if isinstance(config, dict) and "problem" in config else "not of a run of fit"
+        raise UserError(
+            f"run is {file.parent}: its config.yaml is {of}, but report is for runs of fit. Give the folder of one;"
+            " what train and compare found is in their results.json"
+        )
+    return config
+
+
+def _checkpoint(folder: Path) -> Path:
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / "checkpoints" / name).is_file():
+            return folder / "checkpoints" / name
+    raise UserError(f"run is {folder}: it has no checkpoint yet. Wait for its first, or give another run")
+
+
+def recorded_in(file: Path) -> dict[str, Any] | None:
+    """What a test found, if there was one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] | None = json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): judge the run again, by test, or delete the file") from error
+    return found
+
+
+def _curves(folder: Path) -> list[Curve]:
+    """What the run logged, each split's losses and metric."""
+    events = EventAccumulator(str(folder)).Reload()
+    logged = set(events.Tags()["scalars"])
+    found = []
+    for name in CURVES:
+        of_splits = {}
+        for split in ("train", "val"):
+            if f"{split}/{name}" in logged:
+                scalars = events.Scalars(f"{split}/{name}")
+                of_splits[split] = ([e.step for e in scalars], [e.value for e in scalars])
+        if of_splits:
+            found.append(Curve(name, of_splits))
+    return found
+
+
+def _evaluate(learner: MetaLearner, options: dict[str, Any], n: int) -> Judged:
+    """Adapt to the run's first test tasks.
+
+    Raises:
+        UserError: their data are not to be had.
+    """
+    data = _data_of(options)
+    data.prepare_data()
+    data.setup("test")
+    sampler, module = data.samplers["test"], learner.module.eval()
+    measured, drawn, predicted = [], [], []
+    for start in range(0, n, BATCH):
+        batch = sampler.draw(np.arange(start, min(start + BATCH, n)))
+        outputs = module.evaluate(batch, after=range(module.eval_inner_steps + 1)).outputs
+        by_step = [module.objective.measure(o, batch.query_y) for o in outputs.unbind(dim=1)]
+        measured.append(torch.stack(by_step, dim=1))
+        drawn.append(batch)
+        predicted.append(outputs[:, -1].argmax(dim=-1))
+    pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
+    return Judged(torch.cat(measured), pairs)
+
+
+def _data_of(options: dict[str, Any]) -> EpisodicDataModule:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(EpisodicDataModule, "data")
+    try:
+        data: EpisodicDataModule = parser.instantiate(parser.parse_object({"data": options})).data
+    except (ArgumentError, KeyError, TypeError) as error:
+        raise UserError(f"the data of the run cannot be built: {str(error).splitlines()[0]}") from error
+    return data
+
+
+def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:
+    """The pairs of classes most often taken for each other where both were in a task.
+
+    They are ordered by the lower end of the share's 95 % interval, so that much evidence outweighs little.
+
+    Args:
+        pool: the classes' names and pictures.
+        tasks: meta-batches.
+        predicted: of each, the class position predicted for every query, ``[B, X]``.
+    """
+    asked: dict[tuple[int, int], int] = {}
+    wrong: dict[tuple[int, int], int] = {}
+    for batch, answers in zip(tasks, predicted, strict=True):
+        for classes, truth, answer in zip(batch.classes, batch.query_y, answers, strict=True):
+            n = len(classes)
+            confused = torch.zeros(n, n, dtype=torch.int64)
+            confused.index_put_((truth, answer), torch.ones_like(truth), accumulate=True)
+            queries = truth.bincount(minlength=n)
+            for a in range(n):
+                for b in range(a + 1, n):
+                    first, second = sorted((int(classes[a]), int(classes[b])))
+                    pair = first, second
+                    asked[pair] = asked.get(pair, 0) + int(queries[a] + queries[b])
+                    wrong[pair] = wrong.get(pair, 0) + int(confused[a, b] + confused[b, a])
+    ranked = sorted((p for p in asked if wrong[p]), key=lambda p: -wilson_interval(wrong[p], asked[p])[0])
+    return [
+        HardPair(
+            names=(pool.names[a], pool.names[b]),
+            pictures=(_pictures(pool, a), _pictures(pool, b)),
+            wrong=wrong[a, b],
+            asked=asked[a, b],
+        )
+        for a, b in ranked[:MOST_PAIRS]
+    ]
+
+
+def _pictures(pool: ClassPool, c: int) -> list[NDArray[np.uint8]]:
+    return list(pool.take(pool.starts[c] + np.arange(min(PICTURES, int(pool.counts[c])))))

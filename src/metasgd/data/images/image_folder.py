@@ -1,0 +1,213 @@
+"""Pictures of one's own: folders of classes, or the CSV files in which miniImageNet is distributed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from torch import nn
+
+from metasgd.data.cache import PoolStream, load_or_build
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.images.decoding import RESAMPLING, Fit, PictureForm, read_pictures
+from metasgd.data.images.files import ClassFiles, classes_in, classes_of_table
+from metasgd.data.images.polarity import Ink, other_ink
+from metasgd.data.rng import SPLITS, Split
+from metasgd.data.source import ClassSource, Sampler
+from metasgd.data.task_shape import TaskShape
+from metasgd.data.transforms.augmentation import Augmented
+from metasgd.errors import UserError, raise_problems
+
+SPLIT_SALT = "metasgd/image_folder/1"
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The classes in ``data.root``; ``split`` is theirs where the files say so, else None."""
+
+    classes: tuple[ClassFiles, ...]
+    split: tuple[Split, ...] | None
+
+
+class ImageFolder(ClassSource):
+    """Classes of pictures, in colour or grey, of any size, from ``data.root``, which holds one of
+
+    - ``train.csv``, ``val.csv`` and ``test.csv`` of ``filename,label``, and the pictures in ``images/`` (miniImageNet);
+    - ``train/``, ``val/`` and ``test/``, each with one folder per class;
+    - one folder per class, split by ``fractions``.
+
+    Folders may be nested: those that hold pictures are the classes, and the folder above is their group (for
+    ``data.one_alphabet``). Pictures are decoded once, into a memory map in the cache.
+
+    Args:
+        image_size: height and width in pixels.
+        channels: 3 for colour, 1 for grey.
+        fit: what becomes of pictures that are not square: ``crop`` cuts the longer sides off, ``pad`` adds a
+            margin, ``stretch`` distorts.
+        fractions: the shares of the classes in train, val and test, where folders or files do not say. Which
+            class is where depends on the classes' names alone.
+        augmentation: transforms of torchvision.transforms.v2, applied one after the other to each picture of
+            the training tasks, support and query alike; what they draw is a function of the task's number.
+        ink: of the files, if they are drawings: ``light`` on dark or ``dark`` on light, so that ``adapt`` can bring
+            others to it.
+        invert: exchange light and dark, as for a learner that was trained on the other ink.
+
+    Attributes:
+        ink: of the pictures that tasks have: the files' ink, or with ``invert`` the other.
+
+    Raises:
+        UserError: an option is out of range, or ``invert`` is given without ``ink``.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 84,
+        channels: int = 3,
+        fit: Fit = "crop",
+        fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+        augmentation: Sequence[nn.Module] = (),
+        ink: Ink | None = None,
+        invert: bool = False,
+    ) -> None:
+        where = "data.source.init_args"
+        problems = []
+        if not 1 <= image_size <= 1024:
+            problems.append(f"{where}.image_size is {image_size}: use 1 to 1024 pixels")
+        if channels not in (1, 3):
+            problems.append(f"{where}.channels is {channels}: use 3 for colour or 1 for grey")
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            problems.append(f"{where}.fractions is {list(fractions)}: three shares that sum to 1 are needed")
+        if invert and ink is None:  # adapt would not know what to bring pictures to
+            problems.append(f"{where}.invert is true: say with {where}.ink whether the files' ink is light or dark")
+        raise_problems(problems)
+        self._form = PictureForm(channels, image_size, image_size, fit)
+        self.fractions = fractions
+        self.invert = invert
+        self.ink = other_ink(ink) if ink and invert else ink
+        self.augmentation = tuple(augmentation)
+
+    @property
+    def form(self) -> PictureForm:
+        return self._form
+
+    def prepare(self, root: Path, cache_dir: Path) -> None:
+        self._pool(find_classes(root), cache_dir)
+
+    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
+        return self._pool_of(split, find_classes(root), root, cache_dir)
+
+    def _pool_of(self, split: Split, found: Found, root: Path, cache_dir: Path) -> ClassPool:
+        own = self._numbers(found, split)
+        if not len(own):
+            raise UserError(
+                f"data.root is {root}: of its {len(found.classes)} classes none falls to the {split} split. Add"
+                f" classes, or raise its share in data.source.init_args.fractions, which is {list(self.fractions)}"
+            )
+        return self._pool(found, cache_dir).select(own)
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        found = find_classes(root)
+        self._validate_enough(found, split, root, shape)
+        sampler = ClassSampler(self._pool_of(split, found, root, cache_dir), split, seed, shape)
+        if split != "train" or not self.augmentation:
+            return sampler
+        return Augmented(sampler, self.augmentation, split, seed)
+
+    def _numbers(self, found: Found, split: Split) -> NDArray[np.int64]:
+        """The classes of one split, by their numbers among those found."""
+        split_of = found.split or split_by_name([c.name for c in found.classes], self.fractions)
+        return np.flatnonzero([s == split for s in split_of])
+
+    def _validate_enough(self, found: Found, split: Split, root: Path, shape: TaskShape) -> None:
+        """Where fractions decide, say what they leave each split if that is too little for one."""
+        sizes = {s: len(self._numbers(found, s)) for s in SPLITS}
+        if found.split is None and shape.n_way > sizes[split]:
+            raise UserError(
+                f"data.n_way is {shape.n_way}, but of the {len(found.classes)} classes in {root}"
+                f" data.source.init_args.fractions {list(self.fractions)} leave the {split} split {sizes[split]}"
+                f" ({', '.join(f'{s} {n}' for s, n in sizes.items())}): add classes, lower data.n_way, or sort them"
+                " into train/, val/ and test/ yourself"
+            )
+
+    def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
+        """The pictures of all splits: one cache serves them all."""
+        made_by = (PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
+        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
+        key = f"pictures-{self._form.width}px-{digest[:16]}{'-inverted' * self.invert}"
+        return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form, self.invert))
+
+
+def find_classes(root: Path) -> Found:
+    """The classes in a folder, and their splits where its layout says them.
+
+    Raises:
+        UserError: it has no such layout, or a class is in two splits.
+    """
+    tables = {split: root / f"{split}.csv" for split in SPLITS}
+    folders = {split: root / split for split in SPLITS}
+    if not root.is_dir():
+        raise UserError(f"data.root is {root}, which is no folder. Give the folder with the pictures with --data.root")
+    if any(table.is_file() for table in tables.values()):
+        _validate_complete(root, [t.name for t in tables.values() if not t.is_file()])
+        classes = {split: classes_of_table(table, root / IMAGES) for split, table in tables.items()}
+    elif any(folder.is_dir() for folder in folders.values()):
+        _validate_complete(root, [f"{f.name}/" for f in folders.values() if not f.is_dir()])
+        classes = {split: classes_in(folder) for split, folder in folders.items()}
+    else:
+        return Found(tuple(classes_in(root)), None)
+    times = Counter(c.name for split in SPLITS for c in classes[split])
+    twice = [name for name, n in times.items() if n > 1]
+    if twice:
+        raise UserError(
+            f"data.root is {root}: {len(twice)} classes are in more than one of train, val and test, such as"
+            f" {twice[0]}. A learner is judged on classes that it was not trained on: leave each in one, or"
+            " rename those that are not the same"
+        )
+    every = [(split, c) for split in SPLITS for c in classes[split]]
+    return Found(tuple(c for _, c in every), tuple(split for split, _ in every))
+
+
+def split_by_name(names: Sequence[str], fractions: tuple[float, float, float]) -> list[Split]:
+    """The split of each class: by the order of the SHA-256 of ``"metasgd/image_folder/1:" + name`` (UTF-8)."""
+    order = sorted(range(len(names)), key=lambda c: hashlib.sha256(f"{SPLIT_SALT}:{names[c]}".encode()).digest())
+    ends = np.round(np.cumsum(fractions) * len(names))
+    split_of: list[Split] = ["train"] * len(names)
+    for rank, c in enumerate(order):
+        split_of[c] = SPLITS[int(np.searchsorted(ends, rank, side="right"))]
+    return split_of
+
+
+def _validate_complete(root: Path, missing: Sequence[str]) -> None:
+    if missing:
+        raise UserError(f"data.root is {root}: {' and '.join(missing)} is missing there. Add it beside the others")
+
+
+def _fingerprint(classes: Sequence[ClassFiles]) -> str:
+    """What tells these files from others without reading them: names, sizes and times of change."""
+    digest = hashlib.sha256()
+    for c in classes:
+        for path in c.files:
+            try:
+                about = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror or error}). Restore it") from error
+            digest.update(repr((c.name, str(path), about.st_size, about.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _stream(classes: Sequence[ClassFiles], form: PictureForm, invert: bool) -> PoolStream:
+    groups = sorted({c.group for c in classes})
+    pictures = read_pictures([path for c in classes for path in c.files], form)
+    return PoolStream(
+        images=(255 - picture for picture in pictures) if invert else pictures,
+        image_shape=(form.channels, form.height, form.width),
+        counts=np.array([len(c.files) for c in classes], dtype=np.int64),
+        names=tuple(c.name for c in classes),
+        groups=np.array([groups.index(c.group) for c in classes], dtype=np.int64),
+    )

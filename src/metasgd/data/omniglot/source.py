@@ -1,0 +1,198 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al. 2015)."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import ClassVar, Literal
+from urllib.error import HTTPError
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from metasgd.data.cache import load_or_build, staging_folder
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.images.decoding import PictureForm
+from metasgd.data.images.polarity import Ink
+from metasgd.data.omniglot.files import (
+    RESAMPLING,
+    SIDE,
+    TORCHVISION_FOLDER,
+    find_part,
+    fingerprint,
+    read_characters,
+)
+from metasgd.data.omniglot.release import BACKGROUND, EVALUATION, OFFICIAL, Release
+from metasgd.data.rng import SPLITS, Split
+from metasgd.data.source import ClassSource, Sampler
+from metasgd.data.task_shape import TaskShape
+from metasgd.data.transforms.distortion import MOST_DISTORTION, Distorted
+from metasgd.data.transforms.rotation import Rotated
+from metasgd.errors import UserError, raise_problems
+
+SPLIT_SALT = "metasgd/omniglot/1"
+
+
+class Omniglot(ClassSource):
+    """Handwritten characters as classes, drawn in ink 255 on 0.
+
+    Reads, from ``data.root`` or its folder ``omniglot-py``, the two archives of the official release,
+    ``images_background.zip`` and ``images_evaluation.zip``, in place, or the trees extracted from them.
+
+    Args:
+        split: ``random``: 1,100 characters to train, 100 to validate, 423 to test, whatever their alphabet,
+            as MAML's code has it; the same ones every time. ``official``: train on 25 and validate on 5 of
+            the 30 background alphabets, test on the 20 evaluation alphabets.
+        rotations: in training, a character turned by 90°, 180° and 270° is three more classes.
+        eval_rotations: in validation and test, each of a task's characters is turned by 0°, 90°, 180° or 270° at
+            random, as in the code published with MAML. Tasks are easier for it, since characters that resemble one
+            another mostly come in different turns.
+        mirrors: in training, the mirror image of a character, turned or not, is one more class.
+        distortion: in training, how much every drawing is turned, stretched, slanted and moved at random, support
+            and query alike, each time it is drawn; see ``Distorted``. 0 leaves them.
+        image_size: height and width in pixels, 1 to 105.
+        download: fetch the archives into ``data.root`` if they are not there, through torchvision.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    ink: Ink | None = "light"
+    release: ClassVar[Release] = OFFICIAL
+
+    def __init__(
+        self,
+        split: Literal["random", "official"] = "random",
+        rotations: bool = True,
+        eval_rotations: bool = False,
+        mirrors: bool = False,
+        distortion: float = 0.0,
+        image_size: int = 28,
+        download: bool = False,
+    ) -> None:
+        problems = []
+        if split not in ("random", "official"):
+            problems.append(f"data.source.init_args.split is {split!r}: use 'random' or 'official'")
+        if not 1 <= image_size <= SIDE:
+            problems.append(f"data.source.init_args.image_size is {image_size}: use 1 to {SIDE} pixels")
+        if not 0 <= distortion <= MOST_DISTORTION:
+            problems.append(f"data.source.init_args.distortion is {distortion}: use 0 to {MOST_DISTORTION}")
+        raise_problems(problems)
+        self.split = split
+        self.rotations = rotations
+        self.eval_rotations = eval_rotations
+        self.mirrors = mirrors
+        self.distortion = distortion
+        self.image_size = image_size
+        self.download = download
+
+    @property
+    def form(self) -> PictureForm:
+        return PictureForm(channels=1, height=self.image_size, width=self.image_size, fit="pad")
+
+    def prepare(self, root: Path, cache_dir: Path) -> None:
+        if self.download:
+            with _root_named(root):
+                missing = [part for part in self.release.parts if find_part(root, part) is None]
+            for part in missing:
+                _download(root, part)
+        self._characters(root, cache_dir)
+
+    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
+        characters = self._characters(root, cache_dir)
+        if self.split == "random":
+            classes = random_split(characters.names, self.release.random_sizes)[split]
+        else:
+            classes = official_split(characters.names, self.release)[split]
+        chosen = characters.select(classes)
+        if split == "train" and self.mirrors:
+            chosen = chosen.with_mirrors()
+        return chosen.with_rotations() if split == "train" and self.rotations else chosen
+
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
+        sampler = super().sampler(split, root, cache_dir, seed, shape)
+        if split == "train":
+            return Distorted(sampler, self.distortion, split, seed) if self.distortion else sampler
+        return Rotated(sampler, split, seed) if self.eval_rotations else sampler
+
+    def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
+        """All the characters, of all splits: one cache serves every split and rotation."""
+        with _root_named(root):
+            found = _find_parts(root, self.release)
+            content = {part: fingerprint(path) for part, path in found.items()}
+        made_by = (PIL.__version__, RESAMPLING.name, sorted(content.items()))
+        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
+        return load_or_build(
+            cache_dir,
+            f"omniglot-{self.image_size}px-{digest[:16]}",
+            lambda: read_characters(found, self.image_size, self.release),
+        )
+
+
+def random_split(names: Sequence[str], sizes: tuple[int, int, int]) -> dict[Split, NDArray[np.int64]]:
+    """Numbers of the characters of each split, ascending.
+
+    The characters are ordered by the SHA-256 of ``"metasgd/omniglot/1:" + name`` (UTF-8), name being
+    ``"Alphabet/characterNN"``. The first of them are train, the next val, the last test. So the split depends
+    on the names alone: not on files, platform or any library's random numbers.
+    """
+    order = sorted(range(len(names)), key=lambda c: hashlib.sha256(f"{SPLIT_SALT}:{names[c]}".encode()).digest())
+    ends = np.cumsum(sizes)[:-1]
+    parts = np.split(np.array(order, dtype=np.int64), ends)
+    return {split: np.sort(part) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+def official_split(names: Sequence[str], release: Release) -> dict[Split, NDArray[np.int64]]:
+    """Numbers of the characters of each split, ascending; no alphabet is in two splits."""
+    alphabets = np.array([name.split("/")[0] for name in names])
+    test = np.isin(alphabets, list(release.parts[EVALUATION]))
+    val = np.isin(alphabets, list(release.val_alphabets))
+    return {
+        "train": np.flatnonzero(~test & ~val),
+        "val": np.flatnonzero(val),
+        "test": np.flatnonzero(test),
+    }
+
+
+def _find_parts(root: Path, release: Release) -> dict[str, Path]:
+    found = {part: find_part(root, part) for part in release.parts}
+    missing = " and ".join(part for part, path in found.items() if path is None)
+    if missing:
+        raise UserError(
+            f"data.root is {root}: Omniglot's {missing} cannot be found there. Put {BACKGROUND}.zip and"
+            f" {EVALUATION}.zip of the official release (github.com/brendenlake/omniglot, folder python)"
+            " there, or let --data.source.init_args.download true fetch them; or use configs/glyphs.yaml,"
+            " which needs no files"
+        )
+    return {part: path for part, path in found.items() if path is not None}
+
+
+def _download(root: Path, part: str) -> None:
+    """Fetch the archive of ``part`` into torchvision's folder; it is there only when it is complete."""
+    from torchvision.datasets import Omniglot as TorchvisionOmniglot  # slow to import, and rarely needed
+
+    folder = root / TORCHVISION_FOLDER
+    try:
+        with staging_folder(root, part) as staging:
+            TorchvisionOmniglot(str(staging), background=part == BACKGROUND, download=True)
+            folder.mkdir(exist_ok=True)
+            (staging / TORCHVISION_FOLDER / f"{part}.zip").replace(folder / f"{part}.zip")
+    except (OSError, RuntimeError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        raise UserError(
+            f"data.source.init_args.download is true, but {part}.zip could not be fetched from"
+            f" {TorchvisionOmniglot.download_url_prefix} into {folder} ({error}). Check the network and that"
+            f" {folder} can be written, put the .zip file there yourself, or use configs/glyphs.yaml, which"
+            " needs no files"
+        ) from error
+
+
+@contextmanager
+def _root_named(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"data.root is {root}: cannot be read ({error}). Allow reading it") from error

@@ -1,0 +1,69 @@
+"""Drawings distorted at random as another hand might have made them, whole tasks at once."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metasgd.data.rng import Split, task_stream
+from metasgd.data.source import Sampler
+from metasgd.episode import Episode
+
+MOST_DISTORTION = 3.0
+
+
+class Distorted:
+    """Draws a sampler's tasks and gives each of their drawings an affine distortion of its own.
+
+    At strength 1, a drawing is turned by up to 0.2 rad (11°), stretched or shrunk in width and in height by up to
+    13 %, slanted by up to 0.15, and moved by up to 6 % of its size, each uniformly at random; at other strengths,
+    by as many times that. Pixels are interpolated bicubically, and black beyond the rim.
+
+    Args:
+        sampler: draws the tasks; their pictures are uint8, ink on 0.
+        strength: from 0 to 3.
+        split: enters the random numbers.
+        seed: with the split and a task's number, determines them.
+    """
+
+    def __init__(self, sampler: Sampler, strength: float, split: Split, seed: int) -> None:
+        self.sampler, self.strength, self.split, self.seed = sampler, strength, split, seed
+
+    def draw(self, indices: NDArray[np.int64]) -> Episode:
+        """The tasks with these numbers."""
+        tasks = self.sampler.draw(indices)
+        n_support = tasks.support_x.shape[1]
+        pictures = torch.cat([tasks.support_x, tasks.query_x], dim=1)
+        maps = np.stack(
+            [
+                random_maps(
+                    task_stream(self.seed, self.split, int(index), use="augmentation"), pictures.shape[1], self.strength
+                )
+                for index in indices
+            ]
+        )
+        moved = distorted(pictures.flatten(0, 1), torch.from_numpy(maps).flatten(0, 1)).reshape(pictures.shape)
+        return tasks._replace(support_x=moved[:, :n_support], query_x=moved[:, n_support:])
+
+
+def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:
+    """Affine maps from a distorted drawing's coordinates to the original's, ``[n, 2, 3]``; -1 and 1 are its rims."""
+    turn, log_width, log_height, slant, across, down = (
+        stream.uniform(-most * strength, most * strength, size=n) for most in (0.2, 0.12, 0.12, 0.15, 0.12, 0.12)
+    )
+    sin, cos = np.sin(turn), np.cos(turn)
+    width, height = np.exp(log_width), np.exp(log_height)
+    rows = [[cos * width, cos * slant - sin * height, across], [sin * width, sin * slant + cos * height, down]]
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def distorted(pictures: Tensor, maps: Tensor) -> Tensor:
+    """Pictures uint8 ``[X, channels, height, width]`` seen through their maps ``[X, 2, 3]``, of the same shape."""
+    height, width = pictures.shape[2:]
+    across, down = ((2 * torch.arange(n) + 1) / n - 1 for n in (width, height))  # of the middles of pixels
+    places = torch.stack([across.expand(height, width), down[:, None].expand(height, width), torch.ones(height, width)])
+    # one product for all pictures; F.affine_grid makes one for each and takes as long as the rest together
+    grid = (maps.float().flatten(0, 1) @ places.flatten(1)).view(-1, 2, height, width).permute(0, 2, 3, 1)
+    seen = F.grid_sample(pictures.float(), grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    return seen.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""A meta-trained learner in a few lines of Python."""

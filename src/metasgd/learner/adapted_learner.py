@@ -1,0 +1,123 @@
+"""A learner that has learned one task. Shape letters: X examples, N classes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from metasgd.errors import UserError
+from metasgd.rules.gradient_descent import Params
+from metasgd.training.module import MetaSGDModule
+
+Labels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class AdaptedLearner:
+    """A learner that has learned one task.
+
+    Attributes:
+        network: an ordinary network in evaluation mode; outputs logits ``[X, N]`` in the order of ``classes_``.
+        classes_: the N classes, sorted; none in regression.
+        n_features_in_: values of one example.
+        support_losses_: ``[S + 1]``, the loss on the support set before, between and after the inner steps.
+        rates_: of each inner step, the learning rates that the rule used, by the name of the parameter; empty
+            for a rule that steps without rates.
+        input_shape: shape of one example.
+    """
+
+    network: nn.Module
+    classes_: Labels | None
+    n_features_in_: int
+    support_losses_: NDArray[np.float64]
+    rates_: list[Params]
+    input_shape: tuple[int, ...]
+    _module: MetaSGDModule = field(repr=False)
+    _params: Params = field(repr=False)
+
+    @torch.no_grad()
+    def decision_function(self, x: ArrayLike | Tensor, transductive: bool = False) -> NDArray[np.float32]:
+        """The network's outputs, ``[X, N]``.
+
+        Args:
+            x: as ``MetaLearner.adapt`` takes.
+            transductive: let BatchNorm normalise by the statistics of x, as in the published protocols, instead
+                of the support set's; then examples influence each other.
+        """
+        inputs = as_inputs(self._module.network, x)
+        if inputs[0].numel() != self.n_features_in_:
+            raise UserError(
+                f"x has the shape {tuple(inputs.shape)}, but this learner was adapted to examples of"
+                f" {self.n_features_in_} values each"
+            )
+        if transductive:
+            outputs = torch.func.functional_call(self._module.network, self._params, (inputs,))
+        else:
+            outputs = self.network(inputs)
+        array: NDArray[np.float32] = outputs.cpu().numpy()
+        return array
+
+    def predict_proba(self, x: ArrayLike | Tensor, transductive: bool = False) -> NDArray[np.float32]:
+        """The probability of each class, ``[X, N]``, in the order of ``classes_``."""
+        if self.classes_ is None:
+            raise UserError("this checkpoint was trained for regression: it has no classes, use predict")
+        array: NDArray[np.float32] = torch.from_numpy(self.decision_function(x, transductive)).softmax(dim=1).numpy()
+        return array
+
+    def predict(self, x: ArrayLike | Tensor, transductive: bool = False) -> Labels:
+        """The most probable class of each, ``[X]``; in regression the outputs, ``[X, outputs]``."""
+        outputs = self.decision_function(x, transductive)
+        return outputs if self.classes_ is None else self.classes_[outputs.argmax(axis=1)]
+
+    def score(self, x: ArrayLike | Tensor, y: ArrayLike, transductive: bool = False) -> float:
+        """The share of x that is predicted as y says; in regression R², as scikit-learn has it."""
+        predicted, truth = self.predict(x, transductive), np.asarray(y)
+        if truth.shape != predicted.shape and (self.classes_ is not None or truth.size != predicted.size):
+            raise UserError(f"y has the shape {truth.shape}, but the predictions for x have {predicted.shape}")
+        if self.classes_ is not None:
+            return float((predicted == truth).mean())
+        truth = truth.reshape(predicted.shape)
+        return float(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean(axis=0)) ** 2).sum())
+
+    def example(self) -> Tensor:
+        """Two inputs of the right shape and type, to export the network with."""
+        return torch.zeros(2, *self.input_shape)
+
+
+def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
+    """Examples as the network takes them, on its device: float32 ``[X, …]``, images from 0 to 1.
+
+    Raises:
+        UserError: they have another shape, or values that are not finite.
+    """
+    given = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    inputs = given.float() / 255 if given.dtype == torch.uint8 else given.float()
+    shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
+    if inputs.ndim < 2:
+        raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")
+    if shape is not None and given.dtype != torch.uint8 and _are_pixel_values(given):
+        raise UserError(
+            f"x is {given.dtype} up to {float(given.max()):g}: images are uint8, or float from 0 to 1. Divide by 255"
+        )
+    if shape is not None and inputs.shape[1:] != shape:
+        flattened = inputs.ndim == 2 and inputs.shape[1] == np.prod(shape)
+        without_channel = shape[0] == 1 and inputs.shape[1:] == shape[1:]
+        if not flattened and not without_channel:
+            raise UserError(
+                f"x has the shape {tuple(inputs.shape)}: this network takes images [X, channels, height, width] of"
+                f" [X, {', '.join(map(str, shape))}]"
+            )
+        inputs = inputs.reshape(-1, *shape)
+    if not len(inputs):
+        raise UserError("x is empty: at least one example is needed")
+    if not inputs.isfinite().all():
+        raise UserError("x has values that are not finite")
+    return inputs.to(next(network.parameters()).device)
+
+
+def _are_pixel_values(x: Tensor) -> bool:
+    """Whether these can only be meant as 0 … 255."""
+    return bool(x.numel() and x.min() >= 0 and x.max() > 1 and (x == x.round()).all())

@@ -1,0 +1,166 @@
+"""A meta-trained learner in a few lines of Python, with the habits of scikit-learn.
+
+    learner = metasgd.load("runs/glyphs/version_0/checkpoints/best.ckpt")
+    adapted = learner.adapt(x, y)
+    adapted.predict(more_x)
+
+Shape letters: X examples, N classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
+from metasgd.meta.evaluate import Loss, inner_loop_of
+from metasgd.meta.inner_loop import InnerStep
+from metasgd.nn.export import freeze_statistics
+from metasgd.nn.networks import class_agnostic_names
+from metasgd.nn.validation import validate_tasks
+from metasgd.rules.gradient_descent import Params, UpdateRule
+from metasgd.training.module import MetaSGDModule
+
+
+@dataclass(frozen=True)
+class MetaLearner:
+    """A network and its update rule as they were meta-trained: what a checkpoint holds.
+
+    Attributes:
+        module: both, with their learned weights, on the CPU.
+        config: the configuration of the run that wrote the checkpoint, as in its config.yaml.
+    """
+
+    module: MetaSGDModule
+    config: dict[str, Any]
+
+    def adapt(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None) -> "AdaptedLearner":
+        """Learn a new task from a few examples; the learner itself stays as it is.
+
+        Args:
+            x: ``[X, …]``: images uint8, or float from 0 to 1, ``[X, channels, height, width]``; also without
+                the channel where that is one, or flattened ``[X, features]``.
+            y: ``[X]``, the class of each in any type that can be sorted; in regression ``[X]`` or
+                ``[X, outputs]``. Classes may have different numbers of examples: each class weighs the same.
+            inner_steps: S, also beyond those of training; by default as many as in evaluation.
+
+        Raises:
+            UserError: the examples do not fit the network, each other, or the number of classes that its head
+                tells apart.
+        """
+        module = self.module.eval()
+        steps = module.eval_inner_steps if inner_steps is None else inner_steps
+        raise_problems(too_small("", ("inner_steps", steps, 0)))
+        inputs = as_inputs(module.network, x)
+        if module.objective.metric == "accuracy":
+            classes, targets = self._classes(y, len(inputs))
+        else:
+            classes, targets = None, self._targets(y, len(inputs))
+        self._validate_fit(inputs, targets, classes)
+        n_way = 1 if classes is None else len(classes)
+        task = Episode(
+            support_x=inputs[None],
+            support_y=targets[None].to(inputs.device),
+            query_x=inputs[None, :0],
+            query_y=targets[None, :0],
+            classes=torch.arange(n_way)[None],
+            task_index=torch.zeros(1, dtype=torch.int64),
+        )
+        theta = {n: p.detach() for n, p in module.network.named_parameters()}
+        learner = module.learner if classes is None else replace(module.learner, loss=_balanced_loss(task.support_y[0]))
+        stack = inner_loop_of(learner, theta, task)
+        taken, final, _ = stack.adapt(steps)
+        loss_after, _, _ = stack.support(final, keep=False)
+        params = stack.weights(final, stack.shared)
+        return AdaptedLearner(
+            network=freeze_statistics(module.network, params, task.support_x[0], n_way),
+            classes_=classes,
+            n_features_in_=inputs[0].numel(),
+            support_losses_=np.array([*(float(step.loss) for step in taken), float(loss_after)]),
+            rates_=_rates(module.update_rule, taken),
+            input_shape=tuple(inputs.shape[1:]),
+            _module=module,
+            _params=params,
+        )
+
+    def leave_one_out(
+        self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Predict each example from all the others, one adaptation each.
+
+        Yields the number of each example whose class has others, and its predicted class.
+        """
+        inputs, labels = as_inputs(self.module.network, x), np.asarray(y)
+        for i in np.flatnonzero(_has_others(labels)):
+            others = np.arange(len(labels)) != i
+            adapted = self.adapt(inputs[torch.from_numpy(others)], labels[others], inner_steps)
+            yield int(i), adapted.predict(inputs[i : i + 1])[0]
+
+    def n_left_out(self, y: ArrayLike | Tensor) -> int:
+        """How many examples ``leave_one_out`` predicts."""
+        return int(_has_others(np.asarray(y)).sum())
+
+    def _classes(self, y: ArrayLike | Tensor, n: int) -> tuple[Labels, Tensor]:
+        labels = np.asarray(y)
+        if labels.shape != (n,):
+            raise UserError(f"y has the shape {labels.shape}: one class for each of the {n} examples of x is needed")
+        classes, targets = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise UserError(f"y has {len(classes)} class: at least 2 are needed to tell apart")
+        return classes, torch.from_numpy(targets.astype(np.int64))
+
+    def _targets(self, y: ArrayLike | Tensor, n: int) -> Tensor:
+        targets = torch.as_tensor(np.asarray(y), dtype=torch.float32)
+        if targets.ndim not in (1, 2) or len(targets) != n or not n:
+            raise UserError(f"y has the shape {tuple(targets.shape)}: a target for each of the {n} examples is needed")
+        return targets[:, None] if targets.ndim == 1 else targets
+
+    @torch.no_grad()
+    def _validate_fit(self, inputs: Tensor, targets: Tensor, classes: Labels | None) -> None:
+        network = self.module.network
+        validate_tasks(network, inputs, targets.to(inputs.device), 1)
+        if classes is None or class_agnostic_names(network):
+            return
+        head_has = network(inputs).shape[1]
+        if len(classes) != head_has:
+            raise UserError(
+                f"{len(classes)} classes were given ({', '.join(map(str, classes[:5]))}{', …' * (len(classes) > 5)}),"
+                f" but the head of this checkpoint is a linear one that tells exactly {head_has} apart. Give"
+                f" {head_has}, or take a checkpoint with a class-agnostic head (model.network.init_args.head)"
+            )
+
+
+def _balanced_loss(targets: Tensor) -> Loss:
+    """Cross entropy in which each class weighs the same, as it does in the tasks of meta-training.
+
+    Where all have as many examples it is the plain mean. Otherwise the plain mean would draw everything towards
+    the larger classes: one step from equal rows gives a class-agnostic head's rows lengths in proportion.
+    """
+    counts = targets.bincount()
+    if (counts == counts[0]).all():
+        return F.cross_entropy
+    return partial(F.cross_entropy, weight=1 / counts.float())
+
+
+def _has_others(labels: Labels) -> NDArray[np.bool_]:
+    classes, number = np.unique(labels, return_counts=True)
+    return np.isin(labels, classes[number > 1])
+
+
+def _rates(rule: UpdateRule, taken: list[InnerStep]) -> list[Params]:
+    if type(rule).forward is not UpdateRule.forward:
+        return []
+    rates = []
+    with torch.no_grad():
+        for s, step in enumerate(taken):
+            assert step.grads is not None
+            rates.append(rule.coefficients(s, step.grads, step.loss, step.state).rates)
+    return rates

@@ -1,0 +1,113 @@
+"""Derivatives by autograd: for any network and any loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from metasgd.errors import raise_problems
+from metasgd.meta.inner_loop import InnerLoop, Tape
+from metasgd.nn.networks import statistics_from_first
+from metasgd.rules.gradient_descent import Params
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A support pass with its graph, from the leaves ``params`` and ``shared`` to ``loss`` and ``grads``."""
+
+    params: Params
+    shared: Params
+    loss: Tensor
+    grads: Params
+
+
+class AutogradInnerLoop(InnerLoop):
+    """One task runs plainly, several under ``vmap``."""
+
+    def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
+        graph = self._support(params, keep)
+        return graph.loss.detach(), _detached(graph.grads), graph if keep else None
+
+    def _support(self, params: Params, keep: bool) -> _Graph:
+        params, shared = leaves(params), leaves(self.shared)
+        x, y = self.support_set
+        with torch.enable_grad():
+            loss = self._losses(self._outputs(params, shared, x), y)
+            found = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=keep, allow_unused=True)
+        return _Graph(params, shared, loss, _all_used(params, found))
+
+    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
+        graph: _Graph = self._support(params, keep=True) if tape is None else tape
+        outputs = [(graph.grads[n], w) for n, w in omega.items()]
+        if ell is not None:
+            outputs.append((graph.loss, ell))
+        return _pulled([(out, by) for out, by in outputs if out.requires_grad], graph.params, graph.shared)
+
+    def query(self, params: Params) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self._query(params, self.shared)
+
+    def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
+        params, shared = leaves(params), leaves(self.shared)
+        with torch.enable_grad():
+            losses, outputs = self._query(params, shared)
+        grads = _pulled([(losses, torch.ones_like(losses))], params, shared)
+        return losses.detach(), outputs.detach(), grads
+
+    def _query(self, params: Params, shared: Params) -> tuple[Tensor, Tensor]:
+        x, y = self.query_set
+        if self.learner.transductive:
+            outputs = self._outputs(params, shared, x)
+        else:
+            axis = len(self.lead)
+            seen = self.support_set[0].shape[axis]
+            with statistics_from_first(self.learner.network, seen):
+                both = self._outputs(params, shared, torch.cat([self.support_set[0], x], dim=axis))
+            outputs = both.narrow(axis, seen, x.shape[axis])
+        return self._losses(outputs, y), outputs
+
+    def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
+        fixed = self.weights({}, shared)
+
+        def call(params: Params, x: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(self.learner.network, {**fixed, **params}, (x,))
+            return outputs
+
+        return vmap(call, randomness="different")(params, x) if self.lead else call(params, x)
+
+    def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        loss = self.learner.loss
+        return vmap(loss)(outputs, y) if self.lead else loss(outputs, y)
+
+
+def leaves(tensors: Params) -> Params:
+    return {n: t.detach().requires_grad_() for n, t in tensors.items()}
+
+
+def _detached(tensors: Params) -> Params:
+    return {n: t.detach() for n, t in tensors.items()}
+
+
+def _pulled(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params) -> Params:
+    """``Σ cotangent · ∂output/∂input`` over the pairs (output, cotangent), for every input it reaches."""
+    if not outputs:
+        return {}
+    inputs = params | shared
+    outs, cotangents = zip(*outputs, strict=True)
+    found = torch.autograd.grad(outs, list(inputs.values()), cotangents, allow_unused=True)
+    return {n: g for n, g in zip(inputs, found, strict=True) if g is not None}
+
+
+def _all_used(params: Params, grads: Sequence[Tensor | None]) -> Params:
+    used = {n: g for n, g in zip(params, grads, strict=True) if g is not None}
+    raise_problems(
+        [
+            f"model.network: the parameter {name} gets no gradient: the loss does not depend on it. Remove it"
+            " from the network, or leave it out of what adapts."
+            for name in params
+            if name not in used
+        ]
+    )
+    return used

@@ -1,0 +1,93 @@
+"""The inner steps of some tasks, taken forwards and then handed out backwards, as the reverse pass wants them.
+
+Either every step is kept with its tape; or only a few places to start again from, between which the steps are taken
+again, and again: with c of them and no step taken more than r times beforehand, ``(c + r)! / (c! r!)`` steps can be
+gone back over (Griewank and Walther 2000, "Algorithm 799: revolve").
+"""
+
+from collections.abc import Iterator
+from math import comb
+
+import torch
+from torch import Tensor
+
+from metasgd.meta.inner_loop import InnerLoop, InnerStep
+from metasgd.rules.gradient_descent import CHOSEN, Params, State
+
+NUM_CHECKPOINTS = 5
+"""Where steps are taken again, so many ``θ_s`` are held, however many steps there are: 100 at up to 4 times each."""
+
+
+class Backwards:
+    """Iterates over ``(s, step)`` from the last inner step to the first.
+
+    Attributes:
+        final: ``θ_S``, from the first iteration on.
+        losses: ``L_s``, likewise.
+
+    Args:
+        stack: the tasks.
+        inner_steps: S.
+        taped: whether the steps come with their tapes.
+        again: keep a few places only, and take the steps again.
+    """
+
+    final: Params
+
+    def __init__(self, stack: InnerLoop, inner_steps: int, taped: bool, again: bool) -> None:
+        self.stack, self.inner_steps, self.taped = stack, inner_steps, taped
+        self.kept_at_once = 1 if again else inner_steps
+        self.losses: list[Tensor] = []
+        self._chosen: list[dict[str, Tensor]] = []
+
+    @property
+    def chosen(self) -> dict[str, Tensor]:
+        """What the rule chose at each step, if it chooses, ``[*lead, S, …]``."""
+        axis = len(self.stack.lead)
+        return {c: torch.stack([one[c] for one in self._chosen], dim=axis) for c in self._chosen[0]}
+
+    def __iter__(self) -> Iterator[tuple[int, InnerStep]]:
+        start = self.stack.start
+        return self._between(0, self.inner_steps, start, self.stack.learner.rule.init_state(start), NUM_CHECKPOINTS)
+
+    def _between(
+        self, first: int, last: int, params: Params, state: State, places: int
+    ) -> Iterator[tuple[int, InnerStep]]:
+        """The steps ``last-1 … first``, from ``θ_first`` and ``m_first``, which are one of the ``places``."""
+        n = last - first
+        if n <= self.kept_at_once:
+            steps = []
+            for s in range(first, last):
+                step = self.stack.step(params, state, self.taped)
+                steps.append(step)
+                if s + 1 < last or last == self.inner_steps:
+                    params, state = self._after(s, step)
+            if last == self.inner_steps:
+                self.final = params
+            del params, state, step
+            while steps:
+                yield first + len(steps) - 1, steps.pop()
+            return
+        middle = first + _share(n, places)
+        there, state_there = params, state
+        for s in range(first, middle):
+            there, state_there = self._after(s, self.stack.step(there, state_there, False))
+        yield from self._between(middle, last, there, state_there, places - 1)
+        del there, state_there
+        yield from self._between(first, middle, params, state, places)
+
+    def _after(self, s: int, step: InnerStep) -> tuple[Params, State]:
+        with torch.no_grad():
+            params, state = self.stack.learner.rule(s, step.params, step.grads, step.loss, step.state)
+        if s == len(self.losses):  # for the first time
+            self.losses.append(step.loss)
+            self._chosen.append({c: state[c] for c in CHOSEN if c in state})
+        return params, state
+
+
+def _share(n: int, places: int) -> int:
+    """Of n steps, how many come before the next place, so that the fewest are taken again."""
+    if places == 1:
+        return n - 1
+    times = next(r for r in range(n) if comb(places + r, r) >= n)
+    return max(1, n - comb(places + times - 1, places - 1))

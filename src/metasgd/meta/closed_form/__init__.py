@@ -1,0 +1,1 @@
+"""Derivatives of the usual layers in closed form."""

@@ -1,0 +1,102 @@
+"""Derivatives in closed form, for a network that is a sequence of known layers: fastest, and no graph to keep."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.meta.autograd import AutogradInnerLoop
+from metasgd.meta.closed_form.network import FeedForward, Pass
+from metasgd.meta.inner_loop import InnerLoopConfig, Tape
+from metasgd.rules.gradient_descent import Params
+
+
+@dataclass(frozen=True)
+class _SupportPass:
+    loss: Tensor
+    grads: Params
+    made: Pass
+
+
+class ClosedFormInnerLoop(AutogradInnerLoop):
+    """Only the query pass with another set's statistics is left to autograd.
+
+    At ``θ_0`` the rows of a class-agnostic head are all the same. What it hands down is ``Σ_c (p_c − y_c) w = 0``: the
+    first inner step moves the head alone, and the passes below it are left out.
+    """
+
+    def __init__(self, learner: InnerLoopConfig, network: FeedForward, theta: Params, tasks: Episode) -> None:
+        super().__init__(learner, theta, tasks)
+        self.network = network
+        lead = len(self.lead)
+        self.query_is_known = learner.transductive or not network.normalises
+        (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
+        self.head = network.layers[-1]
+        self.rows_start_alike = (
+            network.loss.shift_invariant and self.head.names <= learner.agnostic and self.head.weight in self.start
+        )
+        self.prepared_support = network.prepared(support_x, lead), support_y
+        self.prepared_query = (network.prepared(query_x, lead), query_y) if self.query_is_known else self.query_set
+
+    @torch.no_grad()
+    def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
+        if keep:
+            made = self._recorded(params)
+            return made.loss, made.grads, made
+        weights = self.weights(params, self.shared)
+        loss, _, grads = self.network.gradient(weights, *self.prepared_support, self._moves(params))
+        return loss, self._with_zeros(grads), None
+
+    def _recorded(self, params: Params) -> _SupportPass:
+        weights = self.weights(params, self.shared)
+        loss, grads, made = self.network.recorded_gradient(weights, *self.prepared_support, self._moves(params))
+        return _SupportPass(loss, self._with_zeros(grads), made)
+
+    def _moves(self, params: Params) -> frozenset[str]:
+        """Names of the parameters whose gradient is not known to be zero at these."""
+        return self.learner.adapted & self.head.names if self._rows_alike(params) else self.learner.adapted
+
+    def _rows_alike(self, params: Params) -> bool:
+        return self.rows_start_alike and params is self.start
+
+    def _with_zeros(self, grads: Params) -> Params:
+        """The gradients of all that adapts, in the network's order."""
+        return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in self.start.items()}
+
+    @torch.no_grad()
+    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
+        support: _SupportPass = self._recorded(params) if tape is None else tape
+        weights = self.weights(params, self.shared)
+        if not omega:
+            found = {}
+        elif self._rows_alike(params):  # what it adds to the head's rows is left out: over the rows that sums to zero
+            found = self.network.hessian_product_below(weights, support.made, omega)
+        else:
+            found = self.network.hessian_product(weights, support.made, omega)
+        if ell is not None:
+            grads = self.network.full_gradient(weights, support.made) if self.shared else support.grads
+            for n, g in grads.items():
+                more = ell.reshape(ell.shape + (1,) * (g.ndim - ell.ndim)) * g
+                found[n] = found[n] + more if n in found else more
+        return self._of_own_shape(found)
+
+    @torch.no_grad()
+    def query(self, params: Params) -> tuple[Tensor, Tensor]:
+        if not self.query_is_known:
+            return super().query(params)
+        x, y = self.prepared_query
+        outputs, _ = self.network.outputs(self.weights(params, self.shared), x)
+        return self.network.loss.forward(outputs, y)[0], outputs
+
+    @torch.no_grad()
+    def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
+        if not self.query_is_known:
+            return super().query_and_grads(params)
+        weights = self.weights(params, self.shared)
+        losses, outputs, grads = self.network.gradient(weights, *self.prepared_query, frozenset(weights))
+        return losses, outputs, self._of_own_shape(grads)
+
+    def _of_own_shape(self, found: Params) -> Params:
+        """Gradients in shared weights, summed over the tasks and rows that share them."""
+        return {n: g.sum_to_size(self.shared[n].shape) if n in self.shared else g for n, g in found.items()}

@@ -1,0 +1,225 @@
+"""Closed-form derivatives of the usual layers: what autograd would find, without its graph.
+
+A layer maps x to y with parameters p. Beside its forward pass it knows two linear maps and their change:
+
+    backward           dy ↦ (dx, dp),        the gradient
+    tangent            (ṗ, ẋ) ↦ ẏ,           how y changes along a direction ṗ of the parameters
+    tangent_backward   (ẏ's gradient …),     how dx and dp change along that direction
+
+Gradients differentiated along a direction ω of the parameters are the Hessian-vector product H ω (Pearlmutter
+1994, "Fast exact multiplication by the Hessian"). Everything here is plain arithmetic on tensors: no autograd,
+nothing shared between threads.
+
+Tensors have a leading ``[b]`` where b tasks with weights of their own are stacked, and none for one task; X
+examples, M values per channel. ``None`` stands for a tangent of zero.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasgd.meta.closed_form.products import add_product, affine, product
+from metasgd.rules.gradient_descent import Params
+
+Kept = tuple[Any, ...]
+Found = tuple[Tensor | None, Params]
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Layer(ABC):
+    """One layer, by the names of its parameters."""
+
+    weight: str = ""
+    bias: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({self.weight, self.bias} - {""})
+
+    @abstractmethod
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+        """y, and what the derivatives need of this pass."""
+
+    @abstractmethod
+    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
+        """dx (None unless needed), and dp by name."""
+
+    @abstractmethod
+    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+        """ẏ, and what ``tangent_backward`` needs of this pass."""
+
+    @abstractmethod
+    def tangent_backward(
+        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+    ) -> Found:
+        """The tangents of dx (None unless needed) and of dp."""
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """``y = x Wᵀ + b``, x ``[…, X, in]``."""
+
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+        return affine(x, p[self.weight], p.get(self.bias)), (x,)
+
+    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
+        found = {self.weight: product(dy.mT, kept[0])}
+        if self.bias:
+            found[self.bias] = dy.sum(dim=-2)
+        return (product(dy, p[self.weight]) if needs_dx else None), found
+
+    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+        y_dot = None if x_dot is None else product(x_dot, p[self.weight].mT)
+        if self.weight in dot:
+            moved = affine(kept[0], dot[self.weight], dot.get(self.bias))
+            y_dot = moved if y_dot is None else y_dot.add_(moved)
+        elif self.bias in dot:
+            y_dot = dot[self.bias].unsqueeze(-2) + (torch.zeros_like(kept[0][..., :1]) if y_dot is None else y_dot)
+        return y_dot, () if x_dot is None else (x_dot,)
+
+    def tangent_backward(
+        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+    ) -> Found:
+        dx_dot, found = self.backward(p, kept, dy_dot, needs_dx)
+        if dot_kept:
+            add_product(found[self.weight], dy.mT, dot_kept[0])
+        if dx_dot is not None and self.weight in dot:
+            add_product(dx_dot, dy, dot[self.weight])
+        return dx_dot, found
+
+
+@dataclass(frozen=True)
+class Conv2d(Layer):
+    """A convolution of one group, zero-padded; x ``[X, channels, height, width]``."""
+
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+        return self._map(x, p[self.weight], p.get(self.bias)), (x,)
+
+    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
+        dx, dw, db = self._pull(dy, kept[0], p[self.weight], needs_dx, True, bool(self.bias))
+        return dx, {self.weight: dw, self.bias: db} if self.bias else {self.weight: dw}
+
+    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+        weight_dot = dot.get(self.weight)
+        y_dot = None
+        if x_dot is not None and weight_dot is not None:  # both terms in one convolution
+            inputs, weights = torch.cat([x_dot, kept[0]], dim=1), torch.cat([p[self.weight], weight_dot], dim=1)
+            y_dot = self._map(inputs, weights, dot.get(self.bias))
+        elif weight_dot is not None:
+            y_dot = self._map(kept[0], weight_dot, dot.get(self.bias))
+        elif x_dot is not None:
+            y_dot = self._map(x_dot, p[self.weight], dot.get(self.bias))
+        elif self.bias in dot:
+            y_dot = self._map(kept[0], torch.zeros_like(p[self.weight]), dot[self.bias])
+        return y_dot, () if x_dot is None else (x_dot,)
+
+    def tangent_backward(
+        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+    ) -> Found:
+        x, weight = kept[0], p[self.weight]
+        found = {self.bias: dy_dot.sum(dim=(0, 2, 3))} if self.bias else {}
+        # the two terms of each in one convolution: of the weight over examples, of the input over channels
+        both_dy, both_x = (torch.cat([dy_dot, dy]), torch.cat([x, dot_kept[0]])) if dot_kept else (dy_dot, x)
+        found[self.weight] = self._pull(both_dy, both_x, weight, False, True, False)[1]
+        if not needs_dx:
+            return None, found
+        if self.weight in dot:
+            dy_dot, weight = torch.cat([dy_dot, dy], dim=1), torch.cat([weight, dot[self.weight]])
+        return self._pull(dy_dot, x, weight, True, False, False)[0], found
+
+    def _map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+    def _pull(
+        self, dy: Tensor, x: Tensor, weight: Tensor, *needs: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:  # None where not needed
+        found: tuple[Tensor, Tensor, Tensor] = aten.convolution_backward(
+            dy, x, weight, [dy.shape[1]], self.stride, self.padding, self.dilation, False, [0, 0], 1, list(needs)
+        )
+        return found
+
+
+class Fixed(Layer):
+    """A layer without parameters that is linear near x: its tangent is its own map, and backward its transpose."""
+
+    @abstractmethod
+    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _pull(self, kept: Kept, dy: Tensor) -> Tensor: ...
+
+    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
+        return self._pull(kept, dy), {}
+
+    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:  # noqa: ARG002
+        return (None if x_dot is None else self._push(kept, x_dot)), ()
+
+    def tangent_backward(
+        self,
+        p: Params,  # noqa: ARG002
+        dot: Params,  # noqa: ARG002
+        kept: Kept,
+        dot_kept: Kept,  # noqa: ARG002
+        dy: Tensor,  # noqa: ARG002
+        dy_dot: Tensor,
+        needs_dx: bool,  # noqa: ARG002
+    ) -> Found:
+        return self._pull(kept, dy_dot), {}
+
+
+@dataclass(frozen=True)
+class ReLU(Fixed):
+    """In place, since nobody else needs what it is given: reading from and writing to memory is what it costs."""
+
+    in_place: bool = True
+    """Whether x may be overwritten; not where it is the network's input."""
+
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+        y = x.relu_() if self.in_place else x.relu()
+        return y, (y,)
+
+    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
+        return self._pull(kept, x_dot)
+
+    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward.grad_input(dy, kept[0], 0, grad_input=dy)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class MaxPool2d(Fixed):
+    size: tuple[int, int] = (2, 2)
+
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+        y, where = aten.max_pool2d_with_indices(x, self.size)
+        return y, (x, where)
+
+    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
+        where = kept[1]
+        return x_dot.flatten(2).gather(2, where.flatten(2)).view(where.shape)
+
+    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
+        x, where = kept
+        dx: Tensor = aten.max_pool2d_with_indices_backward(dy, x, self.size, self.size, [0, 0], [1, 1], False, where)
+        return dx
+
+
+@dataclass(frozen=True)
+class Flatten(Fixed):
+    """Images ``[X, channels, height, width]`` to vectors."""
+
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+        return x.flatten(1), (x,)
+
+    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:  # noqa: ARG002
+        return x_dot.flatten(1)
+
+    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
+        return dy.reshape(kept[0].shape)

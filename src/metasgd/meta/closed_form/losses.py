@@ -1,0 +1,57 @@
+"""Losses in closed form."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from metasgd.meta.closed_form.layers import Kept
+
+
+class LossForm(ABC):
+    """A mean loss over examples: outputs ``[*lead, X, outputs]``."""
+
+    shift_invariant = False
+    """Whether it stays as it is when all outputs of an example grow by the same."""
+
+    @abstractmethod
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+        """The loss ``[*lead]``, its gradient in the outputs, and what ``tangent`` needs."""
+
+    @abstractmethod
+    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
+        """How that gradient changes along ``outputs_dot``."""
+
+    @abstractmethod
+    def fits(self, y: Tensor, n_outputs: int) -> bool:
+        """Whether ``[B, X, …]`` targets are of the kind that is meant here."""
+
+
+class CrossEntropy(LossForm):
+    shift_invariant = True
+
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+        log_p, at = outputs.log_softmax(dim=-1), y.unsqueeze(-1)
+        p, n = log_p.exp(), y.shape[-1]
+        loss = -log_p.gather(-1, at).mean(dim=(-2, -1))
+        return loss, p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).div_(n), (p,)
+
+    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
+        (p,) = kept
+        moved: Tensor = p * outputs_dot
+        return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).div_(p.shape[-2])
+
+    def fits(self, y: Tensor, n_outputs: int) -> bool:  # noqa: ARG002
+        return y.ndim == 2 and y.dtype == torch.int64
+
+
+class MeanSquaredError(LossForm):
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+        error = outputs - y
+        return error.square().mean(dim=(-2, -1)), error * (2 / error.shape[-2:].numel()), ()
+
+    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:  # noqa: ARG002
+        return outputs_dot * (2 / outputs_dot.shape[-2:].numel())
+
+    def fits(self, y: Tensor, n_outputs: int) -> bool:
+        return y.ndim == 3 and y.shape[-1] == n_outputs

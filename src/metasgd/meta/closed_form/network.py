@@ -1,0 +1,152 @@
+"""A network as the sequence of its layers, with the gradient and the Hessian-vector product of a task's loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasgd.meta.closed_form.batch_norm import BatchNorm
+from metasgd.meta.closed_form.layers import Kept, Layer
+from metasgd.meta.closed_form.losses import LossForm
+from metasgd.meta.closed_form.products import product
+from metasgd.meta.closed_form.stem import Stem
+from metasgd.rules.gradient_descent import Params
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass, and the backward pass down to the lowest layer that was asked for.
+
+    Attributes:
+        kept: of each layer.
+        loss_kept: of the loss.
+        dys: the loss's gradient in each layer's output, by the layer's number.
+    """
+
+    kept: list[Kept]
+    loss_kept: Kept
+    dys: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Layers, one after the other, and the loss.
+
+    Attributes:
+        layers: in the order in which they are applied.
+        loss: after the last of them.
+        images: whether the input is images ``[X, channels, height, width]``; else vectors.
+        flatten: whether every example of the input is flattened first.
+    """
+
+    layers: tuple[Layer, ...]
+    loss: LossForm
+    images: bool
+    flatten: bool
+
+    @property
+    def stacks(self) -> bool:
+        """Whether several tasks with weights of their own can go through at once."""
+        return not self.images
+
+    @property
+    def normalises(self) -> bool:
+        """Whether an example's outputs depend on the others in its batch."""
+        return any(isinstance(layer, BatchNorm | Stem) for layer in self.layers)
+
+    def fits(self, weights: Params, support_x: Tensor, support_y: Tensor) -> bool:
+        """Whether ``[B, X, …]`` inputs and targets are of the kind that these layers and this loss mean."""
+        n_outputs = weights[self.layers[-1].weight].shape[0]
+        ndim = support_x.ndim
+        right = ndim == 5 if self.images else ndim == 3 or (self.flatten and ndim > 3)
+        return right and support_x.is_floating_point() and self.loss.fits(support_y, n_outputs)
+
+    def prepared(self, x: Tensor, lead: int) -> Tensor:
+        """Inputs ``[*lead, X, …]`` in the layout that the layers are fastest with."""
+        first = self.layers[0]
+        if isinstance(first, Stem):
+            return first.first.columns(x)
+        if self.images:
+            return x.to(memory_format=torch.channels_last)
+        return x.flatten(lead + 1) if self.flatten else x
+
+    def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
+        """The outputs, and what each layer keeps of its pass."""
+        all_kept = []
+        for layer in self.layers:
+            x, kept = layer.forward(p, x)
+            all_kept.append(kept)
+        return x, all_kept
+
+    def gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Params]:
+        """The losses, the outputs, and the losses' gradient in the ``wanted`` parameters."""
+        outputs, kept = self.outputs(p, x)
+        loss, dy, _ = self.loss.forward(outputs, y)
+        return loss, outputs, self._backward(p, kept, dy, wanted, None)
+
+    def recorded_gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Params, Pass]:
+        """The losses and their gradient, and the record of the pass, to differentiate them further."""
+        outputs, kept = self.outputs(p, x)
+        loss, dy, loss_kept = self.loss.forward(outputs, y)
+        made = Pass(kept, loss_kept, {})
+        return loss, self._backward(p, list(kept), dy, wanted, made.dys), made
+
+    def full_gradient(self, p: Params, made: Pass) -> Params:
+        """The gradient in all parameters, of a pass that is there already."""
+        everything = frozenset().union(*(layer.names for layer in self.layers))
+        return self._backward(p, list(made.kept), made.dys[len(self.layers) - 1], everything, None)
+
+    def _backward(
+        self, p: Params, kept: list[Kept], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
+    ) -> Params:
+        """The gradient in ``wanted``, from ``dy`` in the output of the last layer in ``kept``.
+
+        Uses up ``kept``, so that memory is free as soon as it can be.
+        """
+        lowest = self._lowest(wanted)
+        grads: Params = {}
+        for i in reversed(range(lowest, len(kept))):
+            assert dy is not None
+            if dys is not None:
+                dys[i] = dy
+            dy, found = self.layers[i].backward(p, kept.pop(), dy, needs_dx=i > lowest)
+            grads.update(found)
+        return {n: g for n, g in grads.items() if n in wanted}
+
+    def hessian_product(self, p: Params, made: Pass, omega: Params) -> Params:
+        """``H ω``: how the gradient in every parameter changes along the direction ``omega``."""
+        dot_kept = []
+        x_dot: Tensor | None = None
+        for layer, kept in zip(self.layers, made.kept, strict=True):
+            x_dot, own = layer.tangent(p, omega, kept, x_dot)
+            dot_kept.append(own)
+        assert x_dot is not None, "omega names no parameter of the network"
+        dy_dot: Tensor | None = self.loss.tangent(made.loss_kept, x_dot)
+        found: Params = {}
+        lowest = self._lowest(frozenset(p))
+        for i in reversed(range(lowest, len(self.layers))):
+            assert dy_dot is not None
+            # below the lowest layer that adapts nothing moves, and dy was not asked for
+            dy = made.dys.get(i, dy_dot)
+            dy_dot, own_found = self.layers[i].tangent_backward(
+                p, omega, made.kept[i], dot_kept[i], dy, dy_dot, needs_dx=i > lowest
+            )
+            found.update(own_found)
+        return found
+
+    def hessian_product_below(self, p: Params, made: Pass, omega: Params) -> Params:
+        """``H ω`` below the last layer, where that gives all its outputs alike and the loss does not see that.
+
+        The gradient in the last layer's input is then zero, whatever the layers below, and changes with that layer's
+        weight alone: by ``dy · ω``. So one backward pass does.
+        """
+        below = frozenset().union(*(layer.names for layer in self.layers[:-1]))
+        last = len(self.layers) - 1
+        if not below:
+            return {}
+        dx = product(made.dys[last], omega[self.layers[last].weight])
+        return self._backward(p, list(made.kept[:last]), dx, below, None)
+
+    def _lowest(self, names: frozenset[str]) -> int:
+        """The number of the first layer with one of these parameters."""
+        return next(i for i, layer in enumerate(self.layers) if layer.names & names)

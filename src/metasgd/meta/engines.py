@@ -1,0 +1,200 @@
+"""How the tasks of a meta-batch are dealt out: one by one, over CPU threads, or stacked under ``vmap``.
+
+Every engine gives the same result as the others up to the rounding of its sums, and the same bits each time.
+"""
+
+import copy
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.episode import Episode
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.memory import bytes_of_a_task
+from metasgd.meta.meta_gradient import MetaGradient
+
+Part = TypeVar("Part")
+Work = Callable[[InnerLoopConfig, Episode], Part]
+Merge = Callable[[Iterable[Part]], Part]
+
+CPU_THREADS = torch.get_num_threads()
+"""The threads that this process was given, before any engine sets its own threads to one."""
+STACK_BYTES = 2**30
+"""What a stack of tasks may take on a CPU."""
+
+EngineName = Literal["auto", "loop", "threads", "vmap"]
+
+
+class Engine(ABC):
+    """Deals the tasks of a meta-batch to a function of (learner, tasks), and merges what it returns."""
+
+    @abstractmethod
+    def run(
+        self, work: Work[Part], merge: Merge[Part], learner: InnerLoopConfig, tasks: Episode, inner_steps: int
+    ) -> Part:
+        """``merge`` of what ``work`` gives for the tasks, of S inner steps, in their order."""
+
+
+class Loop(Engine):
+    """One task after the other."""
+
+    def run(
+        self,
+        work: Work[Part],
+        merge: Merge[Part],
+        learner: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,  # noqa: ARG002
+    ) -> Part:
+        return merge(work(learner, one) for one in _in_pieces(tasks, 1))
+
+
+class Vmap(Engine):
+    """Stacks of tasks: best where a task is too small to fill the machine.
+
+    Args:
+        at_most: tasks in a stack.
+        budget: bytes that a stack may take, by ``bytes_of_a_task``; by default 1 GiB, on a GPU half of what is free.
+    """
+
+    def __init__(self, at_most: int = 256, budget: int | None = None) -> None:
+        self.at_most, self.budget = at_most, budget
+        self._fitting: dict[tuple[int, ...], int] = {}
+
+    def run(
+        self, work: Work[Part], merge: Merge[Part], learner: InnerLoopConfig, tasks: Episode, inner_steps: int
+    ) -> Part:
+        shape = (inner_steps, *tasks.support_x.shape[1:], *tasks.query_x.shape[1:])
+        if shape not in self._fitting:
+            budget = _budget_on(tasks.support_x.device) if self.budget is None else self.budget
+            self._fitting[shape] = max(1, budget // bytes_of_a_task(learner, tasks, inner_steps))
+        return merge(work(learner, stack) for stack in _in_pieces(tasks, min(self.at_most, self._fitting[shape])))
+
+
+class Threads(Engine):
+    """Tasks dealt over CPU threads as they get free; each has a replica of the network and one intra-op thread.
+
+    Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these. What
+    the tasks give is merged in their order, so that neither the dealing nor the number of threads shows.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(
+            n_threads, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._own = threading.local()
+
+    def run(
+        self,
+        work: Work[Part],
+        merge: Merge[Part],
+        learner: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,  # noqa: ARG002
+    ) -> Part:
+        autocast = _autocast_here(tasks.query_x.device.type)
+
+        def on(one: Episode) -> Part:
+            with autocast():
+                return work(self._replica(learner), one)
+
+        with _one_thread_here():
+            return merge(self._pool.map(on, _in_pieces(tasks, 1)))
+
+    def _replica(self, learner: InnerLoopConfig) -> InnerLoopConfig:
+        """This thread's own copy of ``learner``, made once."""
+        if getattr(self._own, "of", None) is not learner:
+            self._own.of = learner
+            self._own.replica = replace(learner, network=copy.deepcopy(learner.network))
+        replica: InnerLoopConfig = self._own.replica
+        if replica.network.training != learner.network.training:
+            replica.network.train(learner.network.training)
+        return replica
+
+
+def choose_engine(name: EngineName, network: nn.Module, device: torch.device) -> tuple[Engine, str]:
+    """The engine of that name, or for ``auto`` the one expected to be fastest; and why, in a line.
+
+    On a CPU, tasks of a convolutional network keep a core busy each and grouped convolutions are slow, so
+    they are dealt over threads; tasks of a small dense network are far too small for that and are stacked.
+    On other devices stacks fill the machine.
+    """
+    convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules())
+    if name == "auto":
+        on_cpu = device.type == "cpu"
+        chosen: EngineName = "threads" if convolutional and on_cpu and CPU_THREADS > 1 else "vmap"
+        chosen = "loop" if convolutional and on_cpu and CPU_THREADS == 1 else chosen
+        kind = "a convolutional" if convolutional else "a dense"
+        reason = f"{chosen}, chosen for {kind} network on {device.type} with {CPU_THREADS} CPU threads"
+    else:
+        chosen, reason = name, f"{name}, as model.engine asks"
+    if chosen == "threads":
+        return Threads(CPU_THREADS), reason
+    return (Vmap() if chosen == "vmap" else Loop()), reason
+
+
+def _budget_on(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
+
+
+@contextmanager
+def _one_thread_here() -> Iterator[None]:
+    """Keep the caller's own intra-op threads out of the way: after each use they spin for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_pieces(tasks: Episode, size: int) -> Iterator[Episode]:
+    for start in range(0, tasks.n_tasks, size):
+        yield tasks.tasks(start, min(start + size, tasks.n_tasks))
+
+
+def _autocast_here(device_type: str) -> Callable[[], torch.autocast | nullcontext[None]]:
+    """Autocast is a property of a thread; this makes the caller's again in another."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext
+    dtype = torch.get_autocast_dtype(device_type)
+    return lambda: torch.autocast(device_type, dtype=dtype)
+
+
+class _AttachedGradient(torch.autograd.Function):
+    """A loss whose gradient is already known, handed to autograd so that hooks (DDP's) see it arrive."""
+
+    @staticmethod
+    def forward(ctx, loss: Tensor, grads: list[Tensor], *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ARG004
+        ctx.grads = grads
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        return None, None, *(grad_output * g for g in ctx.grads)
+
+
+def attach_gradient(
+    loss: Tensor, gradient: MetaGradient, theta: Mapping[str, Tensor], phi: Mapping[str, Tensor]
+) -> Tensor:
+    """``loss``, such that ``backward`` gives θ and φ the mean over tasks of ``gradient``.
+
+    Args:
+        loss: a scalar without a graph.
+        gradient: summed over tasks.
+        theta: the parameters to receive ``gradient.theta``, by name.
+        phi: the parameters to receive ``gradient.phi``, by name.
+    """
+    b = gradient.query_losses.shape[0]
+    pairs = [(p, gradient.theta[n] / b) for n, p in theta.items() if p.requires_grad]
+    pairs += [(p, gradient.phi[n] / b) for n, p in phi.items() if p.requires_grad]
+    delivered: Tensor = _AttachedGradient.apply(loss, [g for _, g in pairs], *(p for p, _ in pairs))
+    return delivered

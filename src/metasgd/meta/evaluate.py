@@ -1,0 +1,77 @@
+"""Adapting to tasks, and judging the adapted networks. Pure functions: they change neither network nor rule."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.meta.autograd import AutogradInnerLoop
+from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
+from metasgd.meta.inner_loop import InnerLoop
+from metasgd.meta.inner_loop import InnerLoopConfig as InnerLoopConfig
+from metasgd.meta.inner_loop import Loss as Loss
+from metasgd.rules.gradient_descent import Params
+
+
+def inner_loop_of(learner: InnerLoopConfig, theta: Params, tasks: Episode) -> InnerLoop:
+    """``tasks`` side by side, their derivatives in closed form where that is known, and by autograd elsewhere.
+
+    Args:
+        learner: what adapts.
+        theta: θ, by name; these values are used, not those in ``learner.network``.
+        tasks: b tasks.
+    """
+    network = learner.feed_forward
+    if (
+        network is None
+        or not network.fits(theta, tasks.support_x, tasks.support_y)
+        or (tasks.n_tasks > 1 and not network.stacks)
+        or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
+    ):
+        return AutogradInnerLoop(learner, theta, tasks)
+    return ClosedFormInnerLoop(learner, network, theta, tasks)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How some tasks went: no gradient, no outer graph.
+
+    Attributes:
+        support_losses: ``[b, S]``, before each inner step.
+        query_losses: ``[b, J]``, after each of the J judged numbers of steps.
+        outputs: ``[b, J, X, …]``, the network's outputs on the query set after each of them.
+    """
+
+    support_losses: Tensor
+    query_losses: Tensor
+    outputs: Tensor
+
+
+def evaluate(
+    learner: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
+) -> Evaluation:
+    """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
+    stack = inner_loop_of(learner, theta, tasks)
+    steps, final, _ = stack.adapt(inner_steps)
+    params = [*(step.params for step in steps), final]
+    evaluated = [stack.query(params[s]) for s in after]
+    axis, b = len(stack.lead), tasks.n_tasks
+    support_losses = torch.stack([step.loss for step in steps], dim=-1) if steps else torch.empty(b, 0)
+    outputs = torch.stack([outputs for _, outputs in evaluated], dim=axis)
+    return Evaluation(
+        support_losses=support_losses.reshape(b, inner_steps),
+        query_losses=torch.stack([losses for losses, _ in evaluated], dim=-1).reshape(b, len(after)),
+        outputs=outputs if stack.lead else outputs[None],
+    )
+
+
+def merge_evaluations(parts: Iterable[Evaluation]) -> Evaluation:
+    """The judgement of all the parts' tasks, in the order given."""
+    every = tuple(parts)
+    return Evaluation(
+        support_losses=torch.cat([p.support_losses for p in every]),
+        query_losses=torch.cat([p.query_losses for p in every]),
+        outputs=torch.cat([p.outputs for p in every]),
+    )

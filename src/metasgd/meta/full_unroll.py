@@ -1,0 +1,119 @@
+"""Where the inner steps of an outer step start: from θ, each time anew, as Meta-SGD and MAML do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metasgd.episode import Episode
+from metasgd.meta.engines import EngineName, choose_engine
+from metasgd.meta.evaluate import Evaluation, evaluate, merge_evaluations
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+
+
+class Unroll(ABC):
+    """The inner runs of a meta-batch's tasks, as the outer step sees them."""
+
+    @abstractmethod
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:
+        """Make ready for a device and a number of processes; a line that says how the runs are made there.
+
+        Raises:
+            UserError: they cannot be made there.
+        """
+
+    @abstractmethod
+    def meta_gradient(
+        self,
+        learner: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,
+        first_order: bool,
+        query_weights: Sequence[float] | None = None,
+    ) -> MetaGradient:
+        """The gradient of the outer loss after S more inner steps.
+
+        Args:
+            learner: what adapts.
+            tasks: the meta-batch, inputs as the network takes them.
+            inner_steps: S.
+            first_order: leave out the Hessian term.
+            query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
+        """
+
+    @abstractmethod
+    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        """Whole runs, judged on the query sets after each number of inner steps in ``after`` (0 … S)."""
+
+    @abstractmethod
+    def validate_tasks(self, tasks: Episode) -> None:
+        """Refuse tasks that the runs cannot be made of.
+
+        Raises:
+            UserError: says what does not fit.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a checkpoint must hold of the runs under way."""
+
+    @abstractmethod
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Go on with the runs of a checkpoint."""
+
+
+class FullUnroll(Unroll):
+    """Every run starts from θ and ends with its outer step, so tasks can be dealt out at will.
+
+    Args:
+        network: f, by which ``auto`` chooses.
+        engine: how tasks are dealt out.
+        recompute: run inner steps again in the reverse pass; ``auto`` where S supports are larger than the
+            query set.
+    """
+
+    def __init__(self, network: nn.Module, engine: EngineName, recompute: bool | Literal["auto"]) -> None:
+        self.name, self.recompute = engine, recompute
+        self.engine, _ = choose_engine(engine, network, torch.device("cpu"))
+
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
+        self.engine, reason = choose_engine(self.name, network, device)
+        return f"engine: {reason}"
+
+    def meta_gradient(
+        self,
+        learner: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,
+        first_order: bool,
+        query_weights: Sequence[float] | None = None,
+    ) -> MetaGradient:
+        theta = learner.theta
+        recompute = self.recompute
+        if recompute == "auto":
+            recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
+
+        def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
+            return meta_gradient(one, theta, some, inner_steps, first_order, recompute, query_weights)
+
+        return self.engine.run(on, merge_gradients, learner, tasks, inner_steps)
+
+    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        theta = learner.theta
+
+        def on(one: InnerLoopConfig, some: Episode) -> Evaluation:
+            return evaluate(one, theta, some, inner_steps, after)
+
+        return self.engine.run(on, merge_evaluations, learner, tasks, inner_steps)
+
+    def validate_tasks(self, tasks: Episode) -> None:
+        """Any task can start from θ."""
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return []
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """No run outlives its outer step."""

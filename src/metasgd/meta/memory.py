@@ -1,0 +1,44 @@
+"""How much memory a stacked task needs, so that a stack can be made to fit."""
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.episode import Episode
+from metasgd.meta.inner_loop import InnerLoopConfig
+
+
+def bytes_of_a_task(learner: InnerLoopConfig, tasks: Episode, inner_steps: int) -> int:
+    """What a task adds to a stack's meta-gradient at its peak, at most: an estimate from sizes.
+
+    Every inner step keeps θ, m and g, and its activations with what their derivatives keep; in the reverse pass
+    there are λ, ω, the gradients and their sums; the query set's activations and their gradients come on top.
+
+    Args:
+        learner: what adapts.
+        tasks: of the size in question.
+        inner_steps: S.
+    """
+    n_support, n_query = tasks.support_x.shape[1], tasks.query_x.shape[1]
+    weights = sum(p.numel() for p in learner.network.parameters())
+    activations = _activations(learner.network, tasks.support_x[0])
+    step = 3 * weights + 2 * activations
+    return tasks.query_x.element_size() * (inner_steps * step + 6 * weights + 2 * activations * n_query // n_support)
+
+
+def _activations(network: nn.Module, x: Tensor) -> int:
+    """The numbers that all the layers put out for these inputs."""
+    counted = []
+
+    def count(layer: nn.Module, given: object, output: object) -> None:  # noqa: ARG001
+        if isinstance(output, Tensor):
+            counted.append(output.numel())
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children())]
+    try:
+        # what chance a layer takes here is not missed later
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counted)

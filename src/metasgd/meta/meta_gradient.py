@@ -1,0 +1,156 @@
+"""The exact meta-gradient, at a memory that does not grow with a graph per inner step.
+
+    outer loss = Σ_s w_s L(f(θ_s; query)),  by default w_S = 1 and no other
+
+Its gradient is not taken through a graph of the whole inner loop. It runs backwards over the steps, carrying
+λ = d outer / d θ_{s+1} and ν = d outer / d m_{s+1}, and needs of the forward pass only θ_s, m_s, g_s and L_s:
+
+    (λ', ω, ℓ, ν', dφ) = (λ, ν) · ∂u/∂(θ_s, g_s, L_s, m_s, φ)
+    λ ← λ' + ω · ∂²L_s/∂θ² + ℓ g_s + w_s ∇ L(f(θ_s; query)),    ν ← ν'
+
+First order leaves out ``ω · ∂²L_s/∂θ²`` and nothing else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.meta.checkpointing import Backwards
+from metasgd.meta.evaluate import inner_loop_of
+from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, InnerStep
+from metasgd.rules.gradient_descent import Params, State
+from metasgd.rules.vjp import vjp
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """The outer loss of some tasks and its gradient, summed over these tasks.
+
+    Attributes:
+        theta: d Σ outer / dθ by name, of θ's shapes.
+        phi: d Σ outer / dφ by name, of φ's shapes.
+        support_losses: ``[b, S]``, before each inner step.
+        query_losses: ``[b]``, after the last.
+        outputs: ``[b, X, …]``, the adapted networks' outputs on the query sets.
+        chosen: ``[b, S, …]``, the learning rates and momenta, if the rule chose them as it went.
+    """
+
+    theta: Params
+    phi: Params
+    support_losses: Tensor
+    query_losses: Tensor
+    outputs: Tensor
+    chosen: dict[str, Tensor]
+
+
+class _Reverse:
+    """The reverse pass over one stack's inner steps: λ and ν, and what has been gathered so far."""
+
+    def __init__(self, stack: InnerLoop, first_order: bool) -> None:
+        self.stack = stack
+        self.first_order = first_order
+        self.rule = stack.learner.rule
+        self.phi: Params = {}
+        self.shared: Params = {}
+        self.lam: Params = {}
+        self.nu: State = {}
+
+    def _add(self, found: Params) -> None:
+        """Add to λ, and to the gradients of what does not adapt."""
+        for name, g in found.items():
+            _add_to(self.lam if name in self.stack.start else self.shared, name, g)
+
+    def query(self, params: Params, weight: float) -> tuple[Tensor, Tensor]:
+        """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs."""
+        losses, outputs, grads = self.stack.query_and_grads(params)
+        self._add(grads if weight == 1 else {n: weight * g for n, g in grads.items()})
+        return losses, outputs
+
+    def step(self, s: int, step: InnerStep) -> None:
+        """Go back over inner step s."""
+        pulled = vjp(self.rule, s, step.params, step.grads, step.loss, step.state, self.lam, self.nu)
+        self.lam, self.nu = pulled.params, pulled.state
+        for name, g in pulled.phi.items():
+            _add_to(self.phi, name, g)
+        omega = {} if self.first_order else pulled.grads
+        if omega or pulled.loss is not None:
+            self._add(self.stack.vjp(step.params, step.tape, omega, pulled.loss))
+
+
+def last_alone(inner_steps: int) -> list[float]:
+    """``w_1 … w_S`` by which the query loss after the last inner step is the outer loss."""
+    return [0.0] * (inner_steps - 1) + [1.0]
+
+
+def meta_gradient(
+    learner: InnerLoopConfig,
+    theta: Params,
+    tasks: Episode,
+    inner_steps: int,
+    first_order: bool = False,
+    recompute: bool = False,
+    query_weights: Sequence[float] | None = None,
+) -> MetaGradient:
+    """The outer loss of ``tasks`` and its gradient in θ and φ, by the recursion at the head of this file.
+
+    Args:
+        learner: what adapts.
+        theta: θ, by name; these values are used, not those in ``learner.network``.
+        tasks: b tasks; more than one are stacked.
+        inner_steps: S, at least 1.
+        first_order: leave out the Hessian term.
+        recompute: run inner steps again in the reverse pass instead of keeping them: memory that does not
+            grow with S, for a few more support passes per step (see ``backwards.py``).
+        query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
+    """
+    weights = last_alone(inner_steps) if query_weights is None else query_weights
+    stack = inner_loop_of(learner, theta, tasks)
+    backwards = Backwards(stack, inner_steps, taped=not first_order, again=recompute)
+    reverse = _Reverse(stack, first_order)
+    for s, step in backwards:
+        if s == inner_steps - 1:
+            query_losses, outputs = reverse.query(backwards.final, weights[-1])
+        reverse.step(s, step)
+        if s and weights[s - 1]:
+            reverse.query(step.params, weights[s - 1])
+        del step  # before the next one is made
+    support_losses, chosen = torch.stack(backwards.losses, dim=-1), backwards.chosen
+    gathered = reverse.lam | reverse.shared
+    learned = {n: p for n, p in learner.phi.items() if p.requires_grad}
+    b = tasks.n_tasks
+    return MetaGradient(
+        theta={n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p) for n, p in theta.items()},
+        phi={n: reverse.phi[n] if n in reverse.phi else torch.zeros_like(p) for n, p in learned.items()},
+        support_losses=support_losses.reshape(b, inner_steps),
+        query_losses=query_losses.reshape(b),
+        outputs=outputs if stack.lead else outputs[None],
+        chosen={c: x if stack.lead else x[None] for c, x in chosen.items()},
+    )
+
+
+def merge_gradients(parts: Iterable[MetaGradient]) -> MetaGradient:
+    """The meta-gradient of all the parts' tasks, summed in the order given, each as it comes."""
+    theta: Params = {}
+    phi: Params = {}
+    rest = []
+    for part in parts:
+        for total, more in ((theta, part.theta), (phi, part.phi)):
+            for name, g in more.items():
+                _add_to(total, name, g)
+        rest.append((part.support_losses, part.query_losses, part.outputs, part.chosen))
+    support_losses, query_losses, outputs, chosen = zip(*rest, strict=True)
+    return MetaGradient(
+        theta=theta,
+        phi=phi,
+        support_losses=torch.cat(support_losses),
+        query_losses=torch.cat(query_losses),
+        outputs=torch.cat(outputs),
+        chosen={c: torch.cat([one[c] for one in chosen]) for c in chosen[0]},
+    )
+
+
+def _add_to(total: Params, name: str, g: Tensor) -> None:
+    total[name] = total[name] + g if name in total else g

@@ -1,0 +1,261 @@
+"""Meta-training the update rule on long inner runs, a segment of each at an outer step.
+
+A run trains random weights on one task as an ordinary loop would, on minibatches. It goes on over many outer steps:
+each backpropagates through its own S inner steps only, from the weights and the memory that the one before left
+(truncated backpropagation through time), and its loss is that on the task's query set at the end of the segment:
+
+    (θ, m) of the last segment, detached
+    g_s = ∇ L(f(θ_s; minibatch s)),  (θ_{s+1}, m_{s+1}) = u_φ(s, θ_s, g_s, L_s, m_s)   for S steps
+    φ moves against ∇_φ L(f(θ_S; query)), exact within the segment
+
+So the rule meets weights at every stage of a training: random, partly trained and nearly converged.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metasgd.episode import Episode
+from metasgd.errors import UserError, raise_problems
+from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.full_unroll import Unroll
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import MetaGradient, last_alone
+from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead, class_agnostic_names
+from metasgd.rules.gradient_descent import CHOSEN, Params, State
+
+RUN_SEED = 0x52554E
+"""Keeps the random weights of runs apart from other uses of a task's number."""
+
+
+@dataclass
+class Run:
+    """Where a run stands: its task, the inner steps taken, and the weights and memory they led to."""
+
+    task_index: int
+    step: int
+    params: Params
+    state: State
+
+
+class TruncatedUnroll(Unroll):
+    """The runs under way, one for each place in the meta-batch, stacked under ``vmap``.
+
+    A place whose task is not that of the outer step before starts a new run.
+
+    Args:
+        minibatch_shots: examples of each class in a minibatch. The support set is walked in order, again and
+            again, every time in other combinations.
+    """
+
+    def __init__(self, minibatch_shots: int) -> None:
+        self.minibatch_shots = minibatch_shots
+        self.runs: list[Run] = []
+
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
+        if world_size > 1:
+            raise UserError(
+                f"trainer.devices make {world_size} processes, but the long inner runs (model.segments above 1) are"
+                " those of one process: set trainer.devices to 1"
+            )
+        return f"long inner runs, stacked on {device.type}"
+
+    def meta_gradient(
+        self,
+        learner: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,
+        first_order: bool,
+        query_weights: Sequence[float] | None = None,
+    ) -> MetaGradient:
+        """Go on with every run by ``inner_steps``; the gradient in φ, θ's being zero."""
+        weights = last_alone(inner_steps) if query_weights is None else query_weights
+        indices = tasks.task_index.tolist()
+        going_on = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
+        runs = [
+            self.runs[place] if index == going_on[place] else new_run(learner, tasks.n_way, index)
+            for place, index in enumerate(indices)
+        ]
+        stack = _Stack(learner, tasks, self.minibatch_shots, runs)
+        phi = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
+        losses, chosen, outer_losses = [], [], []
+        with torch.enable_grad():
+            for weight in weights:
+                losses.append(stack.step(create_graph=not first_order).detach())
+                chosen.append({c: stack.state[c].detach() for c in CHOSEN if c in stack.state})
+                if weight:
+                    query_losses, outputs = stack.query()
+                    outer_losses.append(weight * query_losses.sum())
+            found = torch.autograd.grad(torch.stack(outer_losses).sum(), list(phi.values()), allow_unused=True)
+        # a run that diverged makes a gradient that is not finite, which no outer step follows, and starts again
+        self.runs = [
+            run if ok else new_run(learner, tasks.n_way, run.task_index)
+            for run, ok in zip(stack.runs(), query_losses.isfinite().tolist(), strict=True)
+        ]
+        return MetaGradient(
+            theta={n: torch.zeros_like(p) for n, p in learner.network.named_parameters()},
+            phi={n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(phi.items(), found, strict=True)},
+            support_losses=torch.stack(losses, dim=1),
+            query_losses=query_losses.detach(),
+            outputs=outputs.detach(),
+            chosen={c: torch.stack([now[c] for now in chosen], dim=1) for c in chosen[0]},
+        )
+
+    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        runs = [new_run(learner, tasks.n_way, index) for index in tasks.task_index.tolist()]
+        stack = _Stack(learner, tasks, self.minibatch_shots, runs)
+        losses, evaluated = [], []
+        for s in range(inner_steps + 1):
+            if s in after:
+                with torch.no_grad():
+                    evaluated.append(stack.query())
+            if s < inner_steps:
+                losses.append(stack.step(create_graph=False).detach())
+                stack.forget_graph()
+        return Evaluation(
+            support_losses=torch.stack(losses, dim=1) if losses else torch.empty(tasks.n_tasks, 0),
+            query_losses=torch.stack([loss for loss, _ in evaluated], dim=1),
+            outputs=torch.stack([outputs for _, outputs in evaluated], dim=1),
+        )
+
+    def validate_tasks(self, tasks: Episode) -> None:
+        k_shot = tasks.support_x.shape[1] // tasks.n_way
+        if self.minibatch_shots > k_shot:
+            raise UserError(
+                f"model.minibatch_shots is {self.minibatch_shots}, but data.k_shot is {k_shot}: at most as many are"
+                " possible"
+            )
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [vars(run) for run in self.runs]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        self.runs = [Run(**run) for run in state]
+
+
+class _Stack:
+    """Runs side by side: weights ``[B, …]``, memory ``[B, …]`` and the steps taken ``[B]``."""
+
+    def __init__(self, learner: InnerLoopConfig, tasks: Episode, minibatch_shots: int, runs: Sequence[Run]) -> None:
+        self.learner, self.tasks, self.minibatch_shots = learner, tasks, minibatch_shots
+        device = tasks.support_x.device
+        self.steps = torch.tensor([run.step for run in runs], device=device)
+        self.params = leaves({n: torch.stack([run.params[n] for run in runs]).to(device) for n in runs[0].params})
+        self.state = {n: torch.stack([run.state[n] for run in runs]).to(device) for n in runs[0].state}
+
+    def step(self, create_graph: bool) -> Tensor:
+        """One inner step of every run; the losses before it, ``[B]``."""
+        with torch.enable_grad():
+            x, y = self.tasks.support_x, self.tasks.support_y
+            n_way = self.tasks.n_way
+            rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
+            place = torch.arange(len(x), device=x.device)[:, None]
+            losses, _ = self._losses(x[place, rows], y[place, rows])
+            grads = torch.autograd.grad(
+                losses.sum(), list(self.params.values()), create_graph=create_graph, retain_graph=True
+            )
+            named = dict(zip(self.params, grads, strict=True))
+            self.params, self.state = self.learner.rule(self.steps, self.params, named, losses, self.state)
+        self.steps = self.steps + 1
+        return losses
+
+    def forget_graph(self) -> None:
+        self.params = leaves(self.params)
+        self.state = {n: t.detach() for n, t in self.state.items()}
+
+    def query(self) -> tuple[Tensor, Tensor]:
+        """Losses ``[B]`` and outputs ``[B, X, …]`` on the query sets."""
+        return self._losses(self.tasks.query_x, self.tasks.query_y)
+
+    def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        def of_one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            outputs: Tensor = functional_call(self.learner.network, params, (x,))
+            return self.learner.loss(outputs, y), outputs
+
+        losses: tuple[Tensor, Tensor] = vmap(of_one, randomness="different")(self.params, x, y)
+        return losses
+
+    def runs(self) -> list[Run]:
+        """The runs as they stand, without the graph."""
+        kept = {n: t.detach() for n, t in self.state.items() if n not in CHOSEN}
+        return [
+            Run(index, step, {n: p.detach()[b] for n, p in self.params.items()}, {n: t[b] for n, t in kept.items()})
+            for b, (index, step) in enumerate(zip(self.tasks.task_index.tolist(), self.steps.tolist(), strict=True))
+        ]
+
+
+def new_run(learner: InnerLoopConfig, n_way: int, task_index: int) -> Run:
+    """A run from random weights, which are a function of the task's number and the network's own initialisation."""
+    network = copy.deepcopy(learner.network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RUN_SEED + task_index)
+        initialise_again(network)
+    agnostic = class_agnostic_names(network)
+    params = {
+        n: p.detach().expand(n_way, *p.shape[1:]) if n in agnostic else p.detach()
+        for n, p in network.named_parameters()
+    }
+    return Run(task_index, 0, params, learner.rule.init_state(params))
+
+
+def validate_initialisable(network: nn.Module) -> None:
+    """Refuse a network that cannot start from other random weights.
+
+    Raises:
+        UserError: as ``initialise_again``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        initialise_again(copy.deepcopy(network))
+
+
+@torch.no_grad()
+def initialise_again(network: nn.Module) -> None:
+    """Draw all the weights anew, each by its module's own ``reset_parameters``.
+
+    Raises:
+        UserError: a module has a parameter that nothing draws.
+    """
+    for p in network.parameters():
+        p.fill_(math.nan)  # by which what nothing has drawn is known
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    for module in reversed(list(network.modules())):  # the outer ones have the last word, as when they are built
+        if callable(reset := getattr(module, "_reset_parameters", None)):  # torch's attention and Transformer
+            reset()
+        elif isinstance(module, ClassAgnosticHead):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    raise_problems(
+        [
+            f"model.segments is above 1, for which every run starts from random weights, but model.network draws no"
+            f" {p} of {name or 'the network'} ({type(module).__name__}) anew: give that module a method"
+            " reset_parameters, which draws all its parameters"
+            for name, module in network.named_modules()
+            for p, value in module.named_parameters(recurse=False)
+            if value.isnan().any()
+        ]
+    )
+
+
+def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int) -> Tensor:
+    """The rows of the support set that each run sees at its step, ``[B, N*shots]`` for ``steps [B]``.
+
+    Every shot of a class comes once in an epoch; from epoch to epoch the classes are shifted against one another.
+    """
+    way = torch.arange(n_way, device=steps.device)[:, None]
+    at = steps[:, None, None] * shots + torch.arange(shots, device=steps.device)
+    return (way * k_shot + (at + way * (at // k_shot)) % k_shot).flatten(1)
+
+
+def leaves(tensors: Params) -> Params:
+    return {n: t.detach().requires_grad_() for n, t in tensors.items()}

@@ -1,0 +1,228 @@
+"""Base networks. They know nothing of inner loops; any ``nn.Module`` with ``forward(batch)`` will do.
+
+Shapes: X examples in a batch, N ways.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metasgd.errors import UserError, raise_problems, too_small
+
+
+class ClassAgnosticHead(nn.Module):
+    """A linear classifier that knows no class: every row starts from the same vector.
+
+    A task's adaptation expands the single row to as many as the task has ways, so that the learner is
+    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022). Cross-entropy
+    does not see what all rows have in common: the vector stays at zero (Kao et al., ICLR 2022), and the first inner
+    step moves the head alone, to a learned dot product with the support set's features. From the second on, all moves.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, features))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, features]`` to ``[X, rows]``: N rows in a task, 1 before it."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class BatchNorm2d(nn.Module):
+    """Batch normalisation by the statistics of the batch it is given, or of its first examples only.
+
+    There are no running statistics: a task must not depend on the tasks before it. On a query set, the
+    batch's own statistics are the transductive protocol of the published numbers; see
+    :func:`statistics_from_first` for the other.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.first: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, channels, height, width]``, of the same shape."""
+        if self.first is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        # F.batch_norm takes given statistics for constants; here they carry gradients
+        var, mean = torch.var_mean(x[: self.first], dim=(0, 2, 3), correction=0, keepdim=True)
+        scale = self.weight[:, None, None] * torch.rsqrt(var + self.eps)
+        return (x - mean) * scale + self.bias[:, None, None]
+
+
+@contextmanager
+def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
+    """Let every :class:`BatchNorm2d` normalise whole batches by the statistics of their first n examples.
+
+    Raises:
+        UserError: the network has a normalisation over the batch that cannot do this.
+    """
+    raise_problems(
+        [
+            f"model.transductive is false, but {name} is a {type(module).__name__}, which always normalises"
+            " by the whole batch. Use metasgd.nn.BatchNorm2d, or set model.transductive to true."
+            for name, module in network.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+    )
+    layers = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    for layer in layers:
+        layer.first = n
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.first = None
+
+
+class Conv4(nn.Sequential):
+    """Four 3×3 convolutions with BatchNorm and ReLU, then a linear head (Vinyals 2016; Finn 2017).
+
+    Images ``[X, channels, height, width]`` to logits ``[X, N]``. BatchNorm normalises by the batch that it is
+    given and keeps no running statistics.
+
+    Args:
+        n_way: classes that a linear head tells apart; unused by the class-agnostic head.
+        head: ``linear``, or ``class_agnostic`` (see :class:`ClassAgnosticHead`).
+        in_channels: 1 for grey, 3 for colour.
+        width: filters of each convolution, 64 as published; or four numbers, one for each. Later convolutions see
+            smaller images: ``[32, 64, 128, 256]`` costs about a quarter more than 64, and has four times the features.
+        image_size: height and width of the images, in pixels.
+        downsample: ``stride`` (2, as in MAML's Omniglot) or ``pool`` (max-pooling 2×2, as in miniImageNet).
+        features: what the head reads: ``rectified``, after the last ReLU, as published; or ``normalised``, without
+            that ReLU, each example's to a mean square of 1, so that a class-agnostic head tells classes by the
+            cosine of the angle between examples (Gidaris and Komodakis, CVPR 2018).
+        running_statistics: BatchNorm keeps running statistics and is evaluated by them, as ordinary training
+            wants it; not for few-shot tasks.
+    """
+
+    def __init__(
+        self,
+        n_way: int = 5,
+        head: Literal["linear", "class_agnostic"] = "class_agnostic",
+        in_channels: int = 1,
+        width: int | Sequence[int] = 64,
+        image_size: int = 28,
+        downsample: Literal["stride", "pool"] = "stride",
+        features: Literal["rectified", "normalised"] = "rectified",
+        running_statistics: bool = False,
+    ) -> None:
+        where = "model.network.init_args"
+        widths = [width] * 4 if isinstance(width, int) else list(width)
+        problems = too_small(
+            f"{where}.",
+            ("n_way", n_way, 2),
+            ("in_channels", in_channels, 1),
+            ("image_size", image_size, 16 if downsample == "pool" else 1),
+        )
+        if len(widths) != 4 or min(widths) < 1:
+            problems.append(f"{where}.width is {width}: use a number, or four, each at least 1")
+        raise_problems(problems)
+        channels = [in_channels, *widths]
+        rectified = [True] * 3 + [features == "rectified"]
+        blocks = (
+            _block(c_in, c_out, downsample, running_statistics, relu)
+            for (c_in, c_out), relu in zip(pairwise(channels), rectified, strict=True)
+        )
+        size = image_size
+        for _ in range(4):
+            size = (size + 1) // 2 if downsample == "stride" else size // 2
+        n_features = widths[-1] * size * size
+        body = nn.Sequential(*blocks, nn.Flatten())
+        if features == "normalised":
+            body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
+        top = nn.Linear(n_features, n_way) if head == "linear" else ClassAgnosticHead(n_features)
+        super().__init__(OrderedDict(body=body, head=top))
+        # as convolutions read them: every inner step has weights of its own, which would be laid out anew each time
+        self.to(memory_format=torch.channels_last)
+        self.image_shape = (in_channels, image_size, image_size)
+
+
+def _block(
+    c_in: int, c_out: int, downsample: Literal["stride", "pool"], running_statistics: bool, rectified: bool
+) -> nn.Sequential:
+    stride = 2 if downsample == "stride" else 1
+    block = nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1),
+        nn.BatchNorm2d(c_out) if running_statistics else BatchNorm2d(c_out),
+    )
+    if rectified:
+        block.append(nn.ReLU())
+    if downsample == "pool":
+        block.append(nn.MaxPool2d(2))
+    return block
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid (Finn 2017).
+
+    ``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``.
+
+    Args:
+        in_features: inputs of each example, after flattening.
+        hidden: width of each hidden layer.
+        out_features: outputs (N for a classifier).
+    """
+
+    def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), out_features: int = 1) -> None:
+        sizes = [in_features, *hidden, out_features]
+        if min(sizes) < 1:
+            raise UserError(f"model.network.init_args: MLP sizes are {sizes}, each must be at least 1")
+        *inner, last = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        body = nn.Sequential(nn.Flatten(), *(layer for linear in inner for layer in (linear, nn.ReLU())))
+        super().__init__(OrderedDict(body=body, head=last))
+
+
+def class_agnostic_names(network: nn.Module) -> frozenset[str]:
+    """Names of the parameters whose single row a task expands to its N ways."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, ClassAgnosticHead)
+        for name, _ in module.named_parameters()
+    )
+
+
+def uses_batch_statistics(network: nn.Module) -> bool:
+    """Whether an example's output depends on the others in its batch through a normalisation."""
+    return any(isinstance(m, BatchNorm2d | nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
+def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[str]:
+    """Names of the parameters that adapt.
+
+    Args:
+        network: what adapts; its head is its submodule ``head``.
+        adapts: ``all``, ``head``, ``body`` (all but the head), or patterns of parameter names.
+
+    Raises:
+        UserError: a pattern fits no parameter.
+    """
+    names = frozenset(name for name, _ in network.named_parameters())
+    head = frozenset(name for name in names if name.startswith("head."))
+    if adapts == "all":
+        return names
+    if adapts in ("head", "body") and head:
+        return head if adapts == "head" else names - head
+    patterns = [adapts] if isinstance(adapts, str) else list(adapts)
+    found = {pattern: frozenset(n for n in names if fnmatchcase(n, pattern)) for pattern in patterns}
+    raise_problems(
+        [
+            f"model.adapts has {pattern!r}, which fits no parameter of {type(network).__name__}: use all, head, body"
+            f" (where the network has a submodule named head) or patterns of {', '.join(sorted(names))}"
+            for pattern in patterns
+            if not found[pattern]
+        ]
+    )
+    return frozenset().union(*found.values())

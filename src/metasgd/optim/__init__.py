@@ -1,0 +1,1 @@
+"""A learned optimizer as a ``torch.optim.Optimizer``."""

@@ -1,0 +1,39 @@
+"""The loss of an ordinary training step as an update rule is told it: one finite number."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metasgd.errors import UserError
+from metasgd.rules.gradient_descent import UpdateRule
+
+
+class LossNotFiniteError(UserError):
+    """The training has diverged; the step that met it changed nothing."""
+
+
+def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
+    """What the rule is told of the loss; NaN if it reads none, without waiting for the loss's device.
+
+    Raises:
+        UserError: it is not one number, or the rule reads it and it is absent or not finite.
+    """
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise UserError(
+            f"loss is a tensor of shape {tuple(loss.shape)}, but step(loss=loss) takes one number: give its mean"
+        )
+    if not rule.reads_loss:
+        return math.nan
+    if loss is None:
+        raise UserError(
+            f"{type(rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure that"
+            " returns it"
+        )
+    number = float(torch.as_tensor(loss).detach())
+    if not math.isfinite(number):
+        raise LossNotFiniteError(
+            f"loss is {number}, but {type(rule).__name__} reads it, and a finite one is needed: the training has"
+            " diverged, and this step has changed nothing. Lower the factor lr on its rates, or see to the batch"
+        )
+    return number

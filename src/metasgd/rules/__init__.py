@@ -1,0 +1,23 @@
+"""The learned optimizers: how an inner step changes the weights."""
+
+from metasgd.rules.gradient_descent import (
+    Fixed,
+    PerLayerPerStep,
+    PerParameter,
+    PerParameterMomentum,
+    Scalar,
+    UpdateRule,
+)
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+
+__all__ = [
+    "Fixed",
+    "OptimizerNetwork",
+    "PerLayerPerStep",
+    "PerParameter",
+    "PerParameterMomentum",
+    "Scalar",
+    "ScaledOptimizerNetwork",
+    "UpdateRule",
+]

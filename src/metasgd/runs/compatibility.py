@@ -1,0 +1,118 @@
+"""Whether a checkpoint is of the run that is configured: where shapes do not tell, and where weights say nothing."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from upath import UPath
+
+from metasgd.errors import UserError
+from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.runs.differences import differences
+from metasgd.runs.folders import CONFIG_KEY
+
+Options = Mapping[str, Any]
+
+FREE_OF_NETWORK = ("n_way",)
+"""May differ where the shapes agree: a class-agnostic head meets any number of ways."""
+FREE_OF_RUN = (
+    *("root", "cache_dir", "download", "num_workers", "engine", "recompute"),  # where and how the same is done
+    *("val_tasks", "test_tasks", "eval_n_query", "eval_rotations", "eval_inner_steps"),  # of judging, not of training
+)
+"""Options that a run may go on with others of."""
+PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
+"""Options of the model that the same weights can be judged under in more ways than one."""
+
+
+def validate_same_model(path: Path | UPath, content: Options, rule: UpdateRule, network: Options) -> None:
+    """Refuse a checkpoint whose weights would be read as something else than they were trained as.
+
+    Args:
+        path: of the checkpoint.
+        content: of the checkpoint; without a configuration in it, nothing is known and nothing refused.
+        rule: the configured update rule.
+        network: the configured network: ``class_path`` and ``init_args``.
+
+    Raises:
+        UserError: names what differs.
+    """
+    saved = saved_config(path, content)
+    if saved is None:
+        return
+    model = saved["model"]
+    options = {name: value for name, value in rule.identity().items() if name in rule.fixed}
+    fixed = {"class_path": f"{type(rule).__module__}.{type(rule).__qualname__}", "init_args": options}
+    differing = [*_differences("model.update_rule", model["update_rule"], fixed)]
+    differing += _differences("model.network", model["network"], network, FREE_OF_NETWORK)
+    _refuse(
+        path,
+        "is of another model than the configured one",
+        differing,
+        "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule",
+    )
+
+
+def validate_same_run(path: Path | UPath, content: Options, configured: Options) -> None:
+    """Refuse to go on training from a checkpoint under other options of the model or the data.
+
+    Args:
+        path: of the checkpoint.
+        content: of the checkpoint; without a configuration in it, nothing is refused.
+        configured: the whole configuration.
+
+    Raises:
+        UserError: names what differs.
+    """
+    saved = saved_config(path, content)
+    if saved is None:
+        return
+    differing = [
+        said for part in ("model", "data") for said in _differences(part, saved[part], configured[part], FREE_OF_RUN)
+    ]
+    _refuse(
+        path,
+        "is of a run with other options",
+        differing,
+        "Go on with the config.yaml of that run, or start a new one from its weights with --init_from",
+    )
+
+
+def other_protocol(path: Path | UPath, content: Options, model: Options) -> list[str]:
+    """How the configured ``model`` judges otherwise than the run of a checkpoint did, in words."""
+    saved = saved_config(path, content)
+    own = {name: model[name] for name in PROTOCOL}
+    return [] if saved is None else [*_differences("model", {n: saved["model"].get(n) for n in PROTOCOL}, own)]
+
+
+def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:
+    """The configuration in a checkpoint, if it has one.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if CONFIG_KEY not in content:
+        return None
+    try:
+        config = yaml.safe_load(content[CONFIG_KEY])
+        complete = all(isinstance(config[part], dict) for part in ("model", "data"))
+        complete = complete and all("class_path" in config["model"][part] for part in ("network", "update_rule"))
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(
+            f"the configuration in the checkpoint {path} cannot be read. Give another, such as checkpoints/best.ckpt"
+            " or last.ckpt of the same run."
+        )
+    return dict(config)
+
+
+def _differences(name: str, saved: Any, own: Any, free: tuple[str, ...] = ()) -> Iterator[str]:
+    """In words."""
+    for differing in differences(name, saved, own, free):
+        yield f"its {differing.option} is {differing.saved}, the configured one {differing.own}"
+
+
+def _refuse(path: Path | UPath, what: str, differing: list[str], do: str) -> None:
+    if differing:
+        raise UserError(f"the checkpoint {path} {what}: {'; '.join(differing)}. {do}")

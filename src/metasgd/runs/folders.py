@@ -1,0 +1,217 @@
+"""A run's folder, ``runs/NAME/version_K``, and finding the checkpoints in it."""
+
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from upath import UPath
+
+from metasgd.errors import UserError
+from metasgd.runs.storage import answering, errors_of_the_system, place_of
+
+KEYWORDS = ("last", "best")
+RESUME = "resume"
+"""The keyword of a job that starts its run, or goes on with it when it is started again."""
+CONFIG_KEY = "metasgd_config"
+"""A checkpoint holds the run's config.yaml under this key."""
+_VERSION = re.compile(r"version_(\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run under ``save_dir/name``."""
+
+    save_dir: UPath
+    name: str
+    version: int
+
+    @property
+    def folder(self) -> UPath:
+        return self.save_dir / self.name / f"version_{self.version}"
+
+    def checkpoint(self, keyword: str) -> UPath:
+        return self.folder / "checkpoints" / f"{keyword}.ckpt"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a command starts from.
+
+    Attributes:
+        run: the run that it goes on with or judges; None: a new one, or no run's.
+        checkpoint: None: weights as they were initialised.
+        content: of the checkpoint.
+    """
+
+    run: Run | None
+    checkpoint: UPath | None
+    content: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def outer_step(self) -> int:
+        """Of the checkpoint."""
+        return int(self.content.get("global_step", 0))
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            return "no checkpoint"
+        of = f"{self.run.folder.name}/" if self.run else ""
+        return f"{of}{self.checkpoint.name} of outer step {self.outer_step}"
+
+
+def find_start(ckpt_path: str | None, save_dir: UPath, name: str, version: int | str | None, fit: bool) -> Start:
+    """Find the checkpoint and the run that ``--ckpt_path`` and the logger's options mean; change nothing.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or the run named is another's.
+    """
+    if version is not None and not (isinstance(version, int) and version >= 0):
+        raise UserError(
+            f"trainer.logger.init_args.version is {version}: a whole number from 0 is needed, K of the run's folder"
+            f" {save_dir / name}/version_K"
+        )
+    with answering(save_dir, "trainer.logger.init_args.save_dir"):
+        path = None if ckpt_path is None else resolve_checkpoint(ckpt_path, save_dir, name, version)
+    run = None if path is None else run_of(path)
+    if version is not None:
+        named = Run(save_dir, name, version)
+        if fit and ckpt_path != RESUME and (run is None or run.folder != named.folder.resolve()):
+            validate_version(named)
+        run = named
+    return Start(run, path, {} if path is None else read_checkpoint(path))
+
+
+def runs_of(save_dir: UPath, name: str) -> list[Run]:
+    """All runs of that name, the newest first."""
+    folders = (save_dir / name).glob("version_*")
+    versions = [int(m[1]) for f in folders if (m := _VERSION.fullmatch(f.name))]
+    return [Run(save_dir, name, v) for v in sorted(versions, reverse=True)]
+
+
+def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int | None = None) -> UPath | None:
+    """The file that ``--ckpt_path`` means: a path, or a keyword.
+
+    ``last`` and ``best`` are those of the run ``version``, without one of the newest run that has one.
+    ``resume`` is the last of the run ``version``, or nothing if that run is still to start.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if ckpt_path == RESUME:
+        if version is None:
+            raise UserError(
+                "--ckpt_path is resume, which goes on with the run that trainer.logger.init_args.version names, but it"
+                " names none. Give each job's run a number of its own (--trainer.logger.init_args.version"
+                f" $SLURM_JOB_ID), or use last for the newest run in {save_dir / name}."
+            )
+        last = Run(save_dir, name, version).checkpoint("last")
+        return last if last.is_file() else None
+    if ckpt_path in KEYWORDS:
+        runs = runs_of(save_dir, name) if version is None else [Run(save_dir, name, version)]
+        for run in runs:
+            if run.checkpoint(ckpt_path).is_file():
+                return run.checkpoint(ckpt_path)
+        where = f"no run in {save_dir / name}" if version is None else f"the run {runs[0].folder}"
+        has = "has" if version is None else "does not have"
+        raise UserError(
+            f"--ckpt_path is {ckpt_path}, but {where} {has} checkpoints/{ckpt_path}.ckpt. Leave"
+            " --ckpt_path out to start a new run, or give the path of a checkpoint."
+        )
+    return checkpoint_file(ckpt_path, "--ckpt_path", f", or last or best for the newest run in {save_dir / name}")
+
+
+def checkpoint_file(given: str, option: str, or_else: str = "") -> UPath:
+    """The checkpoint at the path that ``option`` gives.
+
+    Args:
+        given: the path.
+        option: what to name in messages.
+        or_else: what else may be given.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = place_of(given, option)
+    with answering(path, option):
+        kind = "a file" if path.is_file() else "a folder" if path.is_dir() else "not there"
+    if kind != "a file":
+        raise UserError(f"{option} is {given}, which is {kind}. Give the path of a checkpoint file{or_else}.")
+    return path
+
+
+def validate_version(run: Run) -> None:
+    """Refuse to start a run in the folder of another.
+
+    Raises:
+        UserError: the folder is there.
+    """
+    if run.folder.exists():
+        raise UserError(
+            f"trainer.logger.init_args.version is {run.version}, but {run.folder} is there already. Use --ckpt_path"
+            " resume to go on with that run, or another version for a new one."
+        )
+
+
+def run_of(checkpoint: UPath) -> Run | None:
+    """The run that a checkpoint lies in, if it lies in one."""
+    folder = checkpoint.resolve().parent
+    match = _VERSION.fullmatch(folder.parent.name)
+    if folder.name != "checkpoints" or match is None:
+        return None
+    return Run(folder.parents[2], folder.parents[1].name, int(match[1]))
+
+
+def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
+    """A checkpoint's content, of plain types and tensors only: no code in it is run.
+
+    Raises:
+        UserError: the file is not a complete checkpoint of this program.
+    """
+    try:
+        # torch warns of formats that it does not write itself
+        with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no checkpoint {path}. Give the path of one, such as runs/NAME/version_K/checkpoints/best.ckpt"
+        ) from error
+    except (
+        # torch's own, and what its unpickler trips over in a stream that makes no sense
+        *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
+        *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):
+            reason = "it is not all of plain types and tensors, as torch.save writes them"
+        raise UserError(
+            f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."
+            " Give another, such as checkpoints/best.ckpt or last.ckpt of the same run."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path} is not a checkpoint of metasgd: it has no state_dict. Give one that fit wrote.")
+    return content
+
+
+def validate_shapes(path: Path | UPath, content: dict[str, Any], module: torch.nn.Module) -> None:
+    """Refuse a checkpoint whose tensors are not the module's, naming the first that differs.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape.
+    """
+    own = {n: tuple(t.shape) for n, t in module.state_dict().items()}
+    saved = {n: tuple(t.shape) for n, t in content["state_dict"].items()}
+    differing = [n for n in (own | saved) if own.get(n) != saved.get(n)]
+    if differing:
+        n = differing[0]
+        raise UserError(
+            f"the checkpoint {path} does not fit the model: {n} is {saved.get(n, 'absent')} there and"
+            f" {own.get(n, 'absent')} in the configured model ({len(differing)} tensors differ). Use the config.yaml"
+            " of the run that wrote it, with the same --model.network, --model.update_rule, --model.inner_steps and"
+            " --model.adapts."
+        )

@@ -1,0 +1,1 @@
+"""The process and the host: signals, other processes, memory."""

@@ -1,0 +1,121 @@
+"""Several optimizers at the same training, each baseline with its learning rate tuned."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch.optim import Optimizer
+
+from metasgd.supervised.trainer import Candidate, Named, Trace
+
+Knob = TypeVar("Knob", int, float)
+Train = Callable[[Candidate, float, int], Trace]
+"""Trains by a contender, at a setting of its knob, from a seed."""
+Better = Callable[[float, float], bool]
+SPACING = math.sqrt(10)
+"""Between neighbouring learning rates of the search."""
+
+BASELINES: dict[str, tuple[Callable[[Named, float], Optimizer], float]] = {
+    "SGD": (lambda params, lr: torch.optim.SGD(params, lr=lr), 0.1),
+    "Momentum": (lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9), 0.03),
+    "Adam": (lambda params, lr: torch.optim.Adam(params, lr=lr), 0.003),
+    "RMSProp": (lambda params, lr: torch.optim.RMSprop(params, lr=lr), 0.003),
+    "AdaGrad": (lambda params, lr: torch.optim.Adagrad(params, lr=lr), 0.03),
+    "AdamW": (lambda params, lr: torch.optim.AdamW(params, lr=lr), 0.003),
+}
+"""With torch's defaults but for the learning rate (and 0.9 for Momentum), and where its search starts."""
+
+
+@dataclass
+class Row:
+    """What became of one contender.
+
+    Attributes:
+        name: as printed.
+        knob: the learning rate found, or 1, the learned optimizer's own.
+        tuned: whether it was searched.
+        trials: the metric on validation at the end, by setting of the knob, with the search's seed.
+        traces: the trainings at ``knob``, one per seed.
+    """
+
+    name: str
+    knob: float
+    tuned: bool
+    trials: dict[float, float]
+    traces: list[Trace]
+
+
+def compare(
+    train: Train,
+    better: Better,
+    contenders: Sequence[Candidate],
+    seeds: Sequence[int],
+    search_seed: int,
+    trials: int,
+    most_trials: int,
+    done: Callable[[str], None],
+) -> list[Row]:
+    """Tune each contender's knob on validation with one seed, then train with every other seed.
+
+    The search tries ``trials`` settings, a factor of √10 apart around the contender's start, and goes on beyond the
+    edge as long as the best lies there, up to ``most_trials`` in all. What is not tuned is tried as well at three
+    settings, to tell how much it depends on its knob, and then trained at its own.
+
+    Args:
+        train: one training.
+        better: whether one metric is better than another.
+        contenders: what to train by.
+        seeds: of the trainings that count.
+        search_seed: of the search's trainings; none of ``seeds``.
+        trials: settings tried at first; an odd number.
+        most_trials: settings tried at most.
+        done: told of every training that ended.
+    """
+    rows = []
+    for contender in contenders:
+        found = _search(train, better, contender, search_seed, trials, most_trials, done)
+        knob = _best(better, found) if contender.tuned else contender.start
+        traces = []
+        for seed in seeds:
+            traces.append(train(contender, knob, seed))
+            done(f"{contender.name}, learning rate {knob:g}, seed {seed}")
+        rows.append(Row(contender.name, knob, contender.tuned, found, traces))
+    return rows
+
+
+def _search(
+    train: Train,
+    better: Better,
+    contender: Candidate,
+    seed: int,
+    trials: int,
+    most_trials: int,
+    done: Callable[[str], None],
+) -> dict[float, float]:
+    found: dict[int, float] = {}  # by the power of √10
+
+    def try_at(power: int) -> None:
+        knob = contender.start * SPACING**power
+        trace = train(contender, knob, seed)
+        found[power] = math.nan if trace.diverged else trace.val_metric[-1]
+        done(f"{contender.name}, trying learning rate {knob:g}")
+
+    half = trials // 2 if contender.tuned else 1
+    for power in range(-half, half + 1):
+        try_at(power)
+    while contender.tuned and len(found) < most_trials:
+        best = _best(better, found)
+        if best not in (min(found), max(found)):
+            break
+        try_at(best - 1 if best == min(found) else best + 1)
+    return {contender.start * SPACING**power: found[power] for power in sorted(found)}
+
+
+def _best(better: Better, found: Mapping[Knob, float]) -> Knob:
+    best, *others = sorted(found)
+    for knob in others:
+        if better(found[knob], found[best]):
+            best = knob
+    return best

@@ -1,0 +1,221 @@
+"""What happens around training: checkpoints, the record of a test."""
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from upath import UPath
+
+from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.nn.networks import uses_batch_statistics
+from metasgd.reporting.results import Protocol, table, write
+from metasgd.runs.folders import CONFIG_KEY, KEYWORDS, RESUME
+from metasgd.runs.storage import remove_abandoned
+from metasgd.runtime.signals import SIGNALS, leave
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
+from metasgd.training.resuming import MADE_BY_KEY, made_by
+
+
+@contextmanager
+def _written_in(folder: str | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"trainer.logger.init_args.save_dir: the run's folder {folder} cannot be written"
+            f" ({error.strerror or error}). Allow writing there, make room, or choose another folder"
+        ) from error
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Keeps the configuration of a training run in its folder and in its checkpoints.
+
+    Evaluating a run changes neither. What is kept repeats the run from its start, in a folder of its own.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        config = config.clone()
+        config["trainer.logger.init_args.version"] = None
+        if config.ckpt_path in (*KEYWORDS, RESUME):
+            config.ckpt_path = None
+        super().__init__(parser, config, **options)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: it is written at the start of the fit."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with _written_in(trainer.log_dir):
+            super().setup(trainer, pl_module, "fit")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint[CONFIG_KEY] = self._config_text
+
+    @cached_property
+    def _config_text(self) -> str:
+        """Made once: it takes longer than many an outer step."""
+        text: str = self.parser.dump(self.config, skip_unset=False)
+        return text
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits and curves.
+
+    That is between two outer steps, once the first is logged and the validation that follows it is done. On
+    SIGTERM and SIGINT (once) the outer step at work is finished, saved, and left with ``128 + signal``, as a
+    scheduler expects; a second SIGINT leaves at once. In a job of SLURM, the signal before its end (SIGUSR1, by
+    Lightning's ``SLURMEnvironment``) does so too and requeues the job.
+
+    Args:
+        every_n_steps: outer steps between two writes; after each validation and at the end as well.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        raise_problems(too_small("last_checkpoint.", ("every_n_steps", every_n_steps, 1)))
+        self.every_n_steps = every_n_steps
+        self.saved_at = 0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        checkpoint[MADE_BY_KEY] = made_by(trainer.optimizers[0], schedules[0] if schedules else None)
+        loop = checkpoint["loops"]["fit_loop"]
+        progress = loop["epoch_loop.batch_progress"]
+        # of a finished run too, which goes on if it is resumed with more steps
+        progress["is_last_batch"] = False
+        if progress["current"]["ready"] > progress["current"]["started"]:
+            # between two steps, which Lightning's loop does not know: told as it was at the end of the first
+            for counts in (progress["total"], progress["current"]):
+                counts["ready"] -= 1
+                counts["completed"] -= 1
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            SIGNALS.note(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            SIGNALS.obey()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        folder = trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
+        if trainer.is_global_zero:
+            for keyword in KEYWORDS:
+                remove_abandoned(UPath(folder) / "checkpoints" / f"{keyword}.ckpt")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.saved_at = trainer.fit_loop.total_batch_idx + 1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        leaving = SIGNALS.agreed(trainer)
+        if leaving or batch_idx % self.every_n_steps == 0:
+            self._save(trainer, steps=batch_idx)
+        if leaving:
+            if trainer.is_global_zero and trainer.logger is not None:
+                name, saved = signal.Signals(leaving).name, f"{trainer.logger.log_dir}/checkpoints/last.ckpt"
+                print(f"stopped by {name} after {trainer.global_step} steps: {saved}", file=sys.stderr)
+            leave(trainer, leaving)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        steps = batch_idx + 1
+        assert isinstance(trainer.val_check_batch, int | float)  # validate_trainer_options takes no time instead
+        validation_follows = trainer.enable_validation and steps % int(trainer.val_check_batch) == 0
+        ends = trainer.global_step == trainer.max_steps or steps == trainer.num_training_batches
+        if ends and not validation_follows:
+            self._save(trainer, steps)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer, steps=trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+
+    def _save(self, trainer: Trainer, steps: int) -> None:
+        """Save what so many outer steps made, if that is not done yet."""
+        if steps == self.saved_at:
+            return
+        folder = trainer.log_dir
+        assert folder is not None
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.flush()  # no kill after this takes points from the curves
+        trainer.save_checkpoint(str(UPath(folder) / "checkpoints" / "last.ckpt"), weights_only=False)
+        self.saved_at = steps
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/best.ckpt``, by the metric on the validation tasks; also in a run that was moved."""
+
+    def __init__(self, metric: str, higher_is_better: bool) -> None:
+        super().__init__(
+            filename="best",
+            monitor=f"val/{metric}",
+            mode="max" if higher_is_better else "min",
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+            save_weights_only=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.dirpath is not None
+        best = UPath(self.dirpath) / "best.ckpt"
+        if not best.is_file():
+            return  # a new run from another's checkpoint: its own best is still to come
+        paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(best))
+        scores = {str(best): state_dict["kth_value"]}
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
+
+
+class RecordTest(Callback):
+    """Prints the table of a test and writes ``results.json`` in the run's folder."""
+
+    def __init__(self, source: Mapping[str, Any], checkpoint: str | None) -> None:
+        self.source, self.checkpoint = source, checkpoint
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        trainer.test_loop.verbose = False  # the table below says it all
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        folder = trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
+        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.test
+        assert isinstance(data, EpisodicDataModule)
+        result = pl_module.test_result()
+        if not trainer.is_global_zero:
+            return
+        shape = data.eval_shape
+        protocol = Protocol(
+            metric=pl_module.objective.metric,
+            n_way=shape.n_way,
+            k_shot=shape.k_shot,
+            n_query=shape.n_query,
+            inner_steps=pl_module.eval_inner_steps,
+            transductive=pl_module.learner.transductive if uses_batch_statistics(pl_module.network) else None,
+            one_alphabet=shape.one_alphabet,
+            data_seed=data.seed,
+            source=self.source["class_path"].rpartition(".")[2],
+            source_options=self.source.get("init_args", {}),
+            update_rule=type(pl_module.update_rule).__name__,
+            checkpoint=self.checkpoint,
+            outer_steps=int(pl_module.outer_steps),
+        )
+        Console().print(table(result, protocol))
+        with _written_in(folder):
+            write(UPath(folder), result, protocol)
+        Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)

@@ -1,0 +1,138 @@
+"""What a run shows of its learned optimizer: counts of odd rates, what the rule chose, how curves are fitted.
+
+All of it goes to the run's TensorBoard log.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metasgd.data.sinusoid import SinusoidSampler
+from metasgd.episode import Episode
+from metasgd.meta.evaluate import evaluate, inner_loop_of
+from metasgd.meta.full_unroll import FullUnroll
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
+
+
+class CountRates(Callback):
+    """Logs how many learned rates are negative (a share: α's sign is free) and how many are not finite."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        rates = pl_module.update_rule.learned_rates().values()
+        every_n = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
+        if not rates or not every_n or (batch_idx + 1) % every_n:
+            return
+        every = torch.cat([rate.detach().flatten() for rate in rates])
+        counts = {
+            "rates/negative_share": (every < 0).float().mean(),
+            "rates/not_finite": (~every.isfinite()).sum().float(),
+        }
+        pl_module.log_dict(counts, batch_size=batch.n_tasks)
+
+
+class ShowCurves(Callback):
+    """Pictures some fixed curves of a regression: support, truth, and what is predicted after 0 … S steps."""
+
+    N_CURVES, POINTS = 4, 200
+    AFTER = (0, 1, 2, 5, 10)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sampler = _data_of(trainer).samplers["val"]
+        if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, MetaSGDModule)
+        tasks = trainer.precision_plugin.convert_input(sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS))
+        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
+        there = Episode(*(field.to(pl_module.device) for field in tasks))
+        evaluated = evaluate(pl_module.learner, theta, there, max(self.AFTER), self.AFTER)
+        _add_figure(trainer, "curves", curves_figure(tasks, evaluated.outputs.cpu(), self.AFTER))
+
+
+class ShowChoices(Callback):
+    """Pictures the learning rates and momenta that a rule chooses on validation tasks, against the loss it read."""
+
+    N_TASKS = 32
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, MetaSGDModule)
+        if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
+            return
+        if not isinstance(pl_module.runs, FullUnroll):  # each of many inner steps is logged by itself
+            return
+        if not pl_module.eval_inner_steps:
+            return
+        data = _data_of(trainer)
+        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
+        losses, chosen = [], []
+        for drawn in data.first_val_tasks(self.N_TASKS):
+            drawn = trainer.precision_plugin.convert_input(drawn)
+            tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
+            steps, _, answers = inner_loop_of(pl_module.learner, theta, tasks).adapt(pl_module.eval_inner_steps)
+            b, s = tasks.n_tasks, len(steps)  # a single task comes without a dimension of its own
+            losses.append(torch.stack([step.loss for step in steps], dim=-1).reshape(b, s).cpu())
+            chosen.append({name: answer.reshape(b, s, -1).cpu() for name, answer in answers.items()})
+        by_name = {name: torch.cat([answers[name] for answers in chosen]) for name in chosen[0]}
+        _add_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
+
+
+def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figure:
+    """One panel per curve; ``outputs`` is ``[B, J, points, 1]`` after each of the J numbers of steps in ``after``."""
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(2, -(-tasks.n_tasks // 2), sharex=True).flat)
+    for b, panel in enumerate(panels[: tasks.n_tasks]):
+        x, truth = tasks.query_x[b, :, 0], tasks.query_y[b, :, 0]
+        panel.plot(x, truth, color="black", linewidth=2, label="truth")
+        room = 0.5 * float(truth.max() - truth.min())
+        panel.set_ylim(float(truth.min()) - room, float(truth.max()) + room)  # a diverging learner may leave it
+        for j, s in enumerate(after):
+            style = {"linestyle": ":", "color": "grey"} if s == 0 else {"color": f"C{j - 1}", "alpha": 0.8}
+            panel.plot(x, outputs[b, j, :, 0], label=f"after {s} step{'s' * (s != 1)}", **style)
+        panel.plot(tasks.support_x[b, :, 0], tasks.support_y[b, :, 0], "o", color="black", label="support")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def choices_figure(losses: Tensor, chosen: dict[str, Tensor]) -> Figure:
+    """A panel per choice: ``losses [B, S]`` across, ``chosen[…] [B, S, groups]`` upwards, coloured by inner step."""
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1, len(chosen)).flat)
+    steps = torch.arange(losses.shape[1]).expand_as(losses)
+    for panel, (name, choice) in zip(panels, chosen.items(), strict=True):
+        for group in choice.unbind(dim=-1):
+            dots = panel.scatter(losses.flatten(), group.flatten(), c=steps.flatten(), s=12, cmap="viridis")
+        panel.set(xscale="log", xlabel="support loss", ylabel=name.replace("_", " "))
+    figure.colorbar(dots, ax=panels, label="inner step", ticks=range(losses.shape[1]))
+    return figure
+
+
+def _data_of(trainer: Trainer) -> EpisodicDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+    assert isinstance(data, EpisodicDataModule)
+    return data
+
+
+def _add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    # at the last step taken, as Lightning logs; a resume draws again what comes after its checkpoint
+    trainer.logger.experiment.add_figure(name, figure, global_step=trainer.global_step - 1, close=False)

@@ -1,0 +1,79 @@
+"""What a run shows on the terminal while it works."""
+
+import logging
+import threading
+import time
+import warnings
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import Task, TextColumn
+from rich.text import Text
+
+from metasgd.runtime.exit_codes import ending_of
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs.
+
+    It moves ten times a second at most: to look for what it should show takes longer than it takes to see it.
+
+    Args:
+        doing: what the training is called there.
+    """
+
+    PAUSE = 0.1  # seconds
+
+    def __init__(self, doing: str = "Meta-training") -> None:
+        super().__init__()
+        self.doing = doing
+        self.moved_at = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self.moved_at > self.PAUSE or batch_idx + 1 == self.total_train_batches:
+            self.moved_at = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        return [_Description(self.doing), *super().configure_columns(trainer)[1:]]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class _Description(TextColumn):
+    def __init__(self, doing: str) -> None:
+        super().__init__("")
+        self.doing = doing
+
+    def render(self, task: Task) -> Text:
+        return Text(self.doing if task.description.startswith("Epoch") else task.description)
+
+
+def quieten() -> None:
+    """Keep off the terminal what is no concern of the user's."""
+    # advertisements, which Lightning sends at every start
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    # Lightning's use of torch and torch's of its own parts
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")
+    # figures of the evaluation are those of all processes before they are logged
+    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.'(val|test)/.*", module="lightning.*")
+    # a run that goes on in its own folder
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
+    # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
+    # a run of a few steps, which makes no curve
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*", module="lightning.*")
+    threading.excepthook = _hook
+
+
+def _hook(raised: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread raises what it meets in the main one as well, where the user is told."""
+    if ending_of(raised.exc_value) is None:
+        threading.__excepthook__(raised)

@@ -1,0 +1,36 @@
+"""How checkpoints are written and read: whole or not at all, and without running code in them."""
+
+import io
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from upath import UPath
+
+from metasgd.errors import UserError
+from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.storage import write_whole
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint such that there is always a complete one to resume from.
+
+    Lightning's own writer passes through the system's temporary folder, and a move from there to another
+    file system is a copy, which can be cut short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ARG002
+        place = UPath(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            write_whole(place, content.getvalue())
+        except OSError as error:
+            kept = f"; the checkpoint written before is kept as {place}" if place.exists() else ""
+            raise UserError(
+                f"the checkpoint {place} could not be written ({error.strerror or error}){kept}. Make room or allow"
+                " writing there, or choose another trainer.logger.init_args.save_dir, and resume with --ckpt_path"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
+        return read_checkpoint(UPath(path))

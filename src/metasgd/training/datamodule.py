@@ -1,0 +1,244 @@
+"""Supplies meta-batches of tasks to the Trainer."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch.utils.data
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from metasgd.data.rng import Split
+from metasgd.data.source import Sampler, Source
+from metasgd.data.task_shape import TaskShape
+from metasgd.episode import Episode
+from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.runtime.signals import SIGNALS, obey_parent_alone
+
+Item = TypeVar("Item")
+LARGEST_SEED = 2**63 - 1
+
+
+def default_cache_dir() -> str:
+    """``$XDG_CACHE_HOME/metasgd``, by default ``~/.cache/metasgd``."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return f"{base}/metasgd"
+
+
+class OuterSteps(Sequence[Sequence[int]]):
+    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share of them.
+
+    With ``steps_per_task`` R above 1, the task in a place of the meta-batch stays for R outer steps, and the places
+    change theirs in turn.
+    """
+
+    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int, steps_per_task: int = 1) -> None:
+        self.n_steps, self.meta_batch_size, self.steps_per_task = n_steps, meta_batch_size, steps_per_task
+        share = meta_batch_size // world_size
+        self.own = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __getitem__(self, t: int) -> Sequence[int]:  # type: ignore[override] # steps are never sliced
+        r, b = self.steps_per_task, self.meta_batch_size
+        return [(t + place * r // b) // r * b + place for place in self.own]
+
+
+class MetaBatches(Dataset[Episode]):
+    """Item i is the tasks of block i."""
+
+    def __init__(self, sampler: Sampler, blocks: Sequence[Sequence[int]]) -> None:
+        self.sampler = sampler
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, i: int) -> Episode:
+        return self.sampler.draw(np.asarray(self.blocks[i], dtype=np.int64))
+
+
+class _From(torch.utils.data.Sampler[int]):
+    """``first … n-1``. Its length is n: Lightning counts the batches before ``first`` as fetched already."""
+
+    def __init__(self, first: int, n: int) -> None:
+        self.first, self.n = first, n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.n))
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class ResumingLoader(DataLoader[Item]):
+    """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress.
+
+    Its workers live on when the run is told to stop; they end when it does.
+    """
+
+    def __iter__(self) -> Any:
+        self.worker_init_fn = obey_parent_alone
+        with SIGNALS.kept_from_workers():
+            return super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: see ``EpisodicDataModule.train_dataloader``."""
+
+
+class EpisodicDataModule(LightningDataModule):
+    """Tasks for meta-training (``fit``) and meta-testing (``test``), on disjoint classes.
+
+    Task i of a split is a function of (seed, split, i) alone. Outer step t trains on the tasks
+    ``t*B … t*B + B-1``; validation and test judge on the tasks ``0 … val_tasks-1`` and ``0 … test_tasks-1``,
+    the same ones every time.
+
+    Args:
+        source: where the tasks come from.
+        root: the folder with the data set's files.
+        cache_dir: the folder for decoded images.
+        n_way: N, classes in a task.
+        k_shot: K, support examples per class.
+        n_query: Q, query examples per class.
+        eval_n_query: Q in validation and test, if another.
+        meta_batch_size: B, tasks per outer step, over all processes together.
+        val_tasks: tasks of each validation.
+        test_tasks: tasks of the test.
+        one_alphabet: draw all the classes of a task from one alphabet (group of classes).
+        outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
+        seed: of the tasks; not of the initial weights, which is ``seed_everything``.
+        num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
+            where drawing is cheap.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        root: str = "data",
+        cache_dir: str | None = None,
+        n_way: int = 5,
+        k_shot: int = 1,
+        n_query: int = 15,
+        eval_n_query: int | None = None,
+        meta_batch_size: int = 16,
+        val_tasks: int = 200,
+        test_tasks: int = 1000,
+        one_alphabet: bool = False,
+        outer_steps_per_task: int = 1,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        problems = too_small(
+            "data.",
+            ("meta_batch_size", meta_batch_size, 1),
+            ("val_tasks", val_tasks, 2),
+            ("test_tasks", test_tasks, 2),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
+        )
+        if seed > LARGEST_SEED:
+            problems.append(f"data.seed is {seed}: use at most {LARGEST_SEED}")
+        raise_problems(problems)
+        self.source = source
+        self.root = Path(root).expanduser()
+        self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
+        self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
+        self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
+        self.meta_batch_size = meta_batch_size
+        self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
+        self.outer_steps_per_task = outer_steps_per_task
+        self.seed = seed
+        self.num_workers = num_workers
+        self.samplers: dict[Split, Sampler] = {}
+
+    def prepare_data(self) -> None:
+        self.source.prepare(self.root, self.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        needed: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("test",),
+        }
+        problems: list[str] = []
+        world_size = self.trainer.world_size if self.trainer else 1
+        if stage == "fit" and self.meta_batch_size % world_size:
+            near = [
+                world_size * k
+                for k in (self.meta_batch_size // world_size, -(-self.meta_batch_size // world_size))
+                if k
+            ]
+            problems.append(
+                f"data.meta_batch_size is {self.meta_batch_size}, which cannot be divided over {world_size}"
+                f" processes: use {' or '.join(map(str, near))}"
+            )
+        for split in needed[stage]:
+            if split in self.eval_tasks and self.eval_tasks[split] < world_size:
+                problems.append(
+                    f"data.{split}_tasks is {self.eval_tasks[split]}, but there are {world_size} processes, each of"
+                    f" which needs a task: use at least {world_size}"
+                )
+            shape = self.train_shape if split == "train" else self.eval_shape
+            try:
+                self.samplers[split] = self.source.sampler(split, self.root, self.cache_dir, self.seed, shape)
+            except UserError as error:
+                problems += error.problems
+        raise_problems(problems)
+
+    def first_val_tasks(self, n: int) -> Iterator[Episode]:
+        """The first n validation tasks, if there are so many; as many at a time as training holds in memory."""
+        n = min(n, self.eval_tasks["val"])
+        for start in range(0, n, self.meta_batch_size):
+            yield self.samplers["val"].draw(np.arange(start, min(start + self.meta_batch_size, n)))
+
+    def example(self) -> Episode:
+        """The first task of a split that was set up, as a meta-batch of one."""
+        return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        assert self.trainer is not None
+        steps = OuterSteps(
+            self.trainer.max_steps,
+            self.meta_batch_size,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            self.outer_steps_per_task,
+        )
+        # not ``completed``, which a checkpoint written at the end of a step does not count that step in
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base
+        return self._loader(MetaBatches(self.samplers["train"], steps), first=done)
+
+    def val_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Episode]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader[Episode]:
+        assert self.trainer is not None
+        n, rank, world_size = self.eval_tasks[split], self.trainer.global_rank, self.trainer.world_size
+        own = range(n * rank // world_size, n * (rank + 1) // world_size)
+        share = max(1, self.meta_batch_size // world_size)
+        blocks = [own[i : i + share] for i in range(0, len(own), share)]
+        return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
+
+    def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
+        assert self.trainer is not None
+        return ResumingLoader(
+            batches,
+            batch_size=None,
+            sampler=_From(first, len(batches)),
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",  # which Lightning then copies from meanwhile
+        )

@@ -1,0 +1,149 @@
+"""The outer problem: what learns at an outer step, from which loss, and by which optimizer."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from metasgd.errors import UserError, raise_problems, too_small
+
+
+@dataclass(frozen=True)
+class OuterProblem:
+    """Minimise the mean query loss of the adapted networks over (θ, φ).
+
+    Args:
+        optimizer: of the outer step.
+        rule_settings: settings of that optimizer for φ where they differ from those for θ, as ``{lr: 1e-4}``.
+        scheduler: of the outer learning rate, stepped once per outer step; ``cosine`` falls to zero over
+            ``trainer.max_steps``.
+        gradient_clip_norm: the outer gradient's norm is cut to this; no cut by default.
+        alternate: learn θ for so many outer steps with φ frozen, then φ for as many with θ frozen, and so
+            on; 0 learns both at every step.
+        freeze_network: leave θ as it is and learn φ alone.
+        first_order_until: leave the Hessian term out before this outer step (derivative-order annealing,
+            MAML++).
+        multi_step_until: before this outer step, let the query loss after every inner step count: all the
+            same at first, then ever more the last alone (multi-step loss, MAML++).
+        max_skipped_steps: a step whose loss or gradient is not finite is skipped; stop at so many in a row.
+    """
+
+    optimizer: OptimizerCallable = torch.optim.Adam
+    rule_settings: dict[str, Any] = field(default_factory=dict)
+    scheduler: Literal["cosine"] | LRSchedulerCallable | None = None
+    gradient_clip_norm: float | None = None
+    alternate: int = 0
+    freeze_network: bool = False
+    first_order_until: int = 0
+    multi_step_until: int = 0
+    max_skipped_steps: int = 10
+
+    def __post_init__(self) -> None:
+        problems = too_small(
+            "model.outer.",
+            ("alternate", self.alternate, 0),
+            ("first_order_until", self.first_order_until, 0),
+            ("multi_step_until", self.multi_step_until, 0),
+            ("max_skipped_steps", self.max_skipped_steps, 1),
+        )
+        if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
+            problems.append(f"model.outer.gradient_clip_norm is {self.gradient_clip_norm}: a number above 0 is needed")
+        if self.freeze_network and self.alternate:
+            problems.append("model.outer.freeze_network and model.outer.alternate exclude each other: use one")
+        raise_problems(problems)
+
+    def make_optimizer(self, network: nn.Module, rule: nn.Module) -> Optimizer:
+        """One optimizer with a group of parameters for θ and one for φ.
+
+        Raises:
+            UserError: the optimizer refuses its settings, ``rule_settings`` names what it does not have, or nothing is
+                left to learn.
+        """
+        theta, phi = ([p for p in module.parameters() if p.requires_grad] for module in (network, rule))
+        if self.alternate and not phi:
+            raise UserError(
+                f"model.outer.alternate is {self.alternate}, but {type(rule).__name__} has nothing to learn: use 0"
+            )
+        if not theta and not phi:
+            raise UserError(
+                f"model.outer.freeze_network is true, and {type(rule).__name__} has nothing to learn either: use false"
+            )
+        groups = [{"params": theta}, {"params": phi, **self.rule_settings}]
+        try:
+            optimizer = self.optimizer([group for group in groups if group["params"]])
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"model.outer.optimizer cannot be made: {error}. Change model.outer.optimizer.init_args, or use"
+                " another, such as torch.optim.Adam"
+            ) from error
+        unknown = sorted(set(self.rule_settings) - set(optimizer.defaults))
+        if unknown:
+            raise UserError(
+                f"model.outer.rule_settings has {', '.join(unknown)}, which {type(optimizer).__name__} does not know:"
+                f" use {', '.join(optimizer.defaults)}"
+            )
+        return optimizer
+
+    def make_scheduler(self, optimizer: Optimizer, max_steps: int) -> LRScheduler | None:
+        if self.scheduler != "cosine":
+            return None if self.scheduler is None else self.scheduler(optimizer)
+        # not CosineAnnealingLR: its state would carry a run's length into the same run made longer
+        return LambdaLR(optimizer, lambda t: 0.5 + 0.5 * math.cos(math.pi * min(t, max_steps) / max_steps))
+
+    def clip(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Cut the gradient if it is to be cut; return the norm that it had."""
+        learned = [p for p in parameters if p.grad is not None]
+        norm = get_total_norm([p.grad for p in learned if p.grad is not None])
+        if self.gradient_clip_norm is not None:
+            clip_grads_with_norm_(learned, self.gradient_clip_norm, norm)
+        return norm
+
+    def learns(self, step: int) -> tuple[bool, bool]:
+        """Whether θ and whether φ learn at this outer step."""
+        if not self.alternate:
+            return True, True
+        turn = step // self.alternate % 2
+        return turn == 0, turn == 1
+
+    def query_weights(self, step: int, inner_steps: int) -> list[float]:
+        """``w_1 … w_S``, which sum to 1: what the query loss after each inner step counts for."""
+        early = max(0.0, 1 - step / self.multi_step_until) / inner_steps if self.multi_step_until else 0.0
+        return [early] * (inner_steps - 1) + [1 - early * (inner_steps - 1)]
+
+
+@dataclass
+class SkippedSteps:
+    """Outer steps without a finite gradient: in all, and since the last that had one."""
+
+    total: int = 0
+    in_a_row: int = 0
+
+    def count(self, skipped: bool) -> None:
+        self.total += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+    def explain(self, step: int, tasks: Sequence[int], culprits: Sequence[int], rates: Iterable[Tensor]) -> str:
+        """Why the run stops, and what to do.
+
+        Args:
+            step: the last outer step.
+            tasks: the numbers of its tasks.
+            culprits: those whose loss was not finite.
+            rates: the learned rates.
+        """
+        whose = f"the loss of the tasks {list(culprits)}" if culprits else "no task's loss, but their gradient"
+        flat = [rate.detach().flatten() for rate in rates]
+        spread = f", with rates from {torch.cat(flat).min():g} to {torch.cat(flat).max():g}" if flat else ""
+        return (
+            f"the outer gradient was not finite {self.in_a_row} times in a row, which is model.outer.max_skipped_steps;"
+            f" last at outer step {step} on the tasks {tasks[0]} to {tasks[-1]}: not finite was {whose}{spread}. Lower"
+            " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the last"
+            " good checkpoint is kept."
+        )

@@ -1,0 +1,91 @@
+"""Going on from a checkpoint: what it must hold, and that the optimizer and schedule are those that made it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from upath import UPath
+
+from metasgd.errors import UserError
+
+MADE_BY_KEY = "metasgd_made_by"
+"""A checkpoint holds under this key the classes of the optimizer and of the schedule of its training."""
+OWN = ("torch.", "metasgd.")
+"""Optimizers of these packages leave their settings as they are; others may count in them."""
+
+
+def made_by(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, str]:
+    """What to keep under ``MADE_BY_KEY``."""
+    return {
+        "optimizer": type(optimizer).__name__,
+        "schedule": "none" if scheduler is None else type(scheduler).__name__,
+    }
+
+
+def validate_resumable(
+    path: Path | UPath,
+    content: dict[str, Any],
+    optimizer: Optimizer | None,
+    scheduler: LRScheduler | None = None,
+    options: str = "--model.outer",
+) -> None:
+    """Refuse a checkpoint that lacks what the Trainer needs of it, or that another training made.
+
+    The Trainer would overwrite changed settings by the saved ones, and leave a changed schedule at its start.
+
+    Args:
+        path: of the checkpoint.
+        content: of the checkpoint.
+        optimizer: the outer one, if training is to go on from there.
+        scheduler: that optimizer's.
+        options: where the user chooses them.
+
+    Raises:
+        UserError: names what lacks, or how the optimizer and schedule differ from those that are saved.
+    """
+    needed = ["pytorch-lightning_version"]
+    if optimizer is not None:
+        needed += ["loops", "callbacks", "optimizer_states", "lr_schedulers"]
+    absent = [key for key in needed if key not in content]
+    if absent:
+        raise UserError(
+            f"the checkpoint {path} holds weights, but not {', '.join(absent)}: fit did not write it so. Give last.ckpt"
+            " or best.ckpt as a run left it; --init_from starts a new run from weights alone"
+        )
+    if optimizer is None:
+        return
+    differing = _classes(content, made_by(optimizer, scheduler)) or _settings(content, optimizer)
+    if differing:
+        raise UserError(
+            f"the checkpoint {path} cannot be trained on as configured: {'; '.join(differing)}. Use the same {options}"
+            " as the run that wrote it, which its config.yaml has, or start a new run"
+        )
+
+
+def _classes(content: dict[str, Any], own: dict[str, str]) -> list[str]:
+    """How they differ from those that are saved."""
+    saved = content.get(MADE_BY_KEY, own)
+    return [f"its {what} is {saved[what]}, the configured one {own[what]}" for what in own if saved[what] != own[what]]
+
+
+def _settings(content: dict[str, Any], optimizer: Optimizer) -> list[str]:
+    """How they differ from those that are saved, group by group."""
+    saved = [_of_group(group) for state in content["optimizer_states"] for group in state["param_groups"]]
+    own = [_of_group(group) for group in optimizer.param_groups]
+    tensors, own_tensors = ([group["tensors"] for group in groups] for groups in (saved, own))
+    if tensors != own_tensors:
+        return [f"its optimizer has groups of {tensors} tensors, the configured one of {own_tensors}"]
+    count = not type(optimizer).__module__.startswith(OWN)
+    return [
+        f"its optimizer has {name} {theirs.get(name, 'absent')}, the configured one {ours.get(name, 'absent')}"
+        for theirs, ours in zip(saved, own, strict=True)
+        for name in sorted(theirs | ours)
+        if ((name in theirs) != (name in ours) if count else theirs.get(name) != ours.get(name))
+    ]
+
+
+def _of_group(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group of parameters, with the learning rate that its schedule started from."""
+    settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+    return settings | {"lr": group.get("initial_lr", group["lr"]), "tensors": len(group["params"])}

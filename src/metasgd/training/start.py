@@ -1,0 +1,88 @@
+"""What fit, validate, test and predict start from: a run's checkpoint, the weights of another, or random ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from metasgd.data.source import ClassSource, Source
+from metasgd.errors import UserError
+from metasgd.learner.load import load_source
+from metasgd.runs.compatibility import other_protocol, saved_config, validate_same_model, validate_same_run
+from metasgd.runs.folders import Start, checkpoint_file, read_checkpoint, validate_shapes
+from metasgd.training.module import MetaSGDModule
+from metasgd.training.resuming import validate_resumable
+
+
+def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], fit: bool, max_steps: int) -> None:
+    """Check that the command can start from ``start``, and say from what it does.
+
+    Args:
+        module: as configured.
+        start: what ``--ckpt_path`` means.
+        configured: the whole configuration.
+        fit: whether training is to go on from there.
+        max_steps: outer steps of the training.
+
+    Raises:
+        UserError: the checkpoint is of another model, another optimizer, or in a fit of a run with other options.
+    """
+    optimizer, scheduler = None, None
+    if fit:
+        optimizer = module.outer.make_optimizer(module.network, module.update_rule)
+        scheduler = module.outer.make_scheduler(optimizer, max_steps)
+    path, content = start.checkpoint, start.content
+    if path is None:
+        return
+    validate_shapes(path, content, module)
+    validate_same_model(path, content, module.update_rule, configured["model"]["network"])
+    validate_resumable(path, content, optimizer, scheduler)
+    if fit:
+        validate_same_run(path, content, configured)
+    rank_zero_info(f"{'goes on with' if fit else 'judges'} {path} of outer step {start.outer_step}")
+    for said in other_protocol(path, content, configured["model"]):
+        rank_zero_info(f"unlike its training: {said}")
+
+
+def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, Any], source: Source) -> None:
+    """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
+
+    Args:
+        module: of the same architecture; tasks, objective and outer problem may be others.
+        init_from: the path of the checkpoint, as ``--init_from`` gives it.
+        configured: the whole configuration.
+        source: of the tasks to come.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, does not fit, or knows drawings of the other ink.
+    """
+    path = checkpoint_file(init_from, "--init_from")
+    content = read_checkpoint(path)
+    validate_shapes(path, content, module)
+    validate_same_model(path, content, module.update_rule, configured["model"]["network"])
+    config = saved_config(path, content)
+    known = None if config is None else load_source(config)
+    if known is not None and isinstance(source, ClassSource) and {known.ink, source.ink} == {"light", "dark"}:
+        raise UserError(
+            f"--init_from is {init_from}, which was trained on {known.ink} ink, but data.source has {source.ink} ink."
+            " Exchange light and dark: of your own pictures, by --data.source.init_args.invert true"
+        )
+    module.load_state_dict(content["state_dict"])
+    module.outer_steps.zero_()
+    rank_zero_info(f"starts from the weights of {path}")
+
+
+def require_checkpoint(command: str, name: str) -> None:
+    """Refuse to judge random weights as if they were a learner.
+
+    Args:
+        command: validate, test or predict.
+        name: of the runs in whose folder a checkpoint may lie.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"--ckpt_path is missing: {command} judges a checkpoint. Give last or best, of the newest run of the name"
+        f" {name}, or a file; --init_from FILE judges the weights of a checkpoint outside of any run"
+    )

@@ -1,0 +1,249 @@
+"""Two processes on the same global meta-batch do what one does, and the checkpoints of either serve the other."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from metasgd.runs.folders import read_checkpoint
+from metasgd.training.module import SKIPPED_KEY
+
+STEPS = 20
+PYTHONPATH = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT / "tests")]))
+SINUSOID = [
+    *("--config", str(ROOT / "configs" / "sinusoid.yaml"), "--trainer.accelerator", "cpu"),
+    *("--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "10", "--trainer.log_every_n_steps", "1"),
+    # its length is the run's, and some of these are halves of a run
+    *("--model.outer.scheduler", "null"),
+    *("--trainer.enable_progress_bar", "false", "--data.val_tasks", "21", "--data.test_tasks", "41"),
+]
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+NAME = ["--trainer.logger.init_args.name"]
+EVERY_LINE = "import json, sys; from metasgd.cli.app import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+"""Several command lines in one process: importing torch takes longer than any of these runs."""
+
+WAYS = {
+    "joint": [],
+    "alternating": [
+        *("--model.outer.alternate", "3"),
+        *("--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"),
+    ],
+}
+POISONED = ["--data.source", "poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
+"""One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
+ENGINES = ("loop", "vmap", "threads")
+
+
+def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+    """The exit code and what was said; whatever the process started is ended with it."""
+    try:
+        said = process.communicate(timeout=timeout)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+def lines(command: str, *extra: str) -> list[list[str]]:
+    """A command line for every engine and outer problem; each in a run's folder of its own."""
+    ways = [(name, way, engine) for name, way in WAYS.items() for engine in ENGINES]
+    return [
+        [command, *SINUSOID, *way, *NAME, f"{name}-{engine}", "--model.engine", engine, *extra]
+        for name, way, engine in [*ways, ("poisoned", POISONED, "vmap")]
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folders of the same runs by one process and by two."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    runs = [start(one, "-c", EVERY_LINE, json.dumps(lines("fit")))] + [
+        start(two, "-c", EVERY_LINE, json.dumps(lines("fit", *TWO)), LOCAL_RANK=str(rank), **together)
+        for rank in (0, 1)
+    ]
+    for process in runs:
+        code, said = finish(process)
+        assert code == 0, said
+    return one, two
+
+
+@pytest.mark.parametrize("name", [*(f"{way}-{engine}" for way in WAYS for engine in ENGINES), "poisoned-vmap"])
+def test_the_same_weights_after_20_outer_steps(trained, name):
+    ones, twos = (
+        read_checkpoint(folder / "runs" / name / "version_0" / "checkpoints" / "last.ckpt") for folder in trained
+    )
+    assert ones["global_step"] == twos["global_step"] == STEPS
+    for tensor, weights in ones["state_dict"].items():
+        torch.testing.assert_close(twos["state_dict"][tensor], weights, rtol=0, atol=1e-5)
+    skipped = {"total": 3, "in_a_row": 0} if name == "poisoned-vmap" else {"total": 0, "in_a_row": 0}
+    assert ones[SKIPPED_KEY] == twos[SKIPPED_KEY] == skipped
+    best = [next(s for k, s in found["callbacks"].items() if "'monitor'" in k) for found in (ones, twos)]
+    torch.testing.assert_close(best[0]["best_model_score"], best[1]["best_model_score"], rtol=0, atol=1e-4)
+
+
+def test_a_test_by_two_covers_each_task_once_and_its_interval_is_over_all(trained):
+    checkpoint = trained[0] / "runs" / "joint-loop" / "version_0" / "checkpoints" / "best.ckpt"
+    found = []
+    for devices in ([], TWO):
+        code, said = finish(
+            start(trained[0], "-m", "metasgd", "test", *SINUSOID, *devices, "--ckpt_path", str(checkpoint))
+        )
+        assert code == 0, said
+        run = checkpoint.parents[1]
+        found.append((json.loads((run / "results.json").read_text()), (run / "tasks.csv").read_text().splitlines()))
+    (one, one_by_task), (two, two_by_task) = found
+    assert one["n_tasks"] == two["n_tasks"] == 41
+    assert two["test/mse"] == pytest.approx(one["test/mse"], rel=1e-6)
+    assert two["test/mse_ci95"] == pytest.approx(one["test/mse_ci95"], rel=1e-6)
+    assert len(one_by_task) == len(two_by_task)
+
+
+def test_predictions_by_two_are_one_table_with_each_query_once_in_order(trained):
+    checkpoint = trained[0] / "runs" / "joint-loop" / "version_0" / "checkpoints" / "best.ckpt"
+    tables = []
+    for devices in ([], TWO):
+        options = ["--model.engine", "loop", *devices, "--ckpt_path", str(checkpoint)]
+        code, said = finish(start(trained[0], "-m", "metasgd", "predict", *SINUSOID, *options))
+        assert code == 0, said
+        run = checkpoint.parents[1]
+        tables.append((run / "predictions.csv").read_text())
+        assert [found.name for found in run.glob("predictions*")] == ["predictions.csv"]
+    one, two = tables
+    assert two == one
+    queries = [tuple(map(int, line.split(",")[:2])) for line in one.splitlines()[1:]]
+    assert queries == [(task, query) for task in range(41) for query in range(100)]
+
+
+@pytest.mark.parametrize(("first", "then"), [([], TWO), (TWO, [])], ids=["1 to 2", "2 to 1"])
+def test_a_run_goes_on_with_another_number_of_processes(trained, tmp_path, first, then):
+    """Half of a run by one number of processes and half by the other, as the whole by one."""
+    half = ["--trainer.max_steps", str(STEPS // 2)]
+    name = [*NAME, "joint-loop", "--model.engine", "loop"]
+    for options in ([*half, *first], [*then, "--ckpt_path", "last"]):
+        code, said = finish(start(tmp_path, "-m", "metasgd", "fit", *SINUSOID, *name, *options))
+        assert code == 0, said
+    ends = [
+        read_checkpoint(folder / "runs" / "joint-loop" / "version_0" / "checkpoints" / "last.ckpt")
+        for folder in (tmp_path, trained[0])
+    ]
+    assert ends[0]["global_step"] == STEPS
+    for name, weights in ends[0]["state_dict"].items():
+        torch.testing.assert_close(ends[1]["state_dict"][name], weights, rtol=0, atol=1e-5)
+
+
+LONG = [
+    *SINUSOID,
+    *TWO,
+    *(
+        "--trainer.max_steps",
+        "100000",
+        "--trainer.val_check_interval",
+        "50000",
+        "--last_checkpoint.every_n_steps",
+        "20",
+    ),
+]
+
+
+PATIENT = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", "0:00:40"]
+"""So long they wait for each other, also at the start."""
+
+
+@pytest.fixture
+def running(request, tmp_path):
+    """A run of two processes that has written a checkpoint: (the first process, the other's id, last.ckpt)."""
+    last = tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
+    process = start(tmp_path, "-m", "metasgd", "fit", *LONG, *getattr(request, "param", []))
+    deadline = time.monotonic() + 300
+    while not last.exists():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (child,) = (int(c) for c in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    yield process, child, last
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # one that was stopped does not end by itself
+    finish(process)
+
+
+@pytest.mark.parametrize("told", ["the other", "both"])
+def test_told_to_stop_they_stop_after_the_same_step(running, told):
+    process, child, last = running
+    for number in {"the other": [child], "both": [process.pid, child]}[told]:
+        os.kill(number, signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 128 + signal.SIGTERM, said
+    assert "Traceback" not in said
+    assert read_checkpoint(last)["global_step"] >= 20
+
+
+def test_one_killed_the_other_ends_with_a_message_and_the_run_resumes(running):
+    process, child, last = running
+    os.kill(child, signal.SIGKILL)
+    code, said = finish(process)
+    assert code == 1, said
+    assert "error: another process of this run has ended" in said
+    assert "--ckpt_path last" in said
+    assert "Traceback" not in said
+    assert_goes_on(last)
+
+
+def assert_goes_on(last):
+    steps = read_checkpoint(last)["global_step"]
+    assert steps >= 20
+    more = ["--trainer.max_steps", str(steps + 2), "--ckpt_path", "last"]
+    code, said = finish(start(last.parents[4], "-m", "metasgd", "fit", *LONG, *more))
+    assert code == 0, said
+    assert read_checkpoint(last)["global_step"] == steps + 2
+
+
+def state_of(pid):
+    """R, S, T, Z …, as in ps; X if there is no such process."""
+    place = Path(f"/proc/{pid}/stat")
+    return place.read_text().rpartition(")")[2].split()[0] if place.exists() else "X"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("running", [PATIENT], indirect=True)
+@pytest.mark.parametrize("hung", ["the other", "the first"])
+def test_one_hangs_the_other_ends_in_the_time_allowed_and_the_run_resumes(running, hung):
+    process, child, last = running
+    left = {"the other": process.pid, "the first": child}[hung]
+    os.kill(child if hung == "the other" else process.pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 180
+    while state_of(left) not in "ZX":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if hung == "the first":
+        process.kill()
+    code, said = finish(process)
+    assert code == {"the other": 1, "the first": -signal.SIGKILL}[hung], said
+    assert ": another process of this run has ended, or has not answered within the time" in said
+    assert "Traceback" not in said
+    assert state_of(child) in "ZX"  # a process that hangs is not left behind by the one that started it
+    assert_goes_on(last)

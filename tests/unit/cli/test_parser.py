@@ -1,0 +1,49 @@
+"""What is said of options that cannot be; the parser itself is asked."""
+
+import pytest
+
+from metasgd.cli.app import main
+from metasgd.cli.parser import CHOICES, explained
+
+CONFIG = ["--config", "configs/glyphs.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["fit", "--model.inner_stpes", "3"],
+            "no such option: --model.inner_stpes 3. Did you mean --model.inner_steps",
+        ),
+        (["fit", "--data.n_wya=3"], "Did you mean --data.n_way for --data.n_wya?"),
+        (["fit", "--nonsense"], "no such option: --nonsense.\n"),
+        (["fit", "--data.k_shot", "x"], "data.k_shot is x: a whole number is needed\n"),
+        (["fit", "--model.first_order", "maybe"], "model.first_order is maybe: true or false is needed\n"),
+        (["fit", "--model.update_rule", "Adam"], "model.update_rule is Adam: use PerParameter, OptimizerNetwork, "),
+        (["fit", "--data.source", "omniglot"], "data.source is omniglot: use Glyphs, Omniglot, "),
+        (["train", "--problem", "Nothing"], "problem is Nothing: use ManyClasses, Curve, or the import path"),
+        (["compare", "--stepps", "3"], "no such option: --stepps 3. Did you mean --steps for --stepps?"),
+        (["fti"], "invalid choice: 'fti' (choose from 'fit', "),
+    ],
+)
+def test_one_message_without_the_usage(arguments, said, capsys, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    config = CONFIG if arguments[0] == "fit" else []
+    monkeypatch.setattr("sys.argv", ["metasgd", arguments[0], *config, *arguments[1:]])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "usage:" not in printed
+    assert printed.rstrip().endswith("--help")
+    assert "[options]" not in printed
+
+
+def test_other_messages_stay_as_they_are():
+    assert explained("File does not exist", []) == "File does not exist"
+
+
+def test_every_choice_can_be_given_by_its_name_alone():
+    names = [cls.__name__ for choices in CHOICES.values() for cls in choices]
+    assert len(set(names)) == len(names)

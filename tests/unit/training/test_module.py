@@ -1,0 +1,249 @@
+import re
+
+import pytest
+import torch
+from lightning import Trainer
+from support.poisoned import Poisoned
+from torch import nn
+
+from metasgd.data.glyphs.source import Glyphs
+from metasgd.data.sinusoid import Sinusoid
+from metasgd.errors import UserError
+from metasgd.nn.networks import MLP, Conv4
+from metasgd.rules.gradient_descent import PerParameter, Scalar
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.training.callbacks.checkpoints import LastCheckpoint
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
+from metasgd.training.outer import OuterProblem
+
+
+def module_of(rule=None, network=None, **options):
+    torch.manual_seed(0)
+    return MetaSGDModule(network or MLP(1, [8], 1), rule or PerParameter(0.02), loss="mse", **options)
+
+
+def data_of(**options):
+    return EpisodicDataModule(
+        Sinusoid(), n_way=1, k_shot=5, n_query=10, **{"val_tasks": 20, "test_tasks": 30} | options
+    )
+
+
+def trainer_of(max_steps=4, **options):
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode"), False
+    )
+    options = {"check_val_every_n_epoch": None, "val_check_interval": max_steps, "limit_val_batches": 2, **options}
+    return Trainer(
+        max_steps=max_steps,
+        max_epochs=1,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        **quiet | options,
+    )
+
+
+def weights(module):
+    return {n: p.detach().clone() for n, p in module.named_parameters()}
+
+
+def changed(before, after):
+    return {n for n in before if not torch.equal(before[n], after[n])}
+
+
+@pytest.mark.parametrize("rule", [PerParameter(0.02), Scalar(0.02), OptimizerNetwork(0.02, 0.1)])
+def test_training_moves_everything_that_learns(rule):
+    module = module_of(rule, inner_steps=2)
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    after = weights(module)
+    # a hidden unit that is off for all inputs is possible, a tensor that never moves is not
+    assert changed(before, after) == set(before)
+    assert int(module.outer_steps) == 4
+
+
+def test_training_lowers_the_loss_of_validation():
+    module, data = module_of(outer=OuterProblem(lambda ps: torch.optim.Adam(ps, lr=1e-2))), data_of(val_tasks=300)
+    trainer = trainer_of(300, limit_val_batches=None)
+    before = trainer.validate(module, data, verbose=False)[0]["val/mse"]
+    trainer.fit(module, data)
+    assert trainer.validate(module, data, verbose=False)[0]["val/mse"] < 0.8 * before
+
+
+def test_a_golden_run_stays_as_it_is():
+    """Refactoring does not change what is learned: the same seed, the same losses."""
+    module = module_of(inner_steps=2)
+    losses = []
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: (
+        losses.append(module._meta_gradient(batch, batch_idx).query_losses.mean().item()),
+        step(batch, batch_idx),
+    )[1]
+    trainer_of().fit(module, data_of())
+    assert losses == pytest.approx(GOLDEN, rel=1e-4)
+
+
+GOLDEN = [3.8743844032287598, 3.5373148918151855, 4.188393592834473, 2.618543863296509]
+
+
+def test_a_frozen_network_leaves_only_the_rule_to_learn():
+    module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=True))
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    assert changed(before, weights(module)) == {"update_rule.eta"}
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(2, "network."), (4, "network. update_rule.")])
+def test_turns_leave_the_other_side_untouched(steps, expected):
+    module = module_of(outer=OuterProblem(alternate=2))
+    before = weights(module)
+    trainer_of(steps).fit(module, data_of())
+    prefixes = {n.split(".")[0] + "." for n in changed(before, weights(module))}
+    assert prefixes == set(expected.split())
+
+
+def test_bounds_hold_after_every_outer_step():
+    rule = PerParameter(0.02, bounds=(0.015, 0.025))
+    trainer_of(20).fit(module_of(rule, outer=OuterProblem(lambda ps: torch.optim.Adam(ps, lr=0.1))), data_of())
+    rates = torch.cat([rate.detach().flatten() for rate in rule.learned_rates().values()])
+    assert rates.min() >= 0.015
+    assert rates.max() == pytest.approx(0.025)  # steps of 0.1 would have left it far behind
+
+
+def test_first_order_until_a_step_is_first_order_until_then():
+    runs = {}
+    for name, options in {
+        "exact": {},
+        "first": {"first_order": True},
+        "until 2": {"outer": OuterProblem(first_order_until=2)},
+        "until 9": {"outer": OuterProblem(first_order_until=9)},
+    }.items():
+        module = module_of(**options)
+        trainer_of(4).fit(module, data_of())
+        runs[name] = torch.cat([p.flatten() for p in weights(module).values()])
+    assert torch.equal(runs["until 9"], runs["first"])
+    assert not torch.equal(runs["until 2"], runs["first"])
+    assert not torch.equal(runs["until 2"], runs["exact"])
+
+
+@pytest.mark.parametrize("method", ["validate", "test"])
+def test_evaluation_adapts_and_leaves_no_trace(method):
+    module, data = module_of(inner_steps=1, eval_inner_steps=3), data_of()
+    before = weights(module)
+    run = getattr(trainer_of(), method)
+    first, second = (run(module, data, verbose=False)[0] for _ in range(2))
+    assert first == second
+    assert changed(before, weights(module)) == set()
+    assert all(p.grad is None for p in module.parameters())
+    if method == "test":
+        result = module.test_result()
+        assert len(result.by_task) == 30
+        assert len(result.loss) == 4
+        assert len(set(result.loss)) == 4
+
+
+def test_prediction_gives_outputs_for_every_query():
+    outputs = trainer_of().predict(module_of(), data_of())
+    assert torch.cat(outputs).shape == (30, 10, 1)
+
+
+def test_inference_mode_is_refused_with_the_option_to_set():
+    with pytest.raises(UserError, match="set trainer.inference_mode to false"):
+        trainer_of(inference_mode=True).validate(module_of(), data_of(), verbose=False)
+
+
+def fit_poisoned(steps, max_steps=8, ckpt_path=None, poison=(), keep=None, **outer):
+    adam = OuterProblem(lambda groups: torch.optim.Adam(groups, lr=1e-2), **outer)
+    torch.manual_seed(0)
+    module = MetaSGDModule(MLP(1, [8], 1), PerParameter(0.02), loss="mse", outer=adam)
+    source = Poisoned([2 * step + 1 for step in steps], *poison)
+    data = EpisodicDataModule(source, n_way=1, k_shot=5, n_query=10, meta_batch_size=2)
+    trainer = trainer_of(max_steps, val_check_interval=max_steps, **keep or {})
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer
+
+
+@pytest.mark.parametrize("poison", [("query_y",), ("support_y",), ("query_x",), ("query_y", 1e30)])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(poison):
+    """Until the bad step as without it; after it, as if no such step had been in between."""
+    good, _ = fit_poisoned([], max_steps=3)
+    module, trainer = fit_poisoned([3], max_steps=4, poison=poison)
+    assert changed(weights(good), weights(module)) == set()
+    assert module.skipped.total == 1
+    assert trainer.logged_metrics["outer/skipped_steps"] == 1
+    assert int(module.outer_steps) == 3
+    assert trainer.global_step == 4  # so that a run has as many steps as it was given, whatever they brought
+    module, _ = fit_poisoned([3, 4, 6], max_steps=8, poison=poison)
+    assert (module.skipped.total, module.skipped.in_a_row) == (3, 0)
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
+def test_after_too_many_in_a_row_the_run_stops_with_step_tasks_and_rates():
+    with pytest.raises(
+        UserError, match=r"not finite 3 times in a row.*last at outer step 5 on the tasks 10 to 11"
+    ) as it:
+        fit_poisoned([1, 3, 4, 5], max_skipped_steps=3)
+    assert "the loss of the tasks [11]" in str(it.value)
+    assert re.search(r"with rates from 0\.0\d* to 0\.0\d*", str(it.value))
+
+
+def test_skipped_steps_are_counted_on_where_a_run_goes_on(tmp_path):
+    keep = {"callbacks": [LastCheckpoint()], "default_root_dir": tmp_path, "enable_checkpointing": True}
+    fit_poisoned([1, 2], max_steps=3, keep=keep)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"3 times in a row.*last at outer step 3"):
+        fit_poisoned([1, 2, 3], ckpt_path=path, max_skipped_steps=3)
+    module, _ = fit_poisoned([1, 2, 5], ckpt_path=path, max_skipped_steps=3)
+    assert (module.skipped.total, module.skipped.in_a_row) == (3, 0)
+
+
+def test_images_reach_the_network_as_numbers_from_0_to_1():
+    module = MetaSGDModule(Conv4(width=2, image_size=4), Scalar())
+    from metasgd.episode import Episode
+
+    images = torch.tensor([0, 51, 255, 102], dtype=torch.uint8).repeat(4).reshape(1, 1, 1, 4, 4).repeat(1, 2, 1, 1, 1)
+    labels = torch.arange(2)[None]
+    inputs = module.as_inputs(Episode(images, labels, images, labels, torch.zeros(1, 2), torch.zeros(1)))
+    assert inputs.query_x[0, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 1, 0.4])
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
+    torch.manual_seed(0)
+    module = MetaSGDModule(Conv4(width=3, image_size=28), PerParameter(0.1), inner_steps=inner_steps)
+    before = weights(module)
+    trainer_of().fit(module, EpisodicDataModule(Glyphs(), n_way=3, k_shot=1, n_query=2, meta_batch_size=2, val_tasks=4))
+    still = set(before) - changed(before, weights(module))
+    of_network = {n for n in still if n.startswith("network.")}
+    assert of_network == {"network.head.weight", "network.head.bias"}  # which all classes have in common
+    below = {n for n in before if n.startswith("update_rule.alpha.body/") and not n.endswith("/0/bias")}
+    assert (below <= still) == (inner_steps == 1)  # no rate of the body has had a gradient to go with
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
+        ({"adapts": "nothing"}, "model.adapts has 'nothing'"),
+        ({"network": Conv4(width=2), "adapts": "body"}, "model.adapts is body, .* same output.*head linear"),
+        (
+            {
+                "network": Conv4(width=2),
+                "segments": 2,
+                "transductive": False,
+                "outer": OuterProblem(freeze_network=True),
+            },
+            "model.segments is 2 and model.transductive is false",
+        ),
+    ],
+)
+def test_unusable_options_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        module_of(**options)
+
+
+def test_running_statistics_are_refused():
+    with pytest.raises(UserError, match="keeps running statistics"):
+        MetaSGDModule(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), Scalar())

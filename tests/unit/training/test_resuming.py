@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, StepLR
+
+from metasgd.errors import UserError
+from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable
+
+
+def adam(cls=torch.optim.Adam, **settings):
+    return cls([{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(2))]}], **settings)
+
+
+def checkpoint(optimizer, scheduler=None):
+    return {
+        "pytorch-lightning_version": "2",
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [scheduler.state_dict()] if scheduler else [],
+        MADE_BY_KEY: made_by(optimizer, scheduler),
+    }
+
+
+def falling(optimizer):
+    return LambdaLR(optimizer, lambda t: 0.5**t)
+
+
+def test_the_same_optimizer_goes_on_whatever_its_schedule_has_made_of_its_rate():
+    optimizer = adam(lr=0.1)
+    schedule = falling(optimizer)
+    optimizer.step()
+    schedule.step()
+    content = checkpoint(optimizer, schedule)
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == 0.05
+    own = adam(lr=0.1)
+    validate_resumable(Path("x.ckpt"), content, own, falling(own))
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "schedule", "said"),
+    [
+        (torch.optim.NAdam, {}, falling, "its optimizer is Adam, the configured one NAdam"),
+        (torch.optim.Adam, {}, None, "its schedule is LambdaLR, the configured one none"),
+        (torch.optim.Adam, {}, lambda o: StepLR(o, 3), "its schedule is LambdaLR, the configured one StepLR"),
+        (torch.optim.SGD, {}, None, "its optimizer is Adam, the configured one SGD; its schedule is LambdaLR"),
+        (torch.optim.Adam, {"lr": 0.2}, falling, "its optimizer has lr 0.1, the configured one 0.2"),
+        (torch.optim.Adam, {"betas": (0.0, 0.9)}, falling, "has betas .0.9, 0.999., the configured one .0.0, 0.9."),
+    ],
+)
+def test_what_would_go_on_as_something_else_is_refused(cls, settings, schedule, said):
+    saved = adam(lr=0.1)
+    content = checkpoint(saved, falling(saved))
+    own = adam(cls, **({"lr": 0.1} | settings))
+    with pytest.raises(UserError, match=f"x.ckpt cannot be trained on as configured: .*{said}"):
+        validate_resumable(Path("x.ckpt"), content, own, schedule(own) if schedule else None)
+
+
+class Counting(torch.optim.SGD):
+    """Of another package, where settings may be state."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["momentum"] += 1
+
+
+def test_an_optimizer_may_count_in_its_settings():
+    optimizer = adam(Counting)
+    optimizer.step()
+    validate_resumable(Path("x.ckpt"), checkpoint(optimizer), adam(Counting))
+
+
+def test_weights_alone_can_be_judged_but_not_trained_on():
+    content = {"state_dict": {}, "pytorch-lightning_version": "2"}
+    validate_resumable(Path("x.ckpt"), content, None)
+    with pytest.raises(UserError, match="holds weights, but not loops, callbacks, optimizer_states, lr_schedulers"):
+        validate_resumable(Path("x.ckpt"), content, adam())
