@@ -1,5 +1,6 @@
 """Decoded images kept on disk: built once, checked at every load, never half-written."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +22,8 @@ from metasgd.errors import UserError
 
 FORMAT = 1
 IMAGES, CLASSES = "images.npy", "classes.json"
-ABANDONED_AFTER = 24 * 3600  # seconds; no build takes nearly as long
+ABANDONED_AFTER = 24 * 3600
+"""Seconds; no build takes nearly as long. Asked only where a file system has no locks."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,50 @@ def load_or_build(cache_dir: Path, key: str, build: Build) -> ClassPool:
 def staging_folder(parent: Path, name: str) -> Iterator[Path]:
     """An empty folder in ``parent`` to complete something in before it is renamed into place.
 
-    It is removed at the end, with what is left in it. Those of writers that were killed are removed by the
-    next one, a day later.
+    It is removed at the end, with what is left in it. A writer that was killed leaves its folder, which the next one
+    removes: each holds a lock on its own, and the lock ends with its process.
 
     Raises:
         OSError: ``parent`` cannot be made or written.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f".{name}.*.partial"):
-        with suppress(FileNotFoundError):  # another process is removing it too
-            if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(left, ignore_errors=True)
-    folder = parent / f".{name}.{uuid.uuid4().hex}.partial"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
+        _remove_if_abandoned(left)
+    while True:
+        folder = parent / f".{name}.{uuid.uuid4().hex}.partial"
+        folder.mkdir()
+        with _opened(folder) as handle:
+            with suppress(OSError):  # of a network file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not folder.exists():
+                continue  # another writer found it before it was locked
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a staging folder whose lock is free; where there are no locks, one that is too old to be in use."""
+    with suppress(FileNotFoundError, PermissionError), _opened(folder) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            if time.time() - folder.stat().st_mtime < ABANDONED_AFTER:
+                return
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _build(folder: Path, build: Build) -> None:
@@ -138,7 +167,10 @@ def _write(folder: Path, pool: ClassPool | PoolStream) -> None:
 
 
 def _write_stream(file: BinaryIO, images: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
-    """What ``np.save`` would write of all of them."""
+    """What ``np.save`` would write of all of them.
+
+    Not through a memory map: a disk that is full would end the process by SIGBUS.
+    """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     written = 0
@@ -208,11 +240,8 @@ def _sha256_of_json(content: dict[str, Any]) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with _opened(folder) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -195,19 +194,51 @@ cache.load_or_build(Path(sys.argv[1]), "key", small_pool)
 """
 
 
-def test_what_a_killed_writer_left_is_never_used_and_goes_after_a_day(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, tmp_path, Path(__file__).parent], check=False)
     assert killed.returncode == -signal.SIGKILL
     [left] = os.listdir(tmp_path)
     assert left.endswith(".partial")
-
     assert_same(load_or_build(tmp_path, "key", small_pool), small_pool())
-    assert sorted(os.listdir(tmp_path)) == [left, "key"]  # it may yet be alive
+    assert os.listdir(tmp_path) == ["key"]
 
-    yesterday = time.time() - 25 * 3600
-    os.utime(tmp_path / left, (yesterday, yesterday))
-    with staging_folder(tmp_path, "key"):
-        assert not (tmp_path / left).exists()
+
+def test_what_a_writer_at_work_has_is_left_to_it(tmp_path: Path) -> None:
+    with staging_folder(tmp_path, "key") as first, staging_folder(tmp_path, "key") as second:
+        os.utime(first, (0, 0))
+        with staging_folder(tmp_path, "key"):
+            assert first.exists()
+        assert first != second
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_locks_only_old_folders_are_removed(tmp_path: Path, monkeypatch) -> None:
+    def no_locks(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache.fcntl, "flock", no_locks)
+    recent, old = (tmp_path / f".key.{name}.partial" for name in ("recent", "old"))
+    for folder in (recent, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with staging_folder(tmp_path, "key") as own:
+        assert own.exists()
+        assert recent.exists()
+        assert not old.exists()
+
+
+def test_a_folder_taken_for_abandoned_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    taken = []
+
+    def flock(handle, operation):
+        if not taken:  # another writer, between mkdir and the lock
+            taken.extend(tmp_path.iterdir())
+            taken[0].rmdir()
+
+    monkeypatch.setattr(cache.fcntl, "flock", flock)
+    with staging_folder(tmp_path, "key") as own:
+        assert own.exists()
+        assert own != taken[0]
 
 
 def test_of_two_that_build_at_once_the_first_is_kept(tmp_path: Path) -> None:
