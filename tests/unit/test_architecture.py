@@ -1,40 +1,41 @@
-"""The direction in which modules may depend on one another."""
+"""Which package may import which: read from the folders, so that a new file is held to it without being listed."""
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-SOURCE = Path(__file__).parents[2] / "src" / "metasgd"
-PURE = (
-    "episode",
-    "rule_options",
-    "update_rules",
-    "optimizer_network",
-    "rule_gradient",
-    "task_stack",
-    "backwards",
-    "by_autograd",
-    "by_layers",
-    "reading",
-    "feed_forward",
-    "stem",
-    "standardised",
-    "batch_norm",
-    "rms_norm",
-    "layers",
-    "loss_forms",
-    "products",
-    "adaptation",
-    "meta_gradient",
-    "engines",
-    "inner_runs",
-    "long_runs",
-    "networks",
-)
+SOURCE = ROOT / "src" / "metasgd"
+FILES = sorted(SOURCE.rglob("*.py"))
+PACKAGES = sorted(p.name for p in SOURCE.iterdir() if (p / "__init__.py").is_file())
+
+BELOW = {
+    "rules": {"errors"},
+    "nn": {"rules", "errors"},
+    "meta": {"nn", "rules", "errors", "episode"},
+    "optim": {"rules", "runs", "errors"},
+    "data": {"errors", "episode"},
+    "runs": {"rules", "errors"},
+    "runtime": {"runs", "errors"},
+    "reporting": {"errors", "episode"},
+    "learner": {"meta", "nn", "rules", "runs", "data", "errors", "episode"},
+    "training": {"learner", "meta", "nn", "rules", "data", "runs", "runtime", "reporting", "errors", "episode"},
+    "supervised": {"training", "optim", "learner", "meta", "nn", "rules", "data", "runs", "runtime", "reporting", "errors"},
+    "cli": set(PACKAGES) | {"errors", "episode"},
+}
+"""What each package may import of this project, beside itself: only what stands to its right in docs/architecture.md."""
+LIGHTNING = {"training", "supervised", "runtime", "cli"}
+LIGHT = ("lightning", "torchvision", "matplotlib", "jsonargparse", "tensorboard", "torchmetrics", "rich", "upath")
+"""What ``from metasgd import LearnedOptimizer`` must not load."""
+OPTION_PATH = re.compile(r"\b(model|data|trainer|outer|last_checkpoint)\.[a-z_]+\b(?!\()")
 
 
-def imports(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -44,24 +45,57 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_the_core_knows_neither_lightning_nor_the_data(name):
-    forbidden = (
-        "lightning",
-        "torchmetrics",
-        "metasgd.data",
-        "metasgd.training.module",
-        "metasgd.cli.app",
-        "metasgd.training.callbacks.checkpoints",
-    )
-    assert not [i for i in imports(SOURCE / f"{name}.py") if i.startswith(forbidden)]
+def package_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).parts
+    return parts[0] if len(parts) > 1 else path.stem
 
 
-def test_episodes_import_nothing_of_ours():
-    assert not [i for i in imports(SOURCE / "episode.py") if i.startswith("metasgd")]
+def in_packages() -> list:
+    return [pytest.param(f, id=str(f.relative_to(SOURCE))) for f in FILES if package_of(f) in PACKAGES]
 
 
-def test_the_data_knows_no_network():
-    for path in (SOURCE / "data").glob("*.py"):
-        allowed = ("metasgd.data", "metasgd.errors", "metasgd.episode", "metasgd.runtime.signals")
-        assert not [i for i in imports(path) if i.startswith("metasgd") and not i.startswith(allowed)], path.name
+def test_every_package_has_a_place_in_the_order():
+    assert set(BELOW) == set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", in_packages())
+def test_a_package_imports_only_packages_to_its_right(path):
+    package = package_of(path)
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("metasgd.")}
+    assert ours <= BELOW[package] | {package}
+
+
+@pytest.mark.parametrize("name", ["errors", "episode"])
+def test_what_all_share_imports_nothing_of_ours(name):
+    assert not [i for i in imported(SOURCE / f"{name}.py") if i.startswith("metasgd")]
+
+
+@pytest.mark.parametrize("path", in_packages())
+def test_lightning_and_jsonargparse_stay_where_they_belong(path):
+    package, names = package_of(path), {name.split(".")[0] for name in imported(path)}
+    if package not in LIGHTNING:
+        assert "lightning" not in names
+    if package not in ("cli", "learner"):
+        assert "jsonargparse" not in names
+    if package in ("rules", "nn", "meta", "optim"):
+        assert names <= {"metasgd", "torch", "numpy", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in in_packages() if package_of(p.values[0]) in ("rules", "nn", "meta", "data", "optim")]
+)
+def test_the_core_names_arguments_and_no_options_of_the_command_line(path):
+    tree = ast.parse(path.read_text())
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    assert not [found[0] for text in texts for found in OPTION_PATH.finditer(text)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 250
+
+
+def test_the_learned_optimizer_loads_torch_and_little_else():
+    code = f"import sys; from metasgd import LearnedOptimizer; print(*(m for m in {LIGHT} if m in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

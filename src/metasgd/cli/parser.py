@@ -3,9 +3,10 @@
 import re
 import sys
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metasgd.data.glyphs.source import Glyphs
@@ -17,6 +18,7 @@ from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+from metasgd.runs.moved_classes import with_present_paths
 
 CHOICES: dict[str, tuple[type, ...]] = {
     "model.update_rule": (
@@ -33,15 +35,35 @@ NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Expected a dot import path strin
 NOT_OF_TYPE = re.compile(r"""Parser key "([\w.]+)":\s+Expected a <class '(int|float|bool)'>\. Got value: (.*)""")
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
+_load_yaml = get_loader("yaml")
 
-class Parser(LightningArgumentParser):
+
+def _load(text: str) -> Any:
+    """YAML, of a file or of one option's value, with the class paths of earlier versions replaced."""
+    return with_present_paths(_load_yaml(text))
+
+
+set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+
+
+class _PresentPaths(ArgumentParser):
+    """Takes the class paths of earlier versions on the command line as well."""
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        given = sys.argv[1:] if args is None else args
+        split = (word.partition("=") for word in given)
+        present = [with_present_paths(name) + equals + with_present_paths(value) for name, equals, value in split]
+        return super().parse_args(present, *rest, **options)
+
+
+class Parser(_PresentPaths, LightningArgumentParser):
     """LightningCLI's, brief about errors."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         _end(self, message, ex)
 
 
-class CommandParser(ArgumentParser):
+class CommandParser(_PresentPaths):
     """That of a command of our own, brief about errors."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

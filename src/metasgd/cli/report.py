@@ -22,6 +22,7 @@ from metasgd.learner.load import load
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
+from metasgd.runs.moved_classes import with_present_paths
 from metasgd.runs.storage import write_whole
 from metasgd.training.datamodule import EpisodicDataModule
 
@@ -100,7 +101,7 @@ def _config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"run is {file.parent}: no config.yaml is there. Give the folder of a run, runs/NAME/version_K")
     try:
-        config = yaml.safe_load(file.read_bytes())
+        config = with_present_paths(yaml.safe_load(file.read_bytes()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, dict) or "model" not in config:

@@ -11,6 +11,7 @@ from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.runs.folders import CONFIG_KEY, read_checkpoint, validate_shapes
+from metasgd.runs.moved_classes import with_present_paths
 from metasgd.training.module import MetaSGDModule
 
 
@@ -27,7 +28,7 @@ def load(path: str | Path | UPath) -> MetaLearner:
     content = read_checkpoint(path)
     if CONFIG_KEY not in content:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
-    config = yaml.safe_load(content[CONFIG_KEY])
+    config = with_present_paths(yaml.safe_load(content[CONFIG_KEY]))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(MetaSGDModule, "model")
     try:

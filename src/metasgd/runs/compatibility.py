@@ -11,6 +11,7 @@ from metasgd.errors import UserError
 from metasgd.rules.gradient_descent import UpdateRule
 from metasgd.runs.differences import differences
 from metasgd.runs.folders import CONFIG_KEY
+from metasgd.runs.moved_classes import with_present_paths
 
 Options = Mapping[str, Any]
 
@@ -94,7 +95,7 @@ def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:
     if CONFIG_KEY not in content:
         return None
     try:
-        config = yaml.safe_load(content[CONFIG_KEY])
+        config = with_present_paths(yaml.safe_load(content[CONFIG_KEY]))
         complete = all(isinstance(config[part], dict) for part in ("model", "data"))
         complete = complete and all("class_path" in config["model"][part] for part in ("network", "update_rule"))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
