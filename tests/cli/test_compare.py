@@ -23,7 +23,7 @@ def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
     succeeded(metasgd("fit", *TINY, *rule))
     path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
     options = [
-        *(*CURVE, "--ckpt_path", path, "--further", json.dumps({"learned again": path})),
+        *(*CURVE, "--optimizer_ckpt", path, "--further", json.dumps({"learned again": path})),
         *("--baselines", "[SGD, AdamW]", "--steps", "6", "--eval_every", "3"),
     ]
     done = succeeded(metasgd("compare", *options))
@@ -57,13 +57,13 @@ def test_compares_and_writes_table_figure_and_json(metasgd, tmp_path):
         (["--further", '{"SGD": "model.ckpt"}'], "further has a learned optimizer of the name SGD"),
         (["--further", '{"learned": "model.ckpt"}'], "further has a learned optimizer of the name learned"),
         (["--further", '{"again": "none.ckpt"}'], "--further again is none.ckpt, which is not there"),
-        (["--ckpt_path", "none.ckpt"], "--ckpt_path is none.ckpt, which is not there"),
+        (["--optimizer_ckpt", "none.ckpt"], "--optimizer_ckpt is none.ckpt, which is not there"),
     ],
 )
 def test_a_mistake_ends_in_one_message_before_anything_is_built(changed, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.ckpt").write_bytes(b"not read before the mistake is seen")
-    assert main(["compare", *CURVE, "--ckpt_path", "model.ckpt", *changed]) == 2
+    assert main(["compare", *CURVE, "--optimizer_ckpt", "model.ckpt", *changed]) == 2
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
 
@@ -71,7 +71,7 @@ def test_a_mistake_ends_in_one_message_before_anything_is_built(changed, said, c
 def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_path):
     succeeded(metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork"))
     path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
-    options = [*CURVE, "--ckpt_path", path, "--baselines", "[SGD]", "--steps", "300", "--eval_every", "100"]
+    options = [*CURVE, "--optimizer_ckpt", path, "--baselines", "[SGD]", "--steps", "300", "--eval_every", "100"]
     kept = tmp_path / "runs/compare/version_0/trainings.json"
     process = subprocess.Popen([sys.executable, "-m", "metasgd", "compare", *options], cwd=tmp_path)
     deadline = time.monotonic() + 200

@@ -26,7 +26,7 @@ def learned(tmp_path, metasgd):
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path):
-    by_it = ["--optimizer", "learned", "--ckpt_path", learned]
+    by_it = ["--optimizer", "learned", "--optimizer_ckpt", learned]
     done = succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "20"))
     assert "after 20 steps: test/mse" in done.stdout
     straight = state(tmp_path / RUN / "checkpoints" / "last.ckpt")
@@ -37,10 +37,10 @@ def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path)
     half = state(second / "checkpoints" / "last.ckpt")["state_dict"]
     assert not torch.equal(half["network.body.1.weight"], straight["state_dict"]["network.body.1.weight"])
     for changed in (["--optimizer", "torch.optim.Adam"], [*by_it, "--lr", "2"]):
-        refused = metasgd("train", *PROBLEM, *changed, "--steps", "20", "--resume", "last")
+        refused = metasgd("train", *PROBLEM, *changed, "--steps", "20", "--ckpt_path", "last")
         assert refused.returncode == 2
         assert "cannot be trained on as configured: its optimizer" in refused.stderr
-    succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "20", "--resume", "last"))
+    succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "20", "--ckpt_path", "last"))
     resumed = state(second / "checkpoints" / "last.ckpt")
     assert_same(resumed["state_dict"], straight["state_dict"])
     assert_same(resumed["optimizer_states"], straight["optimizer_states"])
@@ -54,7 +54,7 @@ def contents(folder):
 
 
 def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, capsys, monkeypatch):
-    by_it = ["--optimizer", "learned", "--ckpt_path", learned]
+    by_it = ["--optimizer", "learned", "--optimizer_ckpt", learned]
     succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "6"))
     run = tmp_path / RUN
     kept = contents(run)
@@ -62,15 +62,15 @@ def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, cap
     succeeded(metasgd("fit", *TINY, *rule, "--seed_everything", "1"))  # another φ, of the same options
     other = str(tmp_path / "runs/sinusoid/version_1/checkpoints/last.ckpt")
     cases = {
-        ("--ckpt_path", other): ("--resume is last", f"of --ckpt_path {other}"),
-        ("--seed", "3"): ("--seed is 3, but 0 in", "--resume last"),
-        ("--batch_size", "8"): ("--batch_size is 8, but 7 in", "--resume last"),
-        ("--problem.init_args.points", "61"): ("--problem.points is 61, but 60 in", "--resume last"),
-        ("--network.init_args.hidden", "[17]"): ("--network.hidden is [17], but [16] in", "--resume last"),
+        ("--optimizer_ckpt", other): ("--ckpt_path is last", f"of --optimizer_ckpt {other}"),
+        ("--seed_everything", "3"): ("--seed_everything is 3, but 0 in", "--ckpt_path last"),
+        ("--batch_size", "8"): ("--batch_size is 8, but 7 in", "--ckpt_path last"),
+        ("--problem.init_args.points", "61"): ("--problem.points is 61, but 60 in", "--ckpt_path last"),
+        ("--network.init_args.hidden", "[17]"): ("--network.hidden is [17], but [16] in", "--ckpt_path last"),
     }
     monkeypatch.chdir(tmp_path)
     for changed, said in cases.items():
-        assert main(["train", *PROBLEM, *by_it, "--steps", "9", "--resume", "last", *changed]) == 2
+        assert main(["train", *PROBLEM, *by_it, "--steps", "9", "--ckpt_path", "last", *changed]) == 2
         err = capsys.readouterr().err
         assert all(part in err for part in said), err
     assert contents(run) == kept
@@ -93,7 +93,7 @@ def test_a_given_optimizer_trains_as_well(metasgd, tmp_path):
 
 
 CASES = {
-    "no checkpoint": (["--optimizer", "learned"], "no --ckpt_path says which"),
+    "no checkpoint": (["--optimizer", "learned"], "no --optimizer_ckpt says which"),
     "a factor for Adam": (["--optimizer", "torch.optim.Adam", "--lr", "2"], "are the learned optimizer's"),
     "no steps": (["--optimizer", "torch.optim.Adam", "--steps", "0"], "steps is 0: at least 1"),
     "batch": (["--optimizer", "torch.optim.Adam", "--batch_size", "61"], "batch_size is 61: from 1 to 60"),
@@ -106,16 +106,22 @@ CASES = {
         "MLP does not take the inputs of shape (1,)",
     ),
     "misspelt": (["--optimizer", "torch.optim.Adam", "--stpes", "2"], "stpes"),
-    "nothing to resume": (["--optimizer", "torch.optim.Adam", "--resume", "last"], "--resume is last"),
-    "no such checkpoint": (["--ckpt_path", "none.ckpt"], "--ckpt_path is none.ckpt, which is not there"),
-    "a folder": (["--ckpt_path", "."], "--ckpt_path is ., which is a folder"),
+    "nothing to resume": (["--optimizer", "torch.optim.Adam", "--ckpt_path", "last"], "--ckpt_path is last"),
+    "no such checkpoint": (["--optimizer_ckpt", "none.ckpt"], "--optimizer_ckpt is none.ckpt, which is not there"),
+    "a folder": (["--optimizer_ckpt", "."], "--optimizer_ckpt is ., which is a folder"),
     "settings": (
         ["--optimizer", "torch.optim.Adam", "--optimizer.lr", "-0.003"],
         "--optimizer cannot be made as it is set (Invalid learning rate: -0.003)",
     ),
     "many evaluations": (["--optimizer", "torch.optim.LBFGS"], "--optimizer is LBFGS, which evaluates the loss"),
-    "seed": (["--optimizer", "torch.optim.Adam", "--seed", "99999999999"], "seed is 99999999999: a whole number"),
-    "seed below": (["--optimizer", "torch.optim.Adam", "--seed", "-1"], "seed is -1: a whole number from 0"),
+    "seed": (
+        ["--optimizer", "torch.optim.Adam", "--seed_everything", "99999999999"],
+        "seed_everything is 99999999999: a whole number",
+    ),
+    "seed below": (
+        ["--optimizer", "torch.optim.Adam", "--seed_everything", "-1"],
+        "seed_everything is -1: a whole number from 0",
+    ),
 }
 
 
@@ -135,10 +141,10 @@ def test_a_mistake_ends_in_one_message_before_a_run_has_a_folder(case, capsys, t
 def test_rates_of_another_architecture_name_the_first_tensor(metasgd, tmp_path):
     succeeded(metasgd("fit", *TINY))  # Meta-SGD, on 1-40-40-1
     path = str(tmp_path / "runs/sinusoid/version_0/checkpoints/last.ckpt")
-    refused = metasgd("train", *PROBLEM, "--optimizer", "learned", "--ckpt_path", path)
+    refused = metasgd("train", *PROBLEM, "--optimizer", "learned", "--optimizer_ckpt", path)
     assert refused.returncode == 2
     assert "network.body.1.weight" not in refused.stderr
     assert "those of body.1.weight have the shape (40, 1), the parameter (16, 1)" in refused.stderr
     fitting = [*PROBLEM, "--network.init_args.hidden", "[40, 40]", "--steps", "3"]
-    succeeded(metasgd("train", *fitting, "--optimizer", "learned", "--ckpt_path", path))
+    succeeded(metasgd("train", *fitting, "--optimizer", "learned", "--optimizer_ckpt", path))
     assert torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3

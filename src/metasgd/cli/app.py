@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, auto_parser
+from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
@@ -13,12 +13,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from metasgd import __version__
-from metasgd.cli.commands import BY_PLACE, COMMANDS
-from metasgd.cli.config import CONFIG
-from metasgd.cli.parser import CommandParser, Parser
+from metasgd.cli.commands import COMMANDS
+from metasgd.cli.options import in_own_names
+from metasgd.cli.parser import Parser
+from metasgd.cli.parsing import ready
 from metasgd.cli.trainer_options import TRAINER_DEFAULTS, validate_trainer_options
 from metasgd.errors import UserError
-from metasgd.runs.folders import Start, find_start
+from metasgd.reporting.text import printable, shell_command
+from metasgd.runs.folders import find_start
 from metasgd.runs.storage import place_of, validate_writable
 from metasgd.runtime.exit_codes import ending_of
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch
@@ -32,6 +34,7 @@ from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, Show
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
+from metasgd.training.run_logger import logger_of
 from metasgd.training.start import initialise, require_checkpoint, resume
 
 PROGRAM = "python -m metasgd"
@@ -137,7 +140,7 @@ class MetaSGDCLI(LightningCLI):
             require_checkpoint(command, logger.name)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
-        config["logger"] = self._logger(logger, start)
+        config["logger"] = logger_of(start, logger.save_dir, logger.name, trains=command == "fit")
         callbacks = [
             ConsistentCheckpoint(str(start)),
             # before LastCheckpoint, which is to save what this one found
@@ -186,10 +189,12 @@ class MetaSGDCLI(LightningCLI):
         reached = ""
         if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
             reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"
+        checkpoint = f"{folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
+        test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
         print(
-            f"written to {folder}: last.ckpt after {self.trainer.global_step} outer steps{reached}\n"
-            f"judge it on test tasks: {PROGRAM} test --config {folder}/config.yaml --ckpt_path"
-            f" {folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
+            printable(f"written to {folder}: last.ckpt after {self.trainer.global_step} outer steps{reached}"),
+            f"judge it on test tasks: {shell_command([*PROGRAM.split(), *test])}",
+            sep="\n",
         )
 
     def before_validate(self) -> None:
@@ -212,57 +217,36 @@ class MetaSGDCLI(LightningCLI):
             assert self.trainer.logger is not None
             validate_writable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
 
-    def _logger(self, logger: TensorBoardLogger, start: Start) -> TensorBoardLogger:
-        """The logger of the run that goes on, or of a new run."""
-        run = start.run
-        return TensorBoardLogger(
-            save_dir=str(run.save_dir) if run else logger.save_dir,
-            name=run.name if run else logger.name,
-            version=run.version if run else None,
-            default_hp_metric=False,
-            # what was logged after the checkpoint is logged again
-            purge_step=start.outer_step if run and self.subcommand == "fit" else None,
-        )
-
 
 @SIGNALS.listening()
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     quieten()
     arguments = sys.argv[1:] if args is None else args
-    command = COMMANDS.get(arguments[0]) if arguments else None
+    command = arguments[0] if arguments else ""
     try:
-        if command is not None:
-            by_place = arguments[0] in BY_PLACE
-            parser = auto_parser(
-                command, prog=f"{PROGRAM} {arguments[0]}", as_positional=by_place, parser_class=CommandParser
-            )
-            config = parser.parse_args(arguments[1:])
-            config.pop("config", None)
-            CONFIG.set(parser.dump(config, skip_unset=False))
-            command(**parser.instantiate(config))
+        if command in COMMANDS:
+            ready(command, f"{PROGRAM} {command}", arguments[1:])()
         else:
             MetaSGDCLI(args)
     except UserError as error:
-        return _refuse(*error.problems)
+        _say(command, *error.problems)
+        return 2
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
-        return _refuse(str(error))
+        _say(command, str(error))
+        return 2
     except Exception as error:  # the packages behind remote places have errors of their own
         ending = ending_of(error)
         if ending is None:
             raise
         code, problem = ending
-        _say(problem)
+        _say(command, problem)
         return code
     return 0
 
 
-def _refuse(*problems: str) -> int:
-    _say(*problems)
-    return 2
-
-
-def _say(*problems: str) -> None:
+def _say(command: str, *problems: str) -> None:
     rank = getattr(rank_zero_only, "rank", None)
+    whose = "error" if rank in (None, 0) else f"error in process {rank}"
     for problem in problems:
-        print(f"error: {problem}" if rank in (None, 0) else f"error in process {rank}: {problem}", file=sys.stderr)
+        print(f"{whose}: {in_own_names(command, problem)}", file=sys.stderr)

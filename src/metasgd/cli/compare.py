@@ -1,155 +1,193 @@
-"""``python -m metasgd compare``: the learned optimizer beside those that everybody knows."""
+"""``compare``: the learned optimizer beside those that everybody knows."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import nn
 from upath import UPath
 
-from metasgd.cli.config import CONFIG
 from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.meta.objectives import OBJECTIVES
 from metasgd.optim.learned_optimizer import LearnedOptimizer
-from metasgd.runs.folders import Run, checkpoint_file, runs_of
-from metasgd.runs.storage import place_of, write_whole
+from metasgd.reporting.text import printable
+from metasgd.runs.folders import checkpoint_file
+from metasgd.runs.storage import place_of, validate_writable, write_whole
 from metasgd.runs.strict_json import as_bytes
-from metasgd.supervised.comparison import BASELINES
+from metasgd.supervised.comparison import BASELINES, Row
 from metasgd.supervised.comparison import compare as compared
+from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
-from metasgd.supervised.report import Terms, as_json, common_target, figure, table
-from metasgd.supervised.run_cache import RunCache
+from metasgd.supervised.report import Terms, as_json, as_png, common_target, figure, table
+from metasgd.supervised.run_cache import RunCache, kept_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
-from metasgd.training.datamodule import default_cache_dir
 
 LEARNED = "learned"
+MOST_SAID = 80
+"""Characters that stand beside the progress bar."""
 Baseline = Literal["SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"]
 
 
-def compare(
-    problem: Problem,
-    network: Callable[[], nn.Module],
-    ckpt_path: str,
-    further: dict[str, str] = {},  # noqa: B006 - never written to
-    baselines: Sequence[Baseline] = ("SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"),
-    schedule: Schedule = "constant",
-    steps: int = 500,
-    batch_size: int = 64,
-    eval_every: int = 25,
-    seeds: int = 3,
-    trials: int = 5,
-    most_trials: int = 8,
-    target_loss: float | None = None,
-    seed: int = 0,
-    root: str = "data",
-    cache_dir: str | None = None,
-    save_dir: str = "runs",
-    name: str = "compare",
-    device: str = "cpu",
-) -> None:
+@dataclass(frozen=True)
+class Compare:
     """Train the same network on the same data by the learned optimizer and by others, each tuned, and compare.
 
-    A comparison that was stopped is taken up by the same command: what had been trained is in its run's folder.
+    A comparison that was stopped is resumed by the same command: what had been trained is in its run's folder.
 
     Args:
         problem: what to train on: many classes of a source of images at once, or a curve.
-        network: any module whose forward takes a batch.
-        ckpt_path: the checkpoint that fit wrote, whose update rule is the learned optimizer.
+        network: makes a network with fresh weights.
+        optimizer_ckpt: the checkpoint that fit wrote, whose update rule is the learned optimizer.
+        config: all the options as YAML, which ``--config`` takes again.
         further: more learned optimizers, by the name to print: their checkpoints.
         baselines: which optimizers to compare it with.
         schedule: of the baselines' learning rates: ``constant``, or ``cosine``, to zero over the steps. The learned
             optimizer makes its own.
         steps: steps of each training.
         batch_size: examples in a batch.
-        eval_every: steps between two judgements on validation.
+        eval_every: steps between two evaluations on validation.
         seeds: trainings of each optimizer that count, each with initial weights and batches of its own.
         trials: learning rates tried for each baseline, a factor of √10 apart.
         most_trials: learning rates tried at most, where the best lies at the edge.
         target_loss: the validation loss to count the steps to; by default the lowest that all reach.
-        seed: the first seed; the search has one of its own.
-        root: the folder with the data set's files.
-        cache_dir: the folder for decoded images.
+        seed_everything: the first seed; the search has one of its own.
+        data: where the data set lies.
         save_dir: the folder of all runs.
         name: of the run.
         device: where to train.
     """
-    raise_problems(
-        too_small(
+
+    problem: Problem
+    network: Callable[[], nn.Module]
+    optimizer_ckpt: str
+    config: str
+    further: dict[str, str] = field(default_factory=dict)
+    baselines: Sequence[Baseline] = ("SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW")
+    schedule: Schedule = "constant"
+    steps: int = 500
+    batch_size: int = 64
+    eval_every: int = 25
+    seeds: int = 3
+    trials: int = 5
+    most_trials: int = 8
+    target_loss: float | None = None
+    seed_everything: int = 0
+    data: DataFiles = DataFiles()  # noqa: RUF009 - frozen
+    save_dir: str = "runs"
+    name: str = "compare"
+    device: str = "cpu"
+
+    def run(self) -> None:
+        """Train all, and write the table, the figure and the curves.
+
+        Raises:
+            UserError: an option, the data, the network or a checkpoint cannot be used; before anything is trained.
+        """
+        self._refuse_options()
+        checkpoints = {
+            name: checkpoint_file(path, "--optimizer_ckpt" if name == LEARNED else f"--further {name}")
+            for name, path in self._learned().items()
+        }
+        bench = self._bench(device_of(self.device))
+        network = self.network()
+        validate_network(network, self.problem, bench.examples["train"])
+        for checkpoint in checkpoints.values():
+            LearnedOptimizer(network.named_parameters(), checkpoint=checkpoint, total_steps=self.steps)
+        contenders = [
+            Candidate(name, partial(_learned_optimizer, checkpoint, self.steps), start=1.0, tuned=False)
+            for name, checkpoint in checkpoints.items()
+        ]
+        contenders += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
+        place = place_of(self.save_dir, "--save_dir")
+        validate_writable(place / self.name, "--save_dir and --name")
+        sums = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in checkpoints.items()}
+        kept = kept_in(place, self.name, {"config": self.config, "checkpoints": sums}, bench.train)
+        write_whole(kept.folder / "config.yaml", self.config.encode())
+        self._report(self._rows(kept, bench, contenders), kept, bench)
+
+    def _refuse_options(self) -> None:
+        problems = too_small(
             "",
-            ("steps", steps, 1),
-            ("eval_every", eval_every, 1),
-            ("seeds", seeds, 1),
-            ("trials", trials, 1),
-            ("seed", seed, 0),
+            ("steps", self.steps, 1),
+            ("eval_every", self.eval_every, 1),
+            ("seeds", self.seeds, 1),
+            ("trials", self.trials, 1),
         )
-    )
-    if trials % 2 == 0 or most_trials < trials:
-        raise UserError(
-            f"trials is {trials} and most_trials {most_trials}: an odd number, and at least as many, are needed"
-        )
-    learned = {LEARNED: ckpt_path, **further}
-    taken = [label for label in further if label in (LEARNED, *BASELINES)]
-    if taken:
-        raise UserError(
-            f"further has a learned optimizer of the name {taken[0]}, which another row of the table has: give it"
-            " another name"
-        )
-    files = {
-        label: checkpoint_file(path, "--ckpt_path" if label == LEARNED else f"--further {label}")
-        for label, path in learned.items()
-    }
-    where = device_of(device)
-    examples = problem.examples(Path(root).expanduser(), Path(cache_dir or default_cache_dir()).expanduser())
-    ShuffledBatches(len(examples["train"]), batch_size, steps, seed)  # refuses what cannot be
-    built = network()
-    validate_network(built, problem, examples["train"])
-    for checkpoint in files.values():
-        LearnedOptimizer(built.named_parameters(), checkpoint=checkpoint, total_steps=steps)
-    contenders = [
-        Candidate(label, partial(_learned, checkpoint, steps), start=1.0, tuned=False)
-        for label, checkpoint in files.items()
-    ]
-    contenders += [Candidate(label, *BASELINES[label], schedule=schedule) for label in baselines]
-    bench = SupervisedTrainer(network, examples, OBJECTIVES[problem.loss], steps, batch_size, eval_every, where)
-    place = place_of(save_dir, "--save_dir")
-    kept = _kept(place, name, files, bench)
+        if not 0 <= self.seed_everything <= max_seed_value - self.seeds:
+            problems.append(
+                f"seed_everything is {self.seed_everything}: a whole number from 0 to {max_seed_value - self.seeds} is"
+                " needed"
+            )
+        if self.trials % 2 == 0 or self.most_trials < self.trials:
+            problems.append(
+                f"trials is {self.trials} and most_trials {self.most_trials}: an odd number, and at least as many, are"
+                " needed"
+            )
+        problems += [
+            f"further has a learned optimizer of the name {name}, which another row of the table has: give it another"
+            " name"
+            for name in self.further
+            if name in (LEARNED, *BASELINES)
+        ]
+        problems += ["further has a learned optimizer without a name: give it one" for name in self.further if not name]
+        twice = {name for name in self.baselines if list(self.baselines).count(name) > 1}
+        problems += [f"baselines has {name} several times: give it once" for name in sorted(twice)]
+        raise_problems(problems)
 
-    console = Console(width=max(120, Console().width))
-    if kept.traces:
-        console.print(f"goes on with {kept.folder}: {_trainings(len(kept.traces))} done", soft_wrap=True, markup=False)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Comparing", total=sum(seeds + (trials if c.tuned else 3) for c in contenders))
+    def _learned(self) -> dict[str, str]:
+        """The checkpoints of the learned optimizers, by the name to print."""
+        return {LEARNED: self.optimizer_ckpt, **self.further}
 
-        def done(said: str) -> None:
-            progress.update(task, advance=1, description=said)
-
-        search_seed = seed + seeds
-        rows = compared(
-            kept, bench.better, contenders, range(seed, seed + seeds), search_seed, trials, most_trials, done
+    def _bench(self, device: torch.device) -> SupervisedTrainer:
+        examples = self.data.examples(self.problem)
+        ShuffledBatches(len(examples["train"]), self.batch_size, self.steps, self.seed_everything)  # checks them
+        objective = OBJECTIVES[self.problem.loss]
+        return SupervisedTrainer(
+            self.network, examples, objective, self.steps, self.batch_size, self.eval_every, device
         )
-    terms = Terms(
-        metric=bench.objective.metric,
-        higher_is_better=bench.objective.higher_is_better,
-        steps=steps,
-        seeds=seeds,
-        trials=trials,
-        most_trials=most_trials,
-        target_loss=common_target(rows) if target_loss is None else target_loss,
-    )
-    title = f"{name}: learning rates {schedule}"
-    console.print(table(rows, terms, title))
-    with (kept.folder / "comparison.png").open("wb") as file:
-        figure(rows, terms, title).savefig(file, format="png", dpi=120)
-    found = as_json(rows, terms) | {"schedule": schedule, "checkpoints": learned}
-    write_whole(kept.folder / "results.json", as_bytes(found))
-    kept.forget()
-    console.print(f"written to {kept.folder}", soft_wrap=True, markup=False)
+
+    def _rows(self, kept: RunCache, bench: SupervisedTrainer, contenders: Sequence[Candidate]) -> list[Row]:
+        if kept.traces:
+            done = len(kept.traces)
+            trainings = "1 training is" if done == 1 else f"{done} trainings are"
+            print(printable(f"goes on with {kept.folder}: {trainings} done"))
+        seeds = range(self.seed_everything, self.seed_everything + self.seeds)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            total = sum(self.seeds + (self.trials if c.tuned else 3) for c in contenders)
+            task = progress.add_task("Comparing", total=total)
+
+            def done_with(said: str) -> None:
+                progress.update(task, advance=1, description=escape(printable(said, MOST_SAID)))
+
+            return compared(kept, bench.better, contenders, seeds, seeds.stop, self.trials, self.most_trials, done_with)
+
+    def _report(self, rows: Sequence[Row], kept: RunCache, bench: SupervisedTrainer) -> None:
+        """Files first: what is printed may be lost, as where the terminal is gone."""
+        terms = Terms(
+            metric=bench.objective.metric,
+            higher_is_better=bench.objective.higher_is_better,
+            steps=self.steps,
+            seeds=self.seeds,
+            trials=self.trials,
+            most_trials=self.most_trials,
+            target_loss=common_target(rows) if self.target_loss is None else self.target_loss,
+        )
+        found = as_json(rows, terms) | {"schedule": self.schedule, "checkpoints": self._learned()}
+        write_whole(kept.folder / "results.json", as_bytes(found))
+        title = f"{self.name}: learning rates {self.schedule}"
+        write_whole(kept.folder / "comparison.png", as_png(figure(rows, terms, title)))
+        kept.forget()
+        console = Console(width=max(120, Console().width), markup=False, emoji=False)
+        console.print(table(rows, terms, title))
+        console.print(printable(f"written to {kept.folder}"), soft_wrap=True)
 
 
 def device_of(name: str) -> torch.device:
@@ -169,26 +207,5 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _trainings(n: int) -> str:
-    return "1 training is" if n == 1 else f"{n} trainings are"
-
-
-def _kept(place: UPath, name: str, checkpoints: dict[str, UPath], bench: SupervisedTrainer) -> RunCache:
-    """The newest run of that name, if it is to be gone on with; otherwise a new one."""
-    config = CONFIG.get()
-    sums = {label: hashlib.sha256(file.read_bytes()).hexdigest() for label, file in checkpoints.items()}
-    terms = {"config": config, "checkpoints": sums}
-    runs = runs_of(place, name)
-    if runs and config is not None:  # called from Python, nothing says what a run was made by
-        kept = RunCache(runs[0].folder, terms, bench.train)
-        if kept.take_up():
-            return kept
-    kept = RunCache(Run(place, name, runs[0].version + 1 if runs else 0).folder, terms, bench.train)
-    if config is not None:
-        write_whole(kept.folder / "config.yaml", config.encode())
-    kept.write()
-    return kept
-
-
-def _learned(checkpoint: UPath, steps: int, params: object, lr: float) -> LearnedOptimizer:
+def _learned_optimizer(checkpoint: UPath, steps: int, params: object, lr: float) -> LearnedOptimizer:
     return LearnedOptimizer(params, checkpoint=checkpoint, lr=lr, total_steps=steps)  # type: ignore[arg-type]

@@ -32,6 +32,10 @@ CHOICES: dict[str, tuple[type, ...]] = {
 """The classes of this package for options that take a class; imported, they can be given by their names alone."""
 NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', re.DOTALL)
 
+NO_MODULE = re.compile(
+    r'Parser key "([\w.]+)":.*Import path (\S+) does not correspond to a subclass of Module', re.DOTALL
+)
+
 NOT_OF_TYPE = re.compile(r"""Parser key "([\w.]+)":\s+Expected a <class '(int|float|bool)'>\. Got value: (.*)""")
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
@@ -97,6 +101,12 @@ def explained(message: str, options: list[str]) -> str:
     if no_class and no_class[1] in CHOICES:
         names = ", ".join(cls.__name__ for cls in CHOICES[no_class[1]])
         return f"{no_class[1]} is {no_class[2]}: use {names}, or the import path of a class of yours"
+    no_module = NO_MODULE.match(message)
+    if no_module:
+        return (
+            f"{no_module[1]} is {no_module[2]}: give a class of torch.nn.Module, or a function that is annotated to"
+            " return one, as def make() -> torch.nn.Module"
+        )
     return message
 
 

@@ -1,5 +1,6 @@
-"""Supplies an ordinary problem's batches to the Trainer."""
+"""Supplies a supervised problem's batches to the Trainer."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,44 @@ from torch.utils.data.sampler import BatchSampler
 
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
-from metasgd.training.datamodule import ResumingLoader
+from metasgd.training.datamodule import ResumingLoader, default_cache_dir
 
 EVAL_BATCH = 500
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Where a data set lies.
+
+    Args:
+        root: the folder with the data set's files.
+        cache_dir: the folder for decoded images; by default the user's cache folder.
+    """
+
+    root: str = "data"
+    cache_dir: str | None = None
+
+    def examples(self, problem: Problem) -> dict[Split, Examples]:
+        """The problem's examples, read from there.
+
+        Raises:
+            UserError: the data is absent, damaged or too little.
+        """
+        cache_dir = Path(self.cache_dir or default_cache_dir())
+        return problem.examples(Path(self.root).expanduser(), cache_dir.expanduser())
+
+
+@dataclass(frozen=True)
+class LoadedData(DataFiles):
+    """Where a data set lies, and how it is loaded.
+
+    Args:
+        root: the folder with the data set's files.
+        cache_dir: the folder for decoded images; by default the user's cache folder.
+        num_workers: processes that fetch batches ahead; 0 fetches in the main process.
+    """
+
+    num_workers: int = 0
 
 
 class SupervisedData(LightningDataModule):
@@ -19,24 +55,20 @@ class SupervisedData(LightningDataModule):
 
     Args:
         problem: what to train on.
-        root: the folder with the data set's files.
-        cache_dir: the folder for decoded images.
+        data: where its files lie, and how they are loaded.
         batch_size: X.
         seed: of the batches' order.
-        num_workers: processes that fetch batches ahead.
     """
 
-    def __init__(
-        self, problem: Problem, root: Path, cache_dir: Path, batch_size: int, seed: int, num_workers: int = 0
-    ) -> None:
+    def __init__(self, problem: Problem, data: LoadedData, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.problem, self.root, self.cache_dir = problem, root, cache_dir
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.problem, self.data = problem, data
+        self.batch_size, self.seed = batch_size, seed
         self.examples: dict[Split, Examples] = {}
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         if not self.examples:
-            self.examples = self.problem.examples(self.root, self.cache_dir)
+            self.examples = self.data.examples(self.problem)
             self._batches(n_steps=0, first=0)  # refuses what cannot be
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -44,7 +76,7 @@ class SupervisedData(LightningDataModule):
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base
         batches = self._batches(self.trainer.max_steps, first=done)
         return ResumingLoader(
-            self.examples["train"], batch_sampler=batches, collate_fn=_as_is, num_workers=self.num_workers
+            self.examples["train"], batch_sampler=batches, collate_fn=_as_is, num_workers=self.data.num_workers
         )
 
     def _batches(self, n_steps: int, first: int) -> ShuffledBatches:

@@ -1,5 +1,6 @@
 """An ordinary network under the Trainer."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -67,7 +68,11 @@ def validate_network(network: nn.Module, problem: Problem, train: Examples) -> N
         UserError: names what the network was given and what it made of it.
     """
     n_outputs = problem.n_outputs(train)
-    x = as_inputs(train.x[:2], next(network.parameters()).dtype)
+    kind = type(network).__name__
+    first = next(network.parameters(), None)
+    if first is None:
+        raise UserError(f"network: {kind} has no parameters, so there is nothing to train: use another")
+    x = as_inputs(train.x[:2], first.dtype)
     if any(isinstance(module, BatchNorm2d) for module in network.modules()):
         raise UserError(
             f"network: {type(network).__name__} normalises every batch by itself, as few-shot tasks want it; an image's"
@@ -75,18 +80,33 @@ def validate_network(network: nn.Module, problem: Problem, train: Examples) -> N
         )
     was_training = network.training
     try:
-        with torch.no_grad():
-            outputs: Tensor = network.eval()(x)
-    except RuntimeError as error:
+        outputs = [_outputs(network.eval(), x)]
+        # some answer otherwise in training, as with auxiliary outputs; a copy keeps its statistics to itself
+        outputs.append(_outputs(copy.deepcopy(network).train(), x))
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
         raise UserError(
-            f"network: {type(network).__name__} does not take the inputs of shape {tuple(x.shape[1:])}"
-            f" ({str(error).splitlines()[0]}). Set its options (in_channels and image_size, or in_features) to fit"
+            f"network: {kind} does not take the inputs of shape {tuple(x.shape[1:])}"
+            f" ({(str(error) or type(error).__name__).splitlines()[0]}). Set its options (such as in_channels and"
+            " image_size, or in_features) to fit, or use another"
         ) from error
     finally:
         network.train(was_training)
-    if outputs.shape[1:] != (n_outputs,):
-        raise UserError(
-            f"network: {type(network).__name__} answers values of shape {tuple(outputs.shape[1:])} for each example,"
-            f" but the problem asks for {n_outputs}: set its number of outputs (of Conv4 n_way, with head linear; of an"
-            f" MLP out_features) to {n_outputs}"
-        )
+    for made in outputs:
+        if not isinstance(made, Tensor):
+            raise UserError(
+                f"network: {kind} answers a {type(made).__name__}, and one tensor is needed: set its options so that it"
+                " has no auxiliary outputs, or wrap it in a module that returns the one"
+            )
+        if made.shape[1:] != (n_outputs,):
+            raise UserError(
+                f"network: {kind} answers values of shape {tuple(made.shape[1:])} for each example, but the problem"
+                f" asks for {n_outputs}: set its number of outputs (of Conv4 n_way, with head linear; of an MLP"
+                f" out_features; of torchvision's num_classes) to {n_outputs}"
+            )
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, x: Tensor) -> object:
+    with torch.random.fork_rng(devices=[]):
+        made: object = network(x)
+    return made

@@ -1,7 +1,9 @@
 """What a comparison found: a table, a figure and results.json."""
 
+import io
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,8 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
+from metasgd.reporting.text import figure_text, printable
 from metasgd.supervised.comparison import SPACING, Row
+
+LEGEND_COLUMNS = 8
+MOST_NAME = 60
+"""Characters of an optimizer's name that the table shows; results.json has them all."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Terms:
             f" baseline's learning rate was tuned on validation with one more seed: {_count(self.trials, 'setting')} a"
             f" factor of √10 apart, more while the best was at the edge, at most {self.most_trials}; the learned"
             f" optimizer's factor is 1, untuned. Steps to validation loss {self.target_loss:.3g}: the first"
-            f" judgement at or below it. ÷√10, ×√10: validation {self.metric} with the learning rate off"
+            f" evaluation at or below it. ÷√10, ×√10: validation {self.metric} with the learning rate off"
             " by so much, one seed."
         )
 
@@ -81,7 +89,7 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
             return "not tried"
         return "diverged" if math.isnan(value) else f"{100 * value:.2f}" if percent else f"{value:.4g}"
 
-    printed = Table(title=title, caption=terms.in_words())
+    printed = Table(title=Text(printable(title, MOST_NAME)), caption=terms.in_words())
     for name in ("optimizer", "learning rate", f"test {terms.metric}{', %' if percent else ''}", "val loss"):
         printed.add_column(name, justify="left" if name == "optimizer" else "right")
     for name in ("steps to loss", "ms per step", "÷√10", "×√10"):
@@ -89,7 +97,7 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
     for s in found:
         spread = f" ± {shown(s[f'test/{terms.metric}_sd'])}" if not math.isnan(s[f"test/{terms.metric}_sd"]) else ""
         printed.add_row(
-            s["optimizer"],
+            Text(printable(s["optimizer"], MOST_NAME)),
             f"{s['learning_rate']:.3g}" if s["tuned"] else "untuned",
             shown(s[f"test/{terms.metric}"]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
             f"{s['val/loss']:.3f}",
@@ -128,7 +136,7 @@ def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
         for line, values in enumerate((_over_seeds(row, "val_loss"), _over_seeds(row, "val_metric"))):
             for column, across in enumerate((steps, seconds)):
                 panel = panels[line, column]
-                panel.plot(across, values.mean(axis=0), label=row.name, **style)
+                panel.plot(across, values.mean(axis=0), label=figure_text(row.name), **style)
                 panel.fill_between(
                     across, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
                 )
@@ -138,9 +146,21 @@ def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
         panels[1, column].set(xlabel=across, ylabel=f"validation {terms.metric}")
         if terms.metric != "accuracy":
             _in_plain_decades(panels[1, column])
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(rows))
-    drawn.suptitle(title)
+    drawn.legend(
+        *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(rows), LEGEND_COLUMNS)
+    )
+    drawn.suptitle(figure_text(title, most=100))
     return drawn
+
+
+def as_png(drawn: Figure) -> bytes:
+    """The file of a figure."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # of a letter that the font lacks a box is drawn; the table and results.json have it
+        warnings.filterwarnings("ignore", message=".*missing from font")
+        drawn.savefig(file, format="png", dpi=120)
+    return file.getvalue()
 
 
 def _in_plain_decades(panel: Axes) -> None:

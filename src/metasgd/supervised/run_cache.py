@@ -1,22 +1,27 @@
-"""Trainings of a comparison kept on disk, so that one that was stopped goes on with the next training."""
+"""Trainings of a comparison kept on disk: one that was stopped is resumed, and several at once share them."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from upath import UPath
 
 from metasgd.errors import UserError
+from metasgd.runs.folders import Run, runs_of
 from metasgd.runs.storage import write_whole
 from metasgd.supervised.comparison import Train
 from metasgd.supervised.trainer import Candidate, Trace
 
-FILE = "trainings.json"
+FILE, LOCK = "trainings.json", ".trainings.lock"
 
 
 @dataclass
 class RunCache:
-    """Trains what has not been trained yet, and writes it down at once.
+    """Trains what has not been trained yet, here or by the same command at the same time, and writes it down at once.
 
     Attributes:
         folder: of the comparison's run.
@@ -33,32 +38,67 @@ class RunCache:
     def __call__(self, contender: Candidate, knob: float, seed: int) -> Trace:
         key = contender.name, knob, seed
         if key not in self.traces:
-            self.traces[key] = self.train(contender, knob, seed)
-            self.write()
+            self.read()
+        if key not in self.traces:
+            trace = self.train(contender, knob, seed)
+            with locked(self.folder):
+                self.read()  # what another process has trained meanwhile
+                self.traces.setdefault(key, trace)
+                self.write()
         return self.traces[key]
 
     def write(self) -> None:
         done = [[*key, asdict(trace)] for key, trace in self.traces.items()]
         write_whole(self.folder / FILE, json.dumps({"terms": self.terms, "done": done}).encode())
 
-    def take_up(self) -> bool:
-        """Read what is kept in the folder; whether there was something, and on the same terms.
+    def read(self) -> bool:
+        """Add what is kept in the folder; whether there was something, and on the same terms.
 
         Raises:
             UserError: it is damaged.
         """
         file = self.folder / FILE
-        if not file.is_file():
-            return False
         try:
             kept = json.loads(file.read_bytes())
             if kept["terms"] != self.terms:
                 return False
-            self.traces = {(name, knob, seed): Trace(**trace) for name, knob, seed, trace in kept["done"]}
+            found = {(name, knob, seed): Trace(**trace) for name, knob, seed, trace in kept["done"]}
+        except FileNotFoundError:
+            return False
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error}): delete it, and the comparison begins anew") from error
+            raise UserError(f"{file} is damaged ({error}): delete it, and the comparison starts anew") from error
+        self.traces = {**found, **self.traces}
         return True
 
     def forget(self) -> None:
         """The comparison is complete: its results hold what counts."""
-        (self.folder / FILE).unlink()
+        with locked(self.folder):
+            (self.folder / FILE).unlink(missing_ok=True)
+
+
+def kept_in(save_dir: UPath, name: str, terms: dict[str, Any], train: Train) -> RunCache:
+    """The unfinished comparison of these terms under ``save_dir/name``, otherwise a new one in a folder of its own.
+
+    Raises:
+        UserError: what an unfinished one has kept is damaged.
+    """
+    with locked(save_dir / name):
+        runs = runs_of(save_dir, name)
+        for run in runs:
+            kept = RunCache(run.folder, terms, train)
+            if kept.read():
+                return kept
+        kept = RunCache(Run(save_dir, name, runs[0].version + 1 if runs else 0).folder, terms, train)
+        kept.write()
+        return kept
+
+
+@contextmanager
+def locked(folder: Path | UPath) -> Iterator[None]:
+    """Alone among processes of this machine, and of others that share the folder; an object store has no locks."""
+    if not isinstance(folder, Path):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK):
+        yield

@@ -1,4 +1,6 @@
-"""Whether a training that goes on is the one that was begun: what it must have in common with its run's config.yaml."""
+"""Whether a training that resumes is the one that was begun: what it must have in common with its run's config.yaml."""
+
+from typing import Any
 
 import yaml
 from upath import UPath
@@ -6,17 +8,17 @@ from upath import UPath
 from metasgd.errors import UserError, raise_problems
 from metasgd.runs.differences import differences
 
-FIXED = ("problem", "network", "batch_size", "seed")
+FIXED = ("problem", "network", "batch_size", "seed_everything")
 """The options that a step depends on, beside the optimizer's, which the checkpoint itself holds."""
 
 
-def validate_same_run(file: UPath, configured: str, resume: str) -> None:
-    """Refuse to go on with other options than the run began with.
+def validate_same_run(file: UPath, configured: str, ckpt_path: str) -> None:
+    """Refuse to resume with other options than the run began with.
 
     Args:
         file: config.yaml of the run; one that is not there says nothing.
         configured: the configuration now, as YAML.
-        resume: what ``--resume`` is, for the message.
+        ckpt_path: what ``--ckpt_path`` is, for the message.
 
     Raises:
         UserError: names the options that differ, with both values.
@@ -24,17 +26,25 @@ def validate_same_run(file: UPath, configured: str, resume: str) -> None:
     if not file.is_file():
         return
     try:
-        began, now = yaml.safe_load(file.read_bytes()), yaml.safe_load(configured)
+        began, now = (_in_one_form(yaml.safe_load(text)) for text in (file.read_bytes(), configured))
         differing = [one for name in FIXED for one in differences(name, began[name], now[name])]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f"--resume is {resume}, but {file} is no configuration of this command ({str(error).splitlines()[0]}):"
-            " write it again as the run began, or leave --resume out"
+            f"--ckpt_path is {ckpt_path}, but {file} is no configuration of this command"
+            f" ({str(error).splitlines()[0]}): write it again as the run began, or leave --ckpt_path out"
         ) from error
     raise_problems(
         [
-            f"--{name} is {own}, but {of_run} in {file}, of the run that --resume {resume} goes on with: give {of_run},"
-            " or leave --resume out for a new run"
+            f"--{name} is {own}, but {of_run} in {file}, of the run that --ckpt_path {ckpt_path} resumes: give"
+            f" {of_run}, or leave --ckpt_path out for a new run"
             for name, of_run, own in differing
         ]
     )
+
+
+def _in_one_form(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it is written now: a seed had another name, and a network from a function no options."""
+    made = {"seed_everything": config.get("seed"), **config}
+    if isinstance(made["network"], str):
+        made["network"] = {"class_path": made["network"]}
+    return made

@@ -202,7 +202,7 @@ def test_what_was_trained_is_not_trained_again(tmp_path):
     first = [kept(contender, knob, seed) for knob, seed in asked]
     assert len(scripted.asked) == 3
     again = RunCache(UPath(tmp_path), {"config": "a"}, scripted.train)
-    assert again.take_up()
+    assert again.read()
     # NaN, which a trace begins with, equals nothing
     assert repr([again(contender, knob, seed) for knob, seed in ((0.1, 0), (0.01, 0), (0.1, 1), (0.1, 0))]) == repr(
         first
@@ -210,9 +210,9 @@ def test_what_was_trained_is_not_trained_again(tmp_path):
     assert len(scripted.asked) == 3
     again(contender, 0.1, 2)
     assert len(scripted.asked) == 4
-    assert not RunCache(UPath(tmp_path), {"config": "b"}, scripted.train).take_up()
+    assert not RunCache(UPath(tmp_path), {"config": "b"}, scripted.train).read()
     (tmp_path / "trainings.json").write_text("{")
     with pytest.raises(UserError, match=r"trainings.json is damaged"):
-        again.take_up()
+        again.read()
     again.forget()
-    assert not again.take_up()
+    assert not again.read()

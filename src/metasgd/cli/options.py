@@ -1,0 +1,46 @@
+"""The names of a command's options in what classes and modules say of themselves, which know no command line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metasgd.errors import UserError
+
+_SUPERVISED = {
+    "model.network": "network",
+    "data.source": "problem.init_args.source",
+    "trainer.logger.init_args.": "",
+    "trainer.max_steps": "steps",
+}
+OPTIONS_OF_FIT = {
+    "train": {**_SUPERVISED, "trainer.accelerator": "accelerator", "last_checkpoint.every_n_steps": "val_every"},
+    "compare": {**_SUPERVISED, "--ckpt_path last": "the same command"},
+}
+"""What stands in these commands for an option that fit has under another name: modules that serve both name fit's."""
+
+
+@contextmanager
+def at_option(path: str) -> Iterator[None]:
+    """Put the path of an option before what the class given there says of an argument of its own.
+
+    ``width is 0: …`` becomes ``--network.width is 0: …``; what begins otherwise is left as it is.
+
+    Args:
+        path: with its dashes, such as ``--network``.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(_placed(path, problem) for problem in error.problems)) from error
+
+
+def _placed(path: str, problem: str) -> str:
+    argument = re.match(r"(?:model\.network\.init_args\.)?([a-z_]+) is ", problem)
+    return f"{path}.{problem[argument.start(1) :]}" if argument else problem
+
+
+def in_own_names(command: str, problem: str) -> str:
+    """A message with the option paths of fit replaced by this command's own."""
+    for of_fit, own in OPTIONS_OF_FIT.get(command, {}).items():
+        problem = re.sub(rf"(?<![\w.]){re.escape(of_fit)}", own, problem)
+    return problem
