@@ -185,9 +185,9 @@ class Compare:
         title = f"{self.name}: learning rates {self.schedule}"
         write_whole(kept.folder / "comparison.png", as_png(figure(rows, terms, title)))
         kept.forget()
-        console = Console(width=max(120, Console().width), markup=False, emoji=False)
+        console = Console(width=max(120, Console().width), emoji=False)
         console.print(table(rows, terms, title))
-        console.print(printable(f"written to {kept.folder}"), soft_wrap=True)
+        console.print(printable(f"written to {kept.folder}"), soft_wrap=True, markup=False)
 
 
 def device_of(name: str) -> torch.device:

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from metasgd.reporting.text import figure_text, printable
 from metasgd.supervised.comparison import SPACING, Row
@@ -89,7 +89,7 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
             return "not tried"
         return "diverged" if math.isnan(value) else f"{100 * value:.2f}" if percent else f"{value:.4g}"
 
-    printed = Table(title=Text(printable(title, MOST_NAME)), caption=terms.in_words())
+    printed = Table(title=escape(printable(title, MOST_NAME)), caption=terms.in_words())
     for name in ("optimizer", "learning rate", f"test {terms.metric}{', %' if percent else ''}", "val loss"):
         printed.add_column(name, justify="left" if name == "optimizer" else "right")
     for name in ("steps to loss", "ms per step", "÷√10", "×√10"):
@@ -97,7 +97,7 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
     for s in found:
         spread = f" ± {shown(s[f'test/{terms.metric}_sd'])}" if not math.isnan(s[f"test/{terms.metric}_sd"]) else ""
         printed.add_row(
-            Text(printable(s["optimizer"], MOST_NAME)),
+            escape(printable(s["optimizer"], MOST_NAME)),
             f"{s['learning_rate']:.3g}" if s["tuned"] else "untuned",
             shown(s[f"test/{terms.metric}"]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
             f"{s['val/loss']:.3f}",
