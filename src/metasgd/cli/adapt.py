@@ -18,7 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from metasgd.data.images.decoding import PictureForm, read_pictures
-from metasgd.data.images.files import ClassFiles, labelled_pictures, unlabelled_pictures
+from metasgd.data.images.files import ClassFiles
+from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner

@@ -1,6 +1,8 @@
 """Picture files to pixels of a given size and number of channels. Shape letters: C channels."""
 
 import io
+import struct
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,16 +16,36 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
-from metasgd.data.images.files import SUFFIXES, shortened
+from metasgd.data.images.files import SUFFIXES, printable, shortened
+from metasgd.data.images.metadata import without_metadata
+from metasgd.data.regular_file import read_regular
 from metasgd.errors import UserError, raise_problems
 
 Fit = Literal["crop", "pad", "stretch"]
-MOST_PIXELS = 2**26
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS, MOST_BYTES = 2**26, 2**28
 DECODERS = 8  # threads; Pillow decodes outside Python's lock
 AHEAD = 256  # pictures decoded before they are asked for: what bounds the memory
 RESAMPLING = Image.Resampling.LANCZOS
-# what Pillow raises on damaged files, from whichever of its parsers; SyntaxError is a broken PNG's
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, Image.DecompressionBombError)
+DECODING = (
+    2  # a number to raise when other pixels come of the same files, so that caches of the old ones are left aside
+)
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the orientation of EXIF."""
+TOO_MANY_PIXELS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+# what Pillow raises on damaged files, from whichever of its parsers, or warns of; SyntaxError is a broken PNG's
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError, Warning),
+    *(AssertionError, struct.error, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -45,22 +67,26 @@ class PictureForm:
 
 
 def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
-    """A picture, uint8 ``[C, height, width]``: turned as its camera says, transparency on white, antialiased.
+    """A picture, uint8 ``[C, height, width]``: upright as its camera says, transparency on white, antialiased.
+
+    Its format is what its content says, whatever its name ends in.
 
     Raises:
         UserError: it cannot be read, is damaged, too large, or of a kind that is not read; the message names it.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Allow reading it") from error
+        raise UserError(f"{printable(path)}: cannot be read ({error.strerror or error}). Allow reading it") from error
+    pixels, orientation = without_metadata(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
             _validate_fit(image, path)
             if image.format == "PNG":
                 image.verify()  # decoding does not look at the checksums
-        with Image.open(io.BytesIO(data)) as image:
-            picture = _fitted(_flat(image, "L" if form.channels == 1 else "RGB", path), form)
+        with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
+            upright = image.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else image
+            picture = _fitted(_flat(upright, "L" if form.channels == 1 else "RGB", path), form)
     except UserError:  # of an intact one
         raise
     except UnidentifiedImageError as error:  # its message has nothing to tell
@@ -68,13 +94,19 @@ def read_picture(path: Path, form: PictureForm) -> NDArray[np.uint8]:
             raise UserError(
                 f"{path}: not of a format that is read ({', '.join(SUFFIXES)}). Save it as PNG or JPEG"
             ) from error
-        raise UserError(f"{path}: not an intact picture. Remove it, or put an intact copy in its place") from error
+        begins = f"it begins with {data[:16]!r}" if data else "it is empty"
+        raise UserError(
+            f"{path}: not an intact picture of a format that is read ({begins}). Remove it, or put an intact JPEG, PNG,"
+            " BMP, GIF, WebP, TIFF or PNM in its place"
+        ) from error
+    except TOO_MANY_PIXELS as error:
+        raise UserError(f"{path}: {error}. Save a smaller one") from error
     except DAMAGE as error:
         raise UserError(
             f"{path}: not an intact picture ({error}). Remove it, or put an intact copy in its place"
         ) from error
-    pixels = np.asarray(picture)
-    return np.ascontiguousarray(pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1))
+    decoded = np.asarray(picture)
+    return np.ascontiguousarray(decoded[None] if form.channels == 1 else decoded.transpose(2, 0, 1))
 
 
 def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[np.uint8]]:
@@ -100,41 +132,46 @@ def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[
 
 
 def _validate_fit(image: Image.Image, path: Path) -> None:
-    """Refuse what is told by the head of a file: too many pixels, another format than its name's, several frames."""
+    """Refuse what is known from the head of a file: too many pixels, or several frames."""
     if image.width * image.height > MOST_PIXELS:
         raise UserError(
             f"{path}: {image.width}×{image.height} pixels, and at most {MOST_PIXELS} are read. Save a smaller one"
         )
-    # a camera's MPO is a JPEG with a preview behind it
-    form = "JPEG" if image.format == "MPO" else image.format
-    named = Image.registered_extensions().get(path.suffix.lower(), "file of no known format")
-    if form != named:
-        raise UserError(f"{path}: a {form} by its content, a {named} by its name: rename it")
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise UserError(f"{path}: it has {frames} frames, and which of them is meant cannot be told. Save one alone")
+    if frames > 1 and image.format != "MPO":  # a camera's JPEG with a preview behind it
+        raise UserError(f"{path}: it has {frames} frames, and which of them is meant is unknown. Save one alone")
 
 
 def _flat(image: Image.Image, mode: str, path: Path) -> Image.Image:
-    """The image upright and opaque, in 8 bits per channel."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
+    """The image opaque, in 8 bits per channel."""
+    if image.mode == "F":
         raise UserError(
             f"{path}: its pixels are floating-point numbers, whose range is unknown. Save it in 8 or 16 bits"
         )
-    if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off instead of scaling
-        depth = np.asarray(upright).astype(np.float64)
-        if depth.min() < 0 or depth.max() > 65535:
-            raise UserError(
-                f"{path}: its pixels go from {depth.min():.0f} to {depth.max():.0f}, in a range that is unknown. Save"
-                " it in 8 or 16 bits"
-            )
-        upright = Image.fromarray(np.round(depth / 257).clip(0, 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        with_alpha = upright.convert("RGBA")
-        upright = Image.new("RGBA", with_alpha.size, "white")
-        upright.alpha_composite(with_alpha)
-    return upright.convert(mode)
+    if image.mode == "LAB":
+        raise UserError(f"{path}: its colours are in the space LAB, which is not read. Save it in RGB")
+    if image.mode.startswith("I"):
+        image = _in_8_bits(image, path)
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        image = Image.new("RGBA", with_alpha.size, "white")
+        image.alpha_composite(with_alpha)
+    return image.convert(mode)
+
+
+def _in_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """A grey image of 16 bits scaled, which Pillow would cut off instead, with its transparency."""
+    depth = np.asarray(image).astype(np.int32)
+    if depth.min() < 0 or depth.max() > 65535:
+        raise UserError(
+            f"{path}: its pixels go from {depth.min()} to {depth.max()}, in a range that is unknown. Save it in 8 or 16"
+            " bits"
+        )
+    grey = Image.fromarray(((depth + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(depth == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _fitted(image: Image.Image, form: PictureForm) -> Image.Image:

@@ -1,21 +1,25 @@
-"""Which pictures there are and of what class: folders of classes, and CSV files of ``file,label``."""
+"""Which picture files there are in a folder, and the classes that its subfolders are."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from metasgd.errors import UserError, raise_problems
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-COMPANIONS = (".txt", ".csv", ".json", ".md", ".xml", ".ini", ".db")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+COMPANIONS = (".txt", ".csv", ".json", ".md", ".xml", ".ini", ".db", ":zone.identifier", "thumbs.db:encryptable")
 """What may lie beside pictures without being meant as one."""
-FILE_COLUMNS, LABEL_COLUMN = ("file", "filename"), "label"
-SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
-"""Of columns, in what spreadsheets save as CSV and is not read: each in words."""
+IGNORED = {
+    *("@eadir", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot"),  # disk stations
+    *("$recycle.bin", "recycler", "system volume information", "lost+found"),  # file systems
+    *("__macosx", "icon\r", "temporary items", "network trash folder"),  # macOS
+    *("_vti_cnf", "__pycache__"),
+}
+"""Files and folders that systems put among pictures, by their names in small letters; hidden ones begin with a dot."""
+INNER = "images"
+"""A folder that some data sets have within each class's own."""
 MOST_PROBLEMS = 10
 
 
@@ -35,32 +39,34 @@ class ClassFiles:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files in a folder and its subfolders, linked ones too, hidden ones left out, sorted by path.
+    """All files in a folder and its subfolders, linked ones too, sorted by path, without those of ``IGNORED`` names.
 
     Raises:
-        UserError: the folder cannot be read, or a link in it leads to nothing.
+        UserError: the folder or some below it cannot be read, or links in it lead to nothing.
     """
-    with _reading(folder):
-        found = sorted(_walk(folder, frozenset()), key=lambda path: path.relative_to(folder).parts)
-    lost = [path for path in found if path.is_symlink() and not os.path.exists(path)]
-    raise_problems(
-        shortened(
-            [f"{printable(p)}: a link to what is not there. Restore what it leads to, or remove it" for p in lost]
-        )
-    )
+    problems: list[str] = []
+    try:
+        listed = _walk(folder, os.listdir(folder), frozenset(), problems)
+        found = sorted(listed, key=lambda path: path.relative_to(folder).parts)
+    except OSError as error:
+        raise UserError(
+            f"{printable(folder)} cannot be read ({error.strerror or error}). Give one that is there"
+        ) from error
+    problems += [
+        f"{printable(path)}: a link to what is not there. Restore what it leads to, or remove it"
+        for path in found
+        if path.is_symlink() and not os.path.exists(path)
+    ]
+    raise_problems(shortened(problems))
     return found
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures among ``files_in`` a folder.
+def pictures_among(files: Iterable[Path], folder: Path) -> list[Path]:
+    """The pictures among the files of a folder, by their suffixes.
 
     Raises:
-        UserError: as ``files_in``, or the name of a picture, or of a folder that it is in, is not UTF-8.
+        UserError: the name of one, or of a folder that it is in, is not UTF-8.
     """
-    return _pictures_among(files_in(folder), folder)
-
-
-def _pictures_among(files: Iterable[Path], folder: Path) -> list[Path]:
     found = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     foreign = [path for path in found if not _is_utf8(path.relative_to(folder))]
     raise_problems(
@@ -90,18 +96,25 @@ def validate_no_strays(files: Iterable[Path]) -> None:
 def classes_in(folder: Path) -> list[ClassFiles]:
     """The classes in a folder, sorted by name: each folder at any depth that holds pictures itself is one.
 
+    Where a class's folder holds nothing but a folder ``images``, the pictures in that are the class's.
+
     Raises:
         UserError: the folder cannot be read, pictures lie in it outside any class, or it has none; or a class has
             files of a format that is not read.
     """
-    return _classes_among(files_in(folder), folder)
+    return classes_among(files_in(folder), folder)
 
 
-def _classes_among(files: Sequence[Path], folder: Path) -> list[ClassFiles]:
+def classes_among(files: Sequence[Path], folder: Path) -> list[ClassFiles]:
+    """The classes in a folder, as ``classes_in`` gives them, out of all its files.
+
+    Raises:
+        UserError: pictures lie outside any class, or there are none; or a class has files of a format that is not read.
+    """
     # what lies beside the classes, such as the archive that they came in, belongs to none
     validate_no_strays(path for path in files if path.parent != folder)
     by_folder: dict[Path, list[Path]] = {}
-    for path in _pictures_among(files, folder):
+    for path in pictures_among(files, folder):
         by_folder.setdefault(path.parent.relative_to(folder), []).append(path)
     if not by_folder:
         raise UserError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) are in it. Put them in one subfolder per class")
@@ -110,101 +123,19 @@ def _classes_among(files: Sequence[Path], folder: Path) -> list[ClassFiles]:
             f"{folder}: {by_folder[Path()][0].name} lies beside the classes. Put every picture in the subfolder of its"
             " class"
         )
-    return [
-        ClassFiles(name.as_posix(), "" if name.parent == Path() else name.parent.as_posix(), tuple(files))
-        for name, files in by_folder.items()
-    ]
-
-
-def read_table(table: Path, images: Path, labelled: bool = True) -> list[tuple[Path, str | None]]:
-    """The rows of a CSV file with the columns ``file`` (or ``filename``) and, if it has them, ``label``.
-
-    Args:
-        table: the CSV file, UTF-8, its first row the columns' names; spaces around its values do not count.
-        images: the folder that its files are named relative to.
-        labelled: whether labels are wanted; otherwise they are passed over, and may be empty.
-
-    Raises:
-        UserError: it cannot be read, lacks a column or a value, or names files that are not there or named twice.
-    """
-    with _reading(table), table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, strict=True, skipinitialspace=True)
-        columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-        column = next((c for c in FILE_COLUMNS if c in columns), None)
-        if column is None:
-            raise UserError(f"{table}: {_wrong_header(columns)}")
-        labels_wanted = labelled and LABEL_COLUMN in columns
-        found = [
-            ((row[column] or "").strip(), (row[LABEL_COLUMN] or "").strip() if labels_wanted else None) for row in rows
-        ]
-    problems = _named_twice(table, images, [name for name, _ in found])
-    problems += [
-        f"{table}, row {r}: {name or 'an empty file name'} has no label"
-        for r, (name, label) in enumerate(found, start=2)
-        if label == ""
-    ]
-    problems += [
-        f"{table}, row {r}: {images / name} is not there"
-        for r, (name, _) in enumerate(found, start=2)
-        if not os.path.isfile(images / name)  # which is false, too, of names that no file can have
-    ]
-    if not found:
-        problems = [f"{table}: it has no rows"]
-    raise_problems(shortened(problems))
-    return [(images / name, label) for name, label in found]
-
-
-def classes_of_table(table: Path, images: Path) -> list[ClassFiles]:
-    """The classes that a CSV file of ``file,label`` names, sorted by label.
-
-    Raises:
-        UserError: as ``read_table``, or it has no labels.
-    """
-    by_label: dict[str, list[Path]] = {}
-    for path, label in read_table(table, images):
-        if label is None:
-            raise UserError(f"{table}: its first row names no column label. Add one with the class of each file")
-        by_label.setdefault(label, []).append(path)
-    return [ClassFiles(label, "", tuple(by_label[label])) for label in sorted(by_label)]
-
-
-def labelled_pictures(place: Path) -> list[ClassFiles]:
-    """The classes of a support set: a CSV file of ``file,label`` beside its pictures, or a folder of either a
-    subfolder per class or nothing but one picture per class, whose name is the class.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if os.path.isfile(place):
-        return classes_of_table(place, place.parent)
-    files = files_in(place)
-    validate_no_strays(files)
-    pictures = _pictures_among(files, place)
-    if not pictures or any(path.parent != place for path in pictures):
-        return _classes_among(files, place)
-    twice = [name for name, n in Counter(path.stem for path in pictures).items() if n > 1]
-    if twice:
-        raise UserError(
-            f"{place}: two pictures are called {twice[0]}. Each is a class of its own there: rename one, or use"
-            " a subfolder per class"
-        )
-    return [ClassFiles(path.stem, "", (path,)) for path in pictures]
-
-
-def unlabelled_pictures(place: Path) -> list[Path]:
-    """The pictures of a folder, by path, or those that a CSV file names, in its order.
-
-    Raises:
-        UserError: there are none, or files of a format that is not read among them.
-    """
-    if os.path.isfile(place):
-        return [path for path, _ in read_table(place, place.parent, labelled=False)]
-    files = files_in(place)
-    validate_no_strays(files)
-    found = _pictures_among(files, place)
-    if not found:
-        raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
+    below = Counter(parent for name in by_folder for parent in name.parents)
+    found = []
+    for name, own in by_folder.items():
+        is_inner = name.name.lower() == INNER and below[name.parent] == 1 and name.parent not in by_folder
+        named = name.parent if is_inner and name.parent != Path() else name
+        group = "" if named.parent == Path() else named.parent.as_posix()
+        found.append(ClassFiles(named.as_posix(), group, tuple(own)))
     return found
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's own among pictures."""
+    return name.startswith(".") or name.lower() in IGNORED
 
 
 def shortened(problems: Sequence[str]) -> list[str]:
@@ -222,48 +153,30 @@ def _is_utf8(path: Path) -> bool:
     return printable(path) == str(path)
 
 
-def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """The files in a folder that are not hidden; ``above`` has the real paths of the folders on the way to it."""
+def _walk(folder: Path, names: Iterable[str], above: frozenset[str], problems: list[str]) -> Iterator[Path]:
+    """The files in a folder of these names, and below it.
+
+    Args:
+        folder: where the names are.
+        names: of files and folders.
+        above: the real paths of the folders on the way to it.
+        problems: what cannot be read below is added here.
+    """
     real = os.path.realpath(folder)
     if real in above:  # a link back, to what is being listed already
         return
-    for name in os.listdir(folder):
-        path = folder / name
-        if name.startswith("."):
-            continue
-        if os.path.isdir(path):
-            yield from _walk(path, above | {real})
-        else:
-            yield path
-
-
-def _wrong_header(columns: Sequence[str]) -> str:
-    header = ",".join(columns)
-    for separator, in_words in SEPARATORS.items():
-        if any(name.strip() in FILE_COLUMNS for name in header.split(separator)):
-            return f"its columns are separated by {in_words}: save it with commas"
-    return f"its first row is {header or 'missing'}. Name the columns file (or filename) and label there"
-
-
-def _named_twice(table: Path, images: Path, names: Sequence[str]) -> list[str]:
-    """A problem for each picture that several rows name, however each spells it."""
-    spelt: dict[str, list[str]] = {}
     for name in names:
-        spelt.setdefault(os.path.abspath(images / name), []).append(name)
-    return [
-        f"{table}: {own[0] or 'an empty file name'} is named {len(own)} times"
-        + (f", as {' and '.join(dict.fromkeys(own))}" if len(set(own)) > 1 else "")
-        for own in spelt.values()
-        if len(own) > 1
-    ]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error}). Save it as one") from error
-    except OSError as error:
-        place = printable(Path(error.filename or path))
-        raise UserError(f"{place} cannot be read ({error.strerror or error}). Give one that is there") from error
+        path = folder / name
+        if is_ignored(name):
+            continue
+        if not os.path.isdir(path):
+            yield path
+            continue
+        try:
+            inside = os.listdir(path)
+        except OSError as error:
+            problems.append(
+                f"{printable(path)}: cannot be read ({error.strerror or error}). Allow reading it, or move it away"
+            )
+        else:
+            yield from _walk(path, inside, above | {real}, problems)

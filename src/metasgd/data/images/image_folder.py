@@ -1,9 +1,9 @@
 """Pictures of one's own: folders of classes, or the CSV files in which miniImageNet is distributed."""
 
 import hashlib
-from collections import Counter
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import nn
 from metasgd.data.cache import PoolStream, load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
-from metasgd.data.images.decoding import RESAMPLING, Fit, PictureForm, read_pictures
-from metasgd.data.images.files import ClassFiles, classes_in, classes_of_table
+from metasgd.data.images.decoding import DECODING, RESAMPLING, Fit, PictureForm, read_pictures
+from metasgd.data.images.files import ClassFiles, shortened
+from metasgd.data.images.layouts import Found, find_classes
 from metasgd.data.images.polarity import Ink, other_ink
 from metasgd.data.rng import SPLITS, Split
 from metasgd.data.source import ClassSource, Sampler
@@ -24,15 +25,7 @@ from metasgd.data.transforms.augmentation import Augmented
 from metasgd.errors import UserError, raise_problems
 
 SPLIT_SALT = "metasgd/image_folder/1"
-IMAGES = "images"
-
-
-@dataclass(frozen=True)
-class Found:
-    """The classes in ``data.root``; ``split`` is theirs where the files say so, else None."""
-
-    classes: tuple[ClassFiles, ...]
-    split: tuple[Split, ...] | None
+logger = logging.getLogger(__name__)
 
 
 class ImageFolder(ClassSource):
@@ -40,7 +33,10 @@ class ImageFolder(ClassSource):
 
     - ``train.csv``, ``val.csv`` and ``test.csv`` of ``filename,label``, and the pictures in ``images/`` (miniImageNet);
     - ``train/``, ``val/`` and ``test/``, each with one folder per class;
+    - Tiny ImageNet as it is distributed, the classes of its ``train/`` and ``val/`` together, split by ``fractions``;
     - one folder per class, split by ``fractions``.
+
+    Splits may be called as ``metasgd.data.images.split_names.SPELLINGS`` has it, in any case: ``Training``, ``validation``.
 
     Folders may be nested: those that hold pictures are the classes, and the folder above is their group (for
     ``data.one_alphabet``). Pictures are decoded once, into a memory map in the cache.
@@ -97,7 +93,10 @@ class ImageFolder(ClassSource):
         return self._form
 
     def prepare(self, root: Path, cache_dir: Path) -> None:
-        self._pool(find_classes(root), cache_dir)
+        found = find_classes(root)
+        if found.left_out:
+            logger.warning(found.left_out)
+        self._pool(found, cache_dir)
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
         return self._pool_of(split, find_classes(root), root, cache_dir)
@@ -137,40 +136,10 @@ class ImageFolder(ClassSource):
 
     def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
         """The pictures of all splits: one cache serves them all."""
-        made_by = (PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
+        made_by = (DECODING, PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
         digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
         key = f"pictures-{self._form.width}px-{digest[:16]}{'-inverted' * self.invert}"
         return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form, self.invert))
-
-
-def find_classes(root: Path) -> Found:
-    """The classes in a folder, and their splits where its layout says them.
-
-    Raises:
-        UserError: it has no such layout, or a class is in two splits.
-    """
-    tables = {split: root / f"{split}.csv" for split in SPLITS}
-    folders = {split: root / split for split in SPLITS}
-    if not root.is_dir():
-        raise UserError(f"data.root is {root}, which is no folder. Give the folder with the pictures with --data.root")
-    if any(table.is_file() for table in tables.values()):
-        _validate_complete(root, [t.name for t in tables.values() if not t.is_file()])
-        classes = {split: classes_of_table(table, root / IMAGES) for split, table in tables.items()}
-    elif any(folder.is_dir() for folder in folders.values()):
-        _validate_complete(root, [f"{f.name}/" for f in folders.values() if not f.is_dir()])
-        classes = {split: classes_in(folder) for split, folder in folders.items()}
-    else:
-        return Found(tuple(classes_in(root)), None)
-    times = Counter(c.name for split in SPLITS for c in classes[split])
-    twice = [name for name, n in times.items() if n > 1]
-    if twice:
-        raise UserError(
-            f"data.root is {root}: {len(twice)} classes are in more than one of train, val and test, such as"
-            f" {twice[0]}. A learner is judged on classes that it was not trained on: leave each in one, or"
-            " rename those that are not the same"
-        )
-    every = [(split, c) for split in SPLITS for c in classes[split]]
-    return Found(tuple(c for _, c in every), tuple(split for split, _ in every))
 
 
 def split_by_name(names: Sequence[str], fractions: tuple[float, float, float]) -> list[Split]:
@@ -183,22 +152,24 @@ def split_by_name(names: Sequence[str], fractions: tuple[float, float, float]) -
     return split_of
 
 
-def _validate_complete(root: Path, missing: Sequence[str]) -> None:
-    if missing:
-        raise UserError(f"data.root is {root}: {' and '.join(missing)} is missing there. Add it beside the others")
-
-
 def _fingerprint(classes: Sequence[ClassFiles]) -> str:
-    """What tells these files from others without reading them: names, sizes and times of change."""
+    """What makes these files others than those of a cache, without reading them: names, sizes and times of change."""
     digest = hashlib.sha256()
     for c in classes:
-        for path in c.files:
-            try:
-                about = path.stat()
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error.strerror or error}). Restore it") from error
+        for path, about in zip(c.files, _status(c.files), strict=True):
             digest.update(repr((c.name, str(path), about.st_size, about.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def _status(paths: Sequence[Path]) -> list[os.stat_result]:
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append(path.stat())
+        except OSError as error:
+            problems.append(f"{path} cannot be read ({error.strerror or error}). Restore it")
+    raise_problems(shortened(problems))
+    return found
 
 
 def _stream(classes: Sequence[ClassFiles], form: PictureForm, invert: bool) -> PoolStream:

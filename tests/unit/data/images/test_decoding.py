@@ -1,8 +1,11 @@
+import os
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from metasgd.data.images.decoding import PictureForm, read_picture
+from metasgd.data.images.decoding import PictureForm, read_picture, read_pictures
 from metasgd.errors import UserError
 
 GREY, COLOUR = PictureForm(1, 8, 8), PictureForm(3, 8, 8)
@@ -117,14 +120,66 @@ def test_an_animated_picture_is_refused(tmp_path, suffix):
     assert (read_picture(tmp_path / f"still{suffix}", GREY) == 128).all()
 
 
-def test_a_picture_under_a_wrong_name_is_refused(tmp_path):
-    Image.new("L", (8, 8)).save(tmp_path / "x.jpg")
-    (tmp_path / "x.jpg").rename(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"x.png: a JPEG by its content, a PNG by its name: rename it$"):
-        read_picture(tmp_path / "x.png", GREY)
-    (tmp_path / "x.png").rename(tmp_path / "x.JPEG")
-    for other in ("x.JPEG", "x.jfif"):
-        assert read_picture(next(tmp_path.iterdir()).rename(tmp_path / other), GREY).shape == (1, 8, 8)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+@pytest.mark.parametrize("name", ["x.jpg", "x.PNG", "x.tif"])
+def test_the_format_is_what_the_content_says(tmp_path, form, name):
+    Image.new("L", (8, 8), 90).save(tmp_path / name, form)
+    assert (read_picture(tmp_path / name, GREY) == 90).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>", r"it begins with b'<!DOCTYPE html><'"),
+        (b"version https://git-lfs.github.com/spec/v1", r"it begins with b'version https://"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it begins with .*ftypavif"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it begins with b'%!PS"),
+        (b"", "it is empty"),
+    ],
+)
+def test_other_content_is_said_what_it_begins_with(tmp_path, content, said):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=f"x.jpg: not an intact picture of a format that is read .{said}.*Remove it"):
+        read_picture(tmp_path / "x.jpg", GREY)
+
+
+def test_colours_for_printing_and_palettes_are_read(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    cmyk = Image.fromarray(np.dstack([255 - pixels, np.zeros((8, 8), np.uint8)]), "CMYK")
+    cmyk.save(tmp_path / "c.tif")
+    assert np.array_equal(read_picture(tmp_path / "c.tif", COLOUR), pixels.transpose(2, 0, 1))
+    indexed = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 2)
+    indexed.putpalette([200, 0, 0, 0, 0, 200])
+    indexed.save(tmp_path / "p.png", transparency=1)
+    read = read_picture(tmp_path / "p.png", COLOUR)
+    assert (read[:, :, 0] == [[200], [0], [0]]).all()
+    assert (read[:, :, 1] == 255).all()  # transparent, on white
+
+
+def test_a_transparent_shade_of_16_bits_lies_on_white(tmp_path):
+    deep = np.full((8, 8), 30000, dtype=np.uint16)
+    deep[:, :4] = 65535 // 3
+    Image.fromarray(deep).save(tmp_path / "t.png", transparency=30000)
+    read = read_picture(tmp_path / "t.png", GREY)[0]
+    assert (read[:, :4] == 85).all()
+    assert (read[:, 4:] == 255).all()
+
+
+def test_no_fifo_device_or_endless_file_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(30 * 2**30)
+    saved(tmp_path / "good.png", np.zeros((8, 8), dtype=np.uint8))
+    names = ("fifo", "zero", "sparse", "good", "absent")
+    with pytest.raises(UserError) as caught:
+        list(read_pictures([tmp_path / f"{name}.png" for name in names], GREY))
+    assert [re.split("[/.]", problem.split(":")[0])[-2] for problem in caught.value.problems] == [
+        "fifo",
+        "zero",
+        "sparse",
+        "absent",
+    ]
 
 
 @pytest.mark.parametrize(

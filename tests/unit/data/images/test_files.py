@@ -3,14 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from metasgd.data.images.files import (
-    classes_in,
-    classes_of_table,
-    labelled_pictures,
-    pictures_in,
-    read_table,
-    unlabelled_pictures,
-)
+from metasgd.data.images.files import classes_in
+from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
+from metasgd.data.images.tables import classes_of_table, read_table
 from metasgd.errors import UserError
 
 
@@ -23,7 +18,7 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_pictures_are_found_at_any_depth_in_order(tmp_path):
     touch(tmp_path, "b/2.PNG", "b/1.jpg", "a/z/0.webp", "top.jpeg", ".hidden/1.png", "b/.1.png", "notes.txt")
-    assert [p.relative_to(tmp_path).as_posix() for p in pictures_in(tmp_path)] == [
+    assert [p.relative_to(tmp_path).as_posix() for p in unlabelled_pictures(tmp_path)] == [
         "a/z/0.webp",
         "b/1.jpg",
         "b/2.PNG",
@@ -64,7 +59,7 @@ def test_linked_folders_and_files_are_followed(tmp_path):
     touch(tmp_path, "elsewhere/1.png", "elsewhere/deeper/2.png", "alone.png", "all/a/0.png")
     (tmp_path / "all" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "all" / "a" / "3.png").symlink_to(tmp_path / "alone.png")
-    found = [p.relative_to(tmp_path / "all").as_posix() for p in pictures_in(tmp_path / "all")]
+    found = [p.relative_to(tmp_path / "all").as_posix() for p in unlabelled_pictures(tmp_path / "all")]
     assert found == ["a/0.png", "a/3.png", "linked/1.png", "linked/deeper/2.png"]
     assert [c.name for c in classes_in(tmp_path / "all")] == ["a", "linked", "linked/deeper"]
 
@@ -75,7 +70,7 @@ def test_links_that_lead_back_are_not_followed_in_a_circle(tmp_path):
     (tmp_path / "all" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "all" / "a")  # and from there up again
     (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
-    found = [p.relative_to(tmp_path / "all").as_posix() for p in pictures_in(tmp_path / "all")]
+    found = [p.relative_to(tmp_path / "all").as_posix() for p in unlabelled_pictures(tmp_path / "all")]
     assert found == ["a/0.png", "b/1.png", "b/back/0.png"]
 
 
@@ -85,14 +80,14 @@ def test_a_link_to_nothing_is_named(tmp_path, name):
     touch(tmp_path, "a/1.png")
     (tmp_path / name).symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=f"{name}: a link to what is not there"):
-        pictures_in(tmp_path)
+        unlabelled_pictures(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "said"), [(b"caf\xe9/1.png", r"caf\\xe9/1.png"), (b"a/\xe9.png", r"a/\\xe9.png")])
 def test_a_name_that_is_not_utf8_is_refused_in_escapes(tmp_path, name, said):
     touch(tmp_path, "a/1.png", os.fsdecode(name))
     with pytest.raises(UserError, match=f"{said}: its name is not UTF-8") as caught:
-        pictures_in(tmp_path)
+        unlabelled_pictures(tmp_path)
     assert str(caught.value).encode()  # it can be printed anywhere
 
 

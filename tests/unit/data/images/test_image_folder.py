@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from metasgd.data.images.image_folder import ImageFolder, find_classes, split_by_name
+from metasgd.data.images.image_folder import ImageFolder, split_by_name
+from metasgd.data.images.layouts import find_classes
 from metasgd.data.rng import SPLITS
 from metasgd.data.task_shape import TaskShape
 from metasgd.errors import UserError
