@@ -36,7 +36,7 @@ class ImageFolder(ClassSource):
     - Tiny ImageNet as it is distributed, the classes of its ``train/`` and ``val/`` together, split by ``fractions``;
     - one folder per class, split by ``fractions``.
 
-    Splits may be called as ``metasgd.data.images.split_names.SPELLINGS`` has it, in any case: ``Training``, ``validation``.
+    Splits may be called as ``metasgd.data.images.split_names.SPELLINGS`` has it, in any case: ``Training``, ``VAL``.
 
     Folders may be nested: those that hold pictures are the classes, and the folder above is their group (for
     ``data.one_alphabet``). Pictures are decoded once, into a memory map in the cache.
