@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import UserError
+from metasgd.nn.calling import call, logits_of
 from metasgd.rules.gradient_descent import Params
 from metasgd.training.module import MetaSGDModule
 
@@ -54,9 +55,9 @@ class AdaptedLearner:
                 f" {self.n_features_in_} values each"
             )
         if transductive:
-            outputs = torch.func.functional_call(self._module.network, self._params, (inputs,))
+            outputs = call(self._module.network, self._params, inputs)
         else:
-            outputs = self.network(inputs)
+            outputs = logits_of(self.network(inputs), self.network)
         array: NDArray[np.float32] = outputs.cpu().numpy()
         return array
 

@@ -23,6 +23,7 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
 from metasgd.meta.evaluate import Loss, inner_loop_of
 from metasgd.meta.inner_loop import InnerStep
+from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics
 from metasgd.nn.networks import class_agnostic_names
 from metasgd.nn.validation import validate_tasks
@@ -129,7 +130,7 @@ class MetaLearner:
         validate_tasks(network, inputs, targets.to(inputs.device), 1)
         if classes is None or class_agnostic_names(network):
             return
-        head_has = network(inputs).shape[1]
+        head_has = call(network, {}, inputs).shape[1]
         if len(classes) != head_has:
             raise UserError(
                 f"{len(classes)} classes were given ({', '.join(map(str, classes[:5]))}{', …' * (len(classes) > 5)}),"

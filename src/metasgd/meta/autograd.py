@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from metasgd.errors import raise_problems
+from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoop, Tape
+from metasgd.nn.calling import call
 from metasgd.nn.networks import statistics_from_first
 from metasgd.rules.gradient_descent import Params
 
@@ -31,7 +32,7 @@ class AutogradInnerLoop(InnerLoop):
         return graph.loss.detach(), _detached(graph.grads), graph if keep else None
 
     def _support(self, params: Params, keep: bool) -> _Graph:
-        params, shared = leaves(params), leaves(self.shared)
+        params, shared = leaves(params), self._shared_leaves()
         x, y = self.support_set
         with torch.enable_grad():
             loss = self._losses(self._outputs(params, shared, x), y)
@@ -50,7 +51,7 @@ class AutogradInnerLoop(InnerLoop):
             return self._query(params, self.shared)
 
     def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
-        params, shared = leaves(params), leaves(self.shared)
+        params, shared = leaves(params), self._shared_leaves()
         with torch.enable_grad():
             losses, outputs = self._query(params, shared)
         grads = _pulled([(losses, torch.ones_like(losses))], params, shared)
@@ -70,12 +71,17 @@ class AutogradInnerLoop(InnerLoop):
 
     def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
         fixed = self.weights({}, shared)
+        network, slots = self.learner.network, self.learner.slots
 
-        def call(params: Params, x: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self.learner.network, {**fixed, **params}, (x,))
-            return outputs
+        def of_one(params: Params, x: Tensor) -> Tensor:
+            return call(network, {**fixed, **params}, x, slots)
 
-        return vmap(call, randomness="different")(params, x) if self.lead else call(params, x)
+        return vmap(of_one)(params, x) if self.lead else of_one(params, x)
+
+    def _shared_leaves(self) -> Params:
+        """What does not adapt, without a gradient where it is frozen."""
+        frozen = self.learner.frozen
+        return {n: t.detach().requires_grad_(n not in frozen) for n, t in self.shared.items()}
 
     def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         loss = self.learner.loss
@@ -94,20 +100,23 @@ def _pulled(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params
     """``Σ cotangent · ∂output/∂input`` over the pairs (output, cotangent), for every input it reaches."""
     if not outputs:
         return {}
-    inputs = params | shared
+    inputs = params | {n: t for n, t in shared.items() if t.requires_grad}
     outs, cotangents = zip(*outputs, strict=True)
     found = torch.autograd.grad(outs, list(inputs.values()), cotangents, allow_unused=True)
     return {n: g for n, g in zip(inputs, found, strict=True) if g is not None}
 
 
 def _all_used(params: Params, grads: Sequence[Tensor | None]) -> Params:
-    used = {n: g for n, g in zip(params, grads, strict=True) if g is not None}
-    raise_problems(
-        [
-            f"model.network: the parameter {name} gets no gradient: the loss does not depend on it. Remove it"
-            " from the network, or leave it out of what adapts."
-            for name in params
-            if name not in used
-        ]
+    unused = [n for n, g in zip(params, grads, strict=True) if g is None]
+    if unused:
+        raise UserError(unused_parameters(unused))
+    return {n: g for n, g in zip(params, grads, strict=True) if g is not None}
+
+
+def unused_parameters(names: Sequence[str]) -> str:
+    """What to do about parameters that should adapt and that the loss does not depend on."""
+    more = f" and {len(names) - 5} more" * (len(names) > 5)
+    return (
+        f"no gradient reaches parameters that should adapt: {', '.join(names[:5])}{more}. The loss does not depend on"
+        " them: remove them from the network, freeze them (requires_grad False), or leave them out of what adapts"
     )
-    return used

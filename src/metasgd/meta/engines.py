@@ -3,7 +3,6 @@
 Every engine gives the same result as the others up to the rounding of its sums, and the same bits each time.
 """
 
-import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import bytes_of_a_task
 from metasgd.meta.meta_gradient import MetaGradient
+from metasgd.nn.calling import network_copy
 
 Part = TypeVar("Part")
 Work = Callable[[InnerLoopConfig, Episode], Part]
@@ -79,7 +79,7 @@ class Vmap(Engine):
 
 
 class Threads(Engine):
-    """Tasks dealt over CPU threads as they get free; each has a replica of the network and one intra-op thread.
+    """Tasks dealt over CPU threads as they get free; each has a copy of the network and one intra-op thread.
 
     Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these. What
     the tasks give is merged in their order, so that neither the dealing nor the number of threads shows.
@@ -90,7 +90,6 @@ class Threads(Engine):
         self._pool = ThreadPoolExecutor(
             n_threads, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._own = threading.local()
 
     def run(
         self,
@@ -101,23 +100,17 @@ class Threads(Engine):
         inner_steps: int,  # noqa: ARG002
     ) -> Part:
         autocast = _autocast_here(tasks.query_x.device.type)
+        # made anew each time: buffers, attributes and modes may have changed since, and parameters are shared
+        own = threading.local()
 
         def on(one: Episode) -> Part:
+            if not hasattr(own, "learner"):
+                own.learner = replace(learner, network=network_copy(learner.network))
             with autocast():
-                return work(self._replica(learner), one)
+                return work(own.learner, one)
 
         with _one_thread_here():
             return merge(self._pool.map(on, _in_pieces(tasks, 1)))
-
-    def _replica(self, learner: InnerLoopConfig) -> InnerLoopConfig:
-        """This thread's own copy of ``learner``, made once."""
-        if getattr(self._own, "of", None) is not learner:
-            self._own.of = learner
-            self._own.replica = replace(learner, network=copy.deepcopy(learner.network))
-        replica: InnerLoopConfig = self._own.replica
-        if replica.network.training != learner.network.training:
-            replica.network.train(learner.network.training)
-        return replica
 
 
 def choose_engine(name: EngineName, network: nn.Module, device: torch.device) -> tuple[Engine, str]:

@@ -42,11 +42,13 @@ class Evaluation:
         support_losses: ``[b, S]``, before each inner step.
         query_losses: ``[b, J]``, after each of the J judged numbers of steps.
         outputs: ``[b, J, X, …]``, the network's outputs on the query set after each of them.
+        chosen: ``[b, S, …]``, the learning rates and momenta, if the rule chose them as it went.
     """
 
     support_losses: Tensor
     query_losses: Tensor
     outputs: Tensor
+    chosen: dict[str, Tensor]
 
 
 def evaluate(
@@ -54,7 +56,7 @@ def evaluate(
 ) -> Evaluation:
     """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
     stack = inner_loop_of(learner, theta, tasks)
-    steps, final, _ = stack.adapt(inner_steps)
+    steps, final, chosen = stack.adapt(inner_steps)
     params = [*(step.params for step in steps), final]
     evaluated = [stack.query(params[s]) for s in after]
     axis, b = len(stack.lead), tasks.n_tasks
@@ -64,6 +66,7 @@ def evaluate(
         support_losses=support_losses.reshape(b, inner_steps),
         query_losses=torch.stack([losses for losses, _ in evaluated], dim=-1).reshape(b, len(after)),
         outputs=outputs if stack.lead else outputs[None],
+        chosen={c: x if stack.lead else x[None] for c, x in chosen.items()},
     )
 
 
@@ -74,4 +77,5 @@ def merge_evaluations(parts: Iterable[Evaluation]) -> Evaluation:
         support_losses=torch.cat([p.support_losses for p in every]),
         query_losses=torch.cat([p.query_losses for p in every]),
         outputs=torch.cat([p.outputs for p in every]),
+        chosen={c: torch.cat([p.chosen[c] for p in every]) for c in every[0].chosen},
     )

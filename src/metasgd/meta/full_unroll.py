@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from metasgd.episode import Episode
-from metasgd.meta.engines import EngineName, choose_engine
+from metasgd.meta.engine_check import able_engine
+from metasgd.meta.engines import EngineName, Loop, choose_engine
 from metasgd.meta.evaluate import Evaluation, evaluate, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
@@ -57,6 +58,14 @@ class Unroll(ABC):
         """
 
     @abstractmethod
+    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+        """Try the network on a small meta-batch, and make the runs in another way if it takes that; say which.
+
+        Raises:
+            UserError: the network cannot be meta-trained in any way.
+        """
+
+    @abstractmethod
     def state_dict(self) -> list[dict[str, Any]]:
         """What a checkpoint must hold of the runs under way."""
 
@@ -78,9 +87,12 @@ class FullUnroll(Unroll):
     def __init__(self, network: nn.Module, engine: EngineName, recompute: bool | Literal["auto"]) -> None:
         self.name, self.recompute = engine, recompute
         self.engine, _ = choose_engine(engine, network, torch.device("cpu"))
+        self.unable = False
 
     def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
         self.engine, reason = choose_engine(self.name, network, device)
+        if self.unable and not isinstance(self.engine, Loop):
+            self.engine, reason = Loop(), "loop, the only one that can run this network"
         return f"engine: {reason}"
 
     def meta_gradient(
@@ -111,6 +123,11 @@ class FullUnroll(Unroll):
 
     def validate_tasks(self, tasks: Episode) -> None:
         """Any task can start from θ."""
+
+    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+        self.engine, reason = able_engine(self.engine, learner, tasks, first_order)
+        self.unable = self.unable or reason is not None
+        return reason
 
     def state_dict(self) -> list[dict[str, Any]]:
         return []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.meta.closed_form.from_module import read
 from metasgd.meta.closed_form.network import FeedForward
+from metasgd.nn.calling import Slots, slots_of
 from metasgd.nn.networks import class_agnostic_names
 from metasgd.rules.gradient_descent import CHOSEN, Params, State, UpdateRule
 
@@ -61,6 +62,16 @@ class InnerLoopConfig:
     def phi(self) -> Params:
         """The rule's parameters by name."""
         return dict(self.rule.named_parameters())
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the network holds each of its parameters."""
+        return slots_of(self.network)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that neither adapt nor have a gradient: those with ``requires_grad`` false."""
+        return frozenset(n for n, p in self.theta.items() if not p.requires_grad and n not in self.adapted)
 
     @cached_property
     def agnostic(self) -> frozenset[str]:

@@ -118,7 +118,7 @@ def meta_gradient(
             reverse.query(step.params, weights[s - 1])
         del step  # before the next one is made
     support_losses, chosen = torch.stack(backwards.losses, dim=-1), backwards.chosen
-    gathered = reverse.lam | reverse.shared
+    gathered = {n: g for n, g in (reverse.lam | reverse.shared).items() if n not in learner.frozen}
     learned = {n: p for n, p in learner.phi.items() if p.requires_grad}
     b = tasks.n_tasks
     return MetaGradient(

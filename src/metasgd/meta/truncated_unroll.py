@@ -11,22 +11,26 @@ each backpropagates through its own S inner steps only, from the weights and the
 So the rule meets weights at every stage of a training: random, partly trained and nearly converged.
 """
 
-import copy
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems
+from metasgd.meta.autograd import unused_parameters
+from metasgd.meta.engine_check import pair_of, refuse_failing
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
+from metasgd.meta.second_order import refuse_wrong_second_order
+from metasgd.nn.calling import call, network_copy
 from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead, class_agnostic_names
 from metasgd.rules.gradient_descent import CHOSEN, Params, State
 
@@ -57,6 +61,7 @@ class TruncatedUnroll(Unroll):
     def __init__(self, minibatch_shots: int) -> None:
         self.minibatch_shots = minibatch_shots
         self.runs: list[Run] = []
+        self.stacked = True
 
     def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
         if world_size > 1:
@@ -64,7 +69,7 @@ class TruncatedUnroll(Unroll):
                 f"trainer.devices make {world_size} processes, but the long inner runs (model.segments above 1) are"
                 " those of one process: set trainer.devices to 1"
             )
-        return f"long inner runs, stacked on {device.type}"
+        return f"long inner runs, {'stacked' if self.stacked else 'one after the other'} on {device.type}"
 
     def meta_gradient(
         self,
@@ -82,7 +87,7 @@ class TruncatedUnroll(Unroll):
             self.runs[place] if index == going_on[place] else new_run(learner, tasks.n_way, index)
             for place, index in enumerate(indices)
         ]
-        stack = _Stack(learner, tasks, self.minibatch_shots, runs)
+        stack = _Stack(learner, tasks, self.minibatch_shots, runs, self.stacked)
         phi = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
         losses, chosen, outer_losses = [], [], []
         with torch.enable_grad():
@@ -109,8 +114,8 @@ class TruncatedUnroll(Unroll):
 
     def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
         runs = [new_run(learner, tasks.n_way, index) for index in tasks.task_index.tolist()]
-        stack = _Stack(learner, tasks, self.minibatch_shots, runs)
-        losses, evaluated = [], []
+        stack = _Stack(learner, tasks, self.minibatch_shots, runs, self.stacked)
+        losses, evaluated, chosen = [], [], []
         for s in range(inner_steps + 1):
             if s in after:
                 with torch.no_grad():
@@ -118,10 +123,12 @@ class TruncatedUnroll(Unroll):
             if s < inner_steps:
                 losses.append(stack.step(create_graph=False).detach())
                 stack.forget_graph()
+                chosen.append({c: stack.state[c] for c in CHOSEN if c in stack.state})
         return Evaluation(
             support_losses=torch.stack(losses, dim=1) if losses else torch.empty(tasks.n_tasks, 0),
             query_losses=torch.stack([loss for loss, _ in evaluated], dim=1),
             outputs=torch.stack([outputs for _, outputs in evaluated], dim=1),
+            chosen={c: torch.stack([now[c] for now in chosen], dim=1) for c in (chosen[0] if chosen else ())},
         )
 
     def validate_tasks(self, tasks: Episode) -> None:
@@ -131,6 +138,33 @@ class TruncatedUnroll(Unroll):
                 f"model.minibatch_shots is {self.minibatch_shots}, but data.k_shot is {k_shot}: at most as many are"
                 " possible"
             )
+
+    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+        two = pair_of(tasks)
+        runs = [new_run(learner, two.n_way, index) for index in two.task_index.tolist()]
+
+        def attempt(stacked: bool) -> None:
+            stack = _Stack(learner, two, self.minibatch_shots, runs, stacked)
+            losses = stack.step(create_graph=not first_order)
+            outputs = stack.query()[1]
+            if not first_order:
+                torch.autograd.grad(losses.sum() + outputs.sum(), list(stack.start.values()), allow_unused=True)
+
+        refuse_failing(lambda: attempt(False), learner, first_order)
+        if not first_order:
+            refuse_wrong_second_order(learner, tasks)
+        # any error: the same has just been done without a stack
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "There is a performance drop")
+                attempt(True)
+        except Exception as error:
+            self.stacked = False
+            said = str(error).strip().partition("\n")[0].partition(". ")[0]
+            return (
+                f"long inner runs one after the other, as {type(learner.network).__name__} cannot be stacked ({said})"
+            )
+        return None
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [vars(run) for run in self.runs]
@@ -142,11 +176,15 @@ class TruncatedUnroll(Unroll):
 class _Stack:
     """Runs side by side: weights ``[B, …]``, memory ``[B, …]`` and the steps taken ``[B]``."""
 
-    def __init__(self, learner: InnerLoopConfig, tasks: Episode, minibatch_shots: int, runs: Sequence[Run]) -> None:
+    def __init__(
+        self, learner: InnerLoopConfig, tasks: Episode, minibatch_shots: int, runs: Sequence[Run], stacked: bool
+    ) -> None:
+        self.stacked = stacked
         self.learner, self.tasks, self.minibatch_shots = learner, tasks, minibatch_shots
         device = tasks.support_x.device
         self.steps = torch.tensor([run.step for run in runs], device=device)
         self.params = leaves({n: torch.stack([run.params[n] for run in runs]).to(device) for n in runs[0].params})
+        self.start = self.params
         self.state = {n: torch.stack([run.state[n] for run in runs]).to(device) for n in runs[0].state}
 
     def step(self, create_graph: bool) -> Tensor:
@@ -158,9 +196,15 @@ class _Stack:
             place = torch.arange(len(x), device=x.device)[:, None]
             losses, _ = self._losses(x[place, rows], y[place, rows])
             grads = torch.autograd.grad(
-                losses.sum(), list(self.params.values()), create_graph=create_graph, retain_graph=True
+                losses.sum(),
+                list(self.params.values()),
+                create_graph=create_graph,
+                retain_graph=True,
+                allow_unused=True,
             )
-            named = dict(zip(self.params, grads, strict=True))
+            named = {n: g for n, g in zip(self.params, grads, strict=True) if g is not None}
+            if len(named) < len(self.params):
+                raise UserError(unused_parameters([n for n in self.params if n not in named]))
             self.params, self.state = self.learner.rule(self.steps, self.params, named, losses, self.state)
         self.steps = self.steps + 1
         return losses
@@ -175,11 +219,14 @@ class _Stack:
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         def of_one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            outputs: Tensor = functional_call(self.learner.network, params, (x,))
+            outputs = call(self.learner.network, params, x, self.learner.slots)
             return self.learner.loss(outputs, y), outputs
 
-        losses: tuple[Tensor, Tensor] = vmap(of_one, randomness="different")(self.params, x, y)
-        return losses
+        if self.stacked:
+            losses: tuple[Tensor, Tensor] = vmap(of_one)(self.params, x, y)
+            return losses
+        each = [of_one({n: p[b] for n, p in self.params.items()}, x[b], y[b]) for b in range(len(x))]
+        return torch.stack([loss for loss, _ in each]), torch.stack([outputs for _, outputs in each])
 
     def runs(self) -> list[Run]:
         """The runs as they stand, without the graph."""
@@ -192,7 +239,7 @@ class _Stack:
 
 def new_run(learner: InnerLoopConfig, n_way: int, task_index: int) -> Run:
     """A run from random weights, which are a function of the task's number and the network's own initialisation."""
-    network = copy.deepcopy(learner.network)
+    network = network_copy(learner.network, share=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RUN_SEED + task_index)
         initialise_again(network)
@@ -200,6 +247,7 @@ def new_run(learner: InnerLoopConfig, n_way: int, task_index: int) -> Run:
     params = {
         n: p.detach().expand(n_way, *p.shape[1:]) if n in agnostic else p.detach()
         for n, p in network.named_parameters()
+        if n in learner.adapted
     }
     return Run(task_index, 0, params, learner.rule.init_state(params))
 
@@ -211,16 +259,17 @@ def validate_initialisable(network: nn.Module) -> None:
         UserError: as ``initialise_again``.
     """
     with torch.random.fork_rng(devices=[]):
-        initialise_again(copy.deepcopy(network))
+        initialise_again(network_copy(network, share=False))
 
 
 @torch.no_grad()
 def initialise_again(network: nn.Module) -> None:
-    """Draw all the weights anew, each by its module's own ``reset_parameters``.
+    """Draw all the weights anew, each by its module's own ``reset_parameters``; but not those that are frozen.
 
     Raises:
         UserError: a module has a parameter that nothing draws.
     """
+    frozen = [(p, p.clone()) for p in network.parameters() if not p.requires_grad]
     for p in network.parameters():
         p.fill_(math.nan)  # by which what nothing has drawn is known
     for module in network.modules():
@@ -235,6 +284,8 @@ def initialise_again(network: nn.Module) -> None:
         elif isinstance(module, BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+    for p, value in frozen:
+        p.copy_(value)
     raise_problems(
         [
             f"model.segments is above 1, for which every run starts from random weights, but model.network draws no"

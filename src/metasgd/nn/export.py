@@ -1,6 +1,5 @@
 """An adapted network as an ordinary one: no inner loop, no statistics of batches, nothing of ours to run it."""
 
-import copy
 import io
 from importlib.util import find_spec
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metasgd.errors import UserError
+from metasgd.nn.calling import network_copy
 from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead
 from metasgd.rules.gradient_descent import Params
 
@@ -19,7 +19,7 @@ def exported(network: nn.Module, n_way: int) -> nn.Module:
     A class-agnostic head becomes an ``nn.Linear`` with a row for each of ``n_way`` classes. A normalisation by
     the batch's statistics becomes one by buffers ``running_mean`` and ``running_var``. All lies contiguous in memory.
     """
-    plain = _plain(copy.deepcopy(network), n_way, {}).eval().requires_grad_(False)
+    plain = _plain(network_copy(network, share=False), n_way, {}).eval().requires_grad_(False)
     return plain.to(memory_format=torch.contiguous_format)
 
 

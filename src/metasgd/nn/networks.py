@@ -68,14 +68,17 @@ def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
     Raises:
         UserError: the network has a normalisation over the batch that cannot do this.
     """
-    raise_problems(
-        [
-            f"model.transductive is false, but {name} is a {type(module).__name__}, which always normalises"
-            " by the whole batch. Use metasgd.nn.BatchNorm2d, or set model.transductive to true."
-            for name, module in network.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        ]
-    )
+    others = [
+        f"{name} ({type(module).__name__})"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
+    ]
+    if others:
+        more = f" and {len(others) - 3} more" * (len(others) > 3)
+        raise UserError(
+            f"transductive is false, but {', '.join(others[:3])}{more} always normalise by the whole batch. Use"
+            " metasgd.nn.BatchNorm2d, or set transductive to true"
+        )
     layers = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
     for layer in layers:
         layer.first = n
@@ -200,27 +203,35 @@ def uses_batch_statistics(network: nn.Module) -> bool:
 
 
 def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[str]:
-    """Names of the parameters that adapt.
+    """Names of the parameters that adapt; those with ``requires_grad`` false never do.
 
     Args:
         network: what adapts; its head is its submodule ``head``.
         adapts: ``all``, ``head``, ``body`` (all but the head), or patterns of parameter names.
 
     Raises:
-        UserError: a pattern fits no parameter.
+        UserError: a pattern fits no parameter, or all are frozen.
     """
-    names = frozenset(name for name, _ in network.named_parameters())
+    names = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
+    if not names:
+        raise UserError(
+            f"{type(network).__name__} has no parameter that can adapt: all are frozen (requires_grad False), or there"
+            " is none. Leave requires_grad true for what a task is to change"
+        )
     head = frozenset(name for name in names if name.startswith("head."))
     if adapts == "all":
         return names
     if adapts in ("head", "body") and head:
-        return head if adapts == "head" else names - head
+        chosen = head if adapts == "head" else names - head
+        if chosen:
+            return chosen
     patterns = [adapts] if isinstance(adapts, str) else list(adapts)
     found = {pattern: frozenset(n for n in names if fnmatchcase(n, pattern)) for pattern in patterns}
     raise_problems(
         [
-            f"model.adapts has {pattern!r}, which fits no parameter of {type(network).__name__}: use all, head, body"
-            f" (where the network has a submodule named head) or patterns of {', '.join(sorted(names))}"
+            f"adapts has {pattern!r}, which fits no parameter of {type(network).__name__} that is not frozen: use all,"
+            " head, body (where the network has a submodule named head) or patterns of"
+            f" {', '.join(sorted(names))}"
             for pattern in patterns
             if not found[pattern]
         ]

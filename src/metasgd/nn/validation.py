@@ -1,43 +1,34 @@
 """What a network must be to be meta-trained, and to serve the tasks at hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError
+from metasgd.nn.calling import call
 from metasgd.nn.networks import class_agnostic_names
 
 
-def validate_trainable(network: nn.Module) -> None:
-    """Refuse a network whose result would depend on the tasks met before, or on chance.
+def refuse_lazy(network: nn.Module) -> None:
+    """Refuse layers whose shapes are not known yet: the update rule needs the shapes of all parameters.
 
     Raises:
-        UserError: names the modules with running statistics and those that drop values, and the remedy.
+        UserError: names the layers, and the remedy.
     """
-    raise_problems(
-        _named(
-            network,
-            lambda module: getattr(module, "running_mean", None) is not None,
-            "keeps running statistics, which would leak from one task into the next. Build it with"
-            " track_running_stats=False.",
-        )
-        + _named(
-            network,
-            lambda module: isinstance(module, _DropoutNd) and module.p > 0,
-            "drops values by chance, so that an inner step taken again, or by a resumed run, would be another one, and"
-            " no meta-gradient exact. Leave it out, or set its p to 0.",
-        )
-    )
-
-
-def _named(network: nn.Module, is_so: Callable[[nn.Module], bool], said: str) -> list[str]:
-    return [
-        f"model.network: {name or 'the network'} ({type(module).__name__}) {said}"
+    lazy = [
+        f"{name or 'the network itself'} ({type(module).__name__})"
         for name, module in network.named_modules()
-        if is_so(module)
+        if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values()))
     ]
+    if lazy:
+        more = f" and {len(lazy) - 5} more" * (len(lazy) > 5)
+        raise UserError(
+            f"{type(network).__name__} has layers without shapes: {', '.join(lazy[:5])}{more}. The update rule needs"
+            " all shapes beforehand: give these layers their sizes (nn.Linear(in, out) for nn.LazyLinear(out)), or run"
+            " the network once on an example at the end of its __init__"
+        )
 
 
 @torch.no_grad()
@@ -61,8 +52,10 @@ def validate_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor, n_w
             " model.network.init_args.image_size and in_channels to fit the data"
         )
     try:
-        outputs: Tensor = network(support_x)
-    except (RuntimeError, IndexError) as error:
+        outputs = call(network, {}, support_x)
+    except UserError:
+        raise
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
         raise UserError(
             f"model.network: {kind} does not take the tasks' inputs of shape"
             f" {tuple(support_x.shape[1:])} ({str(error).splitlines()[0]}). Set its input options (such as"

@@ -269,9 +269,13 @@ def no_momentum(params: Params) -> State:
 
 
 def key_of(name: str) -> str:
-    """A parameter's name as ``nn.ParameterDict`` takes it: dots would name a submodule."""
-    return name.replace(".", "/")
+    """A parameter's name as ``nn.ParameterDict`` takes it: dots would name a submodule, ``keys`` its own method."""
+    key = name.replace("~", "~0").replace("/", "~1").replace(".", "/")
+    return f"/{key}" if hasattr(_EMPTY, key) else key
 
 
 def name_of(key: str) -> str:
-    return key.replace("/", ".")
+    return key.removeprefix("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
+
+
+_EMPTY = nn.ParameterDict()

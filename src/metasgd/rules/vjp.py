@@ -51,7 +51,7 @@ def vjp(
     with torch.enable_grad():
         new_theta, new_m = rule(step, theta, g, loss_leaf, m)
     outputs = [(new_theta[n], lam[n]) for n in new_theta] + [(new_m[n], v) for n, v in nu.items()]
-    outs, cotangents = zip(*outputs, strict=True)
+    outs, cotangents = zip(*((out, by) for out, by in outputs if out.requires_grad), strict=True)
     inputs = [*theta.values(), *g.values(), *m.values(), loss_leaf, *phi.values()]
     found = iter(torch.autograd.grad(outs, inputs, cotangents, allow_unused=True))
     of_theta, of_grads, of_state = ({n: next(found) for n in part} for part in (theta, g, m))

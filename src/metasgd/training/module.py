@@ -20,8 +20,10 @@ from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName
 from metasgd.meta.truncated_unroll import TruncatedUnroll, validate_initialisable
+from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
+from metasgd.nn.chance import random_modules, without_chance
 from metasgd.nn.networks import adapted_names, class_agnostic_names, uses_batch_statistics
-from metasgd.nn.validation import validate_classes_differ, validate_tasks, validate_trainable
+from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
 from metasgd.rules.gradient_descent import UpdateRule
@@ -100,7 +102,7 @@ class MetaSGDModule(LightningModule):
                 f"model.segments is {segments} and model.transductive is false, but in long runs BatchNorm normalises"
                 " the query set by its own statistics. Set model.transductive to true"
             )
-        validate_trainable(network)
+        refuse_lazy(network)
         if segments > 1:
             validate_initialisable(network)
         self.network = network
@@ -114,21 +116,19 @@ class MetaSGDModule(LightningModule):
         self.skipped = SkippedSteps()
         self.runs: Unroll = TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute)
         self.fits = False
+        self.silenced: tuple[str, ...] = ()
 
         adapted = adapted_names(network, adapts)
         validate_classes_differ(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
-        if outer.freeze_network:
-            network.requires_grad_(False)
-        if loss == "cross_entropy":
-            # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
-            for name in class_agnostic_names(network):
-                network.get_parameter(name).requires_grad_(False)
+        # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
+        unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
+        self.learned = outer.learned(network) - unseen
         self.learner = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.outer.make_optimizer(self.network, self.update_rule)
+        optimizer = self.outer.make_optimizer(self.network, self.update_rule, self.learned)
         scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
@@ -164,6 +164,9 @@ class MetaSGDModule(LightningModule):
         """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
+        for name, p in self.learner.theta.items():
+            if name not in self.learned:
+                p.grad = None
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
@@ -231,8 +234,13 @@ class MetaSGDModule(LightningModule):
         measured = [self.objective.measure(evaluation.outputs[:, j], batch.query_y) for j in range(len(after))]
         return torch.cat([evaluation.query_losses, torch.stack(measured, dim=1)], dim=1)
 
-    def evaluate(self, batch: Episode, after: Sequence[int]) -> Evaluation:
+    def evaluate(self, batch: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
         """Adapt to each task of ``batch`` and judge after each number of inner steps in ``after``.
+
+        Args:
+            batch: tasks.
+            after: from 0 to S.
+            inner_steps: S, by default that of evaluation.
 
         Raises:
             UserError: under ``torch.inference_mode``, where no inner gradient can be had.
@@ -242,12 +250,17 @@ class MetaSGDModule(LightningModule):
                 "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too:"
                 " set trainer.inference_mode to false"
             )
-        return self.runs.evaluate(self.learner, self.as_inputs(batch), self.eval_inner_steps, after)
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        tasks = self.as_inputs(batch)
+        with without_chance(self.network, self.silenced):
+            return self.runs.evaluate(self.learner, tasks, steps, after)
 
     def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
         first_order = self.first_order or step < self.outer.first_order_until
         weights = self.outer.query_weights(step, self.inner_steps)
-        return self.runs.meta_gradient(self.learner, self.as_inputs(batch), self.inner_steps, first_order, weights)
+        tasks = self.as_inputs(batch)
+        with without_chance(self.network, self.silenced):
+            return self.runs.meta_gradient(self.learner, tasks, self.inner_steps, first_order, weights)
 
     def as_inputs(self, batch: Episode) -> Episode:
         """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
@@ -256,7 +269,28 @@ class MetaSGDModule(LightningModule):
             batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
         if not self.fits:
             self.objective.validate_targets(batch.support_y)
-            validate_tasks(self.network, batch.support_x[0], batch.support_y[0], batch.n_way)
-            self.runs.validate_tasks(batch)
+            with undisturbed(self.network, batch.support_x.device):
+                self._try_out(batch)
             self.fits = True
         return batch
+
+    def _try_out(self, batch: Episode) -> None:
+        """Run the network on a small batch, as all its runs will; adjust what can be adjusted, and say so once.
+
+        Raises:
+            UserError: it cannot be meta-trained, or not on these tasks.
+        """
+        validate_tasks(self.network, batch.support_x[0], batch.support_y[0], batch.n_way)
+        self.runs.validate_tasks(batch)
+        known = self.learner.feed_forward is not None  # by its layers, of which none leaves anything to find out
+        found = self.silenced if known else random_modules(self.network, batch.support_x[0])
+        if found != self.silenced:
+            rank_zero_info(f"switched off while adapting, being random: {listed(self.network, found)}")
+            self.silenced = found
+        with without_chance(self.network, found):
+            if not self.learner.transductive:
+                by_support = isinstance(self.runs, FullUnroll)
+                refuse_mixing(self.network, batch.support_x[0], batch.query_x[0], by_support)
+            adjusted = None if known else self.runs.adjust(self.learner, batch, self.first_order)
+        if adjusted is not None:
+            rank_zero_info(adjusted)

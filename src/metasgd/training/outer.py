@@ -1,7 +1,7 @@
 """The outer problem: what learns at an outer step, from which loss, and by which optimizer."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,21 +59,35 @@ class OuterProblem:
             problems.append("model.outer.freeze_network and model.outer.alternate exclude each other: use one")
         raise_problems(problems)
 
-    def make_optimizer(self, network: nn.Module, rule: nn.Module) -> Optimizer:
+    def learned(self, network: nn.Module) -> frozenset[str]:
+        """Names of the parameters that an outer step moves: none if θ stays, and never those that are frozen."""
+        if self.freeze_network:
+            return frozenset()
+        return frozenset(n for n, p in network.named_parameters() if p.requires_grad)
+
+    def make_optimizer(self, network: nn.Module, rule: nn.Module, learned: Collection[str] | None = None) -> Optimizer:
         """One optimizer with a group of parameters for θ and one for φ.
+
+        Args:
+            network: θ.
+            rule: φ.
+            learned: names of the parameters among θ that learn; by default ``learned(network)``.
 
         Raises:
             UserError: the optimizer refuses its settings, ``rule_settings`` names what it does not have, or nothing is
                 left to learn.
         """
-        theta, phi = ([p for p in module.parameters() if p.requires_grad] for module in (network, rule))
+        names = self.learned(network) if learned is None else learned
+        theta = [p for n, p in network.named_parameters() if n in names]
+        phi = [p for p in rule.parameters() if p.requires_grad]
         if self.alternate and not phi:
             raise UserError(
                 f"model.outer.alternate is {self.alternate}, but {type(rule).__name__} has nothing to learn: use 0"
             )
         if not theta and not phi:
             raise UserError(
-                f"model.outer.freeze_network is true, and {type(rule).__name__} has nothing to learn either: use false"
+                f"model.outer.freeze_network is true, or all of the network is frozen (requires_grad False), and"
+                f" {type(rule).__name__} has nothing to learn either: let one of them learn"
             )
         groups = [{"params": theta}, {"params": phi, **self.rule_settings}]
         try:

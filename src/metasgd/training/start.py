@@ -29,7 +29,7 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
     """
     optimizer, scheduler = None, None
     if fit:
-        optimizer = module.outer.make_optimizer(module.network, module.update_rule)
+        optimizer = module.outer.make_optimizer(module.network, module.update_rule, module.learned)
         scheduler = module.outer.make_scheduler(optimizer, max_steps)
     path, content = start.checkpoint, start.content
     if path is None:

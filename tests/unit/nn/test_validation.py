@@ -4,26 +4,16 @@ from torch import nn
 
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.nn.validation import validate_tasks, validate_trainable
+from metasgd.nn.validation import refuse_lazy, validate_tasks
 
 
-@pytest.mark.parametrize(
-    ("network", "said"),
-    [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), r"1 \(BatchNorm2d\) keeps running statistics"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), r"1 \(Dropout\) drops values by chance"),
-        (nn.TransformerEncoderLayer(4, 1, 4), r"dropout1 \(Dropout\) drops values by chance"),
-        (nn.AlphaDropout(), r"the network \(AlphaDropout\) drops values by chance"),
-    ],
-)
-def test_what_depends_on_other_tasks_or_on_chance_is_refused_by_name(network, said):
-    with pytest.raises(UserError, match=said):
-        validate_trainable(network)
-
-
-@pytest.mark.parametrize("network", [Conv4(width=2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0))])
-def test_what_does_not_is_not(network):
-    validate_trainable(network)
+def test_layers_without_shapes_are_refused_together():
+    network = nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"layers without shapes: 0 \(LazyLinear\), 2 \(LazyBatchNorm1d\)\. ") as it:
+        refuse_lazy(network)
+    assert len(it.value.problems) == 1
+    network(torch.randn(4, 5))
+    refuse_lazy(network)
 
 
 def classes(n):
@@ -47,6 +37,16 @@ def classes(n):
 def test_tasks_that_do_not_fit_are_refused(network, shape, targets, n_way, said):
     with pytest.raises(UserError, match=said):
         validate_tasks(network, torch.randn(5, *shape), targets, n_way)
+
+
+class Pair(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def test_outputs_that_are_no_tensor_are_refused():
+    with pytest.raises(UserError, match="Pair returns a tuple, where one tensor of outputs is needed"):
+        validate_tasks(Pair(1, 5), torch.randn(5, 1), classes(5), 5)
 
 
 def test_tasks_that_fit_are_not():

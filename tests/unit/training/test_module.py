@@ -226,7 +226,7 @@ def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
     ("options", "said"),
     [
         ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
-        ({"adapts": "nothing"}, "model.adapts has 'nothing'"),
+        ({"adapts": "nothing"}, "adapts has 'nothing'"),
         ({"network": Conv4(width=2), "adapts": "body"}, "model.adapts is body, .* same output.*head linear"),
         (
             {
@@ -244,6 +244,86 @@ def test_unusable_options_are_refused(options, said):
         module_of(**options)
 
 
-def test_running_statistics_are_refused():
-    with pytest.raises(UserError, match="keeps running statistics"):
-        MetaSGDModule(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), Scalar())
+def test_running_statistics_are_refused_at_the_first_batch():
+    module = module_of(network=nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
+    with pytest.raises(UserError, match=r"changes its own buffers .*: BatchNorm1d \(1\)"):
+        trainer_of().fit(module, data_of())
+
+
+class Recurrent(nn.Module):
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.rnn = nn.GRU(1, 4, num_layers=2, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[:, None].expand(-1, 3, -1))[0][:, -1])
+
+
+def test_a_network_of_chance_that_only_a_loop_can_run_is_trained_as_one_without_chance(monkeypatch):
+    said = []
+    monkeypatch.setattr("metasgd.training.module.rank_zero_info", said.append)
+    modules = []
+    for dropout, engine in ((0.5, "auto"), (0.0, "loop")):
+        torch.manual_seed(0)
+        modules.append(module_of(network=Recurrent(dropout), engine=engine))
+        trainer_of().fit(modules[-1], data_of())
+    module, plain = modules
+    assert changed(weights(plain), weights(module)) == set()
+    assert said.count("switched off while adapting, being random: GRU (rnn)") == 1
+    assert sum(line.startswith("engine: loop in place of vmap, which cannot run Recurrent (") for line in said) == 1
+    assert module.network.rnn.training
+
+
+class HalfFrozen(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+        self[0].requires_grad_(False)
+
+
+def test_what_the_network_has_frozen_neither_adapts_nor_learns():
+    module = module_of(network=HalfFrozen())
+    assert set(module.update_rule.learned_rates()) == {"2.weight", "2.bias"}
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    assert not {n for n in changed(before, weights(module)) if n.startswith("network.0")}
+    assert {"network.2.weight", "network.2.bias"} <= changed(before, weights(module))
+
+
+def test_a_network_that_the_outer_step_leaves_alone_still_adapts_and_can_be_used_again():
+    module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=True))
+    again = MetaSGDModule(module.network, Scalar(0.02), loss="mse")
+    assert again.learner.adapted == module.learner.adapted == set(dict(module.network.named_parameters()))
+    trainer_of().fit(module, data_of())
+    assert all(p.requires_grad and p.grad is None for p in module.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"adapts": "0.*"}, r"adapts has '0\.\*', which fits no parameter of HalfFrozen that is not frozen"),
+        ({"network": nn.Linear(1, 1).requires_grad_(False)}, "Linear has no parameter that can adapt: all are frozen"),
+    ],
+)
+def test_to_adapt_what_is_frozen_is_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        module_of(**{"network": HalfFrozen()} | options)
+
+
+class TwoNames(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mid, self.head = nn.Linear(1, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.again = self.mid
+
+    def forward(self, x):
+        return self.head(self.again(self.mid(self.first(x).tanh()).tanh()))
+
+
+def test_a_layer_under_two_names_has_the_weights_of_the_outer_steps_after_validation():
+    module = module_of(network=TwoNames(), outer=OuterProblem(freeze_network=True))
+    before = {n: t.clone() for n, t in module.network.state_dict().items()}
+    trainer_of().fit(module, data_of())
+    assert all(torch.equal(t, before[n]) for n, t in module.network.state_dict().items())

@@ -30,7 +30,7 @@ def test_a_misspelt_setting_is_refused(network):
 
 def test_nothing_to_learn_is_refused(network):
     network.requires_grad_(False)
-    with pytest.raises(UserError, match="freeze_network is true, and Fixed has nothing"):
+    with pytest.raises(UserError, match="freeze_network is true, .* and Fixed has nothing"):
         OuterProblem(freeze_network=True).make_optimizer(network, Fixed())
     with pytest.raises(UserError, match="alternate is 3, but Fixed has nothing to learn"):
         OuterProblem(alternate=3).make_optimizer(network, Fixed())

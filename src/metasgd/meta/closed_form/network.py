@@ -138,11 +138,11 @@ class FeedForward:
         """``H ω`` below the last layer, where that gives all its outputs alike and the loss does not see that.
 
         The gradient in the last layer's input is then zero, whatever the layers below, and changes with that layer's
-        weight alone: by ``dy · ω``. So one backward pass does.
+        weight alone: by ``dy · ω``. So one backward pass does; none where the rule leaves that weight as it is.
         """
         below = frozenset().union(*(layer.names for layer in self.layers[:-1]))
         last = len(self.layers) - 1
-        if not below:
+        if not below or self.layers[last].weight not in omega:
             return {}
         dx = product(made.dys[last], omega[self.layers[last].weight])
         return self._backward(p, list(made.kept[:last]), dx, below, None)

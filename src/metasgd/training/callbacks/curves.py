@@ -18,7 +18,6 @@ from torch import Tensor
 
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
-from metasgd.meta.evaluate import evaluate, inner_loop_of
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import EpisodicDataModule
@@ -62,9 +61,8 @@ class ShowCurves(Callback):
             return
         assert isinstance(pl_module, MetaSGDModule)
         tasks = trainer.precision_plugin.convert_input(sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS))
-        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
         there = Episode(*(field.to(pl_module.device) for field in tasks))
-        evaluated = evaluate(pl_module.learner, theta, there, max(self.AFTER), self.AFTER)
+        evaluated = pl_module.evaluate(there, self.AFTER, inner_steps=max(self.AFTER))
         _add_figure(trainer, "curves", curves_figure(tasks, evaluated.outputs.cpu(), self.AFTER))
 
 
@@ -83,15 +81,13 @@ class ShowChoices(Callback):
         if not pl_module.eval_inner_steps:
             return
         data = _data_of(trainer)
-        theta = {n: p.detach() for n, p in pl_module.network.named_parameters()}
         losses, chosen = [], []
         for drawn in data.first_val_tasks(self.N_TASKS):
             drawn = trainer.precision_plugin.convert_input(drawn)
-            tasks = pl_module.as_inputs(Episode(*(field.to(pl_module.device) for field in drawn)))
-            steps, _, answers = inner_loop_of(pl_module.learner, theta, tasks).adapt(pl_module.eval_inner_steps)
-            b, s = tasks.n_tasks, len(steps)  # a single task comes without a dimension of its own
-            losses.append(torch.stack([step.loss for step in steps], dim=-1).reshape(b, s).cpu())
-            chosen.append({name: answer.reshape(b, s, -1).cpu() for name, answer in answers.items()})
+            tasks = Episode(*(field.to(pl_module.device) for field in drawn))
+            evaluated = pl_module.evaluate(tasks, after=[pl_module.eval_inner_steps])
+            losses.append(evaluated.support_losses.cpu())
+            chosen.append({name: choice.flatten(2).cpu() for name, choice in evaluated.chosen.items()})
         by_name = {name: torch.cat([answers[name] for answers in chosen]) for name in chosen[0]}
         _add_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
 

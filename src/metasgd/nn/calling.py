@@ -1,0 +1,204 @@
+"""Calling a network with other weights than its own, so that every derivative of the call is exact."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from metasgd.errors import UserError
+
+Slots = Mapping[str, tuple[str, ...]]
+"""Of each parameter of a network, by its name, all the places that hold it."""
+
+
+def slots_of(network: nn.Module) -> Slots:
+    """Where each parameter stands: a module that comes under two names counts once, tied parameters several times.
+
+    ``functional_call`` takes such a module for two, and after the call leaves the first one's new weights in it.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for prefix, module in network.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                slot = f"{prefix}.{attribute}" if prefix else attribute
+                found[id(parameter)] = (*found.get(id(parameter), ()), slot)
+    return {name: found[id(parameter)] for name, parameter in network.named_parameters()}
+
+
+def call(network: nn.Module, params: Mapping[str, Tensor], x: Tensor, slots: Slots | None = None) -> Tensor:
+    """``f(params; x)``, the logits of a network that otherwise stays as it is.
+
+    Args:
+        network: f. Two threads must not call one network at the same time.
+        params: parameters and buffers by name; the network's own stand for those that are missing.
+        x: ``[X, …]``.
+        slots: ``slots_of(network)``, for a caller that has them.
+
+    Raises:
+        UserError: the network does not return a tensor, nor anything with one named ``logits``.
+    """
+    slots = slots_of(network) if slots is None else slots
+    weights = {slot: p for name, p in params.items() for slot in slots.get(name, (name,))}
+    with exact_derivatives(network):
+        return logits_of(functional_call(network, weights, (x,), tie_weights=False), network)
+
+
+def logits_of(outputs: object, network: nn.Module) -> Tensor:
+    """The tensor among a network's outputs: they themselves, what is named ``logits``, or the only one.
+
+    Raises:
+        UserError: it cannot be known which one is meant.
+    """
+    if isinstance(outputs, Mapping):
+        named = outputs.get("logits")
+        parts = list(outputs.values())
+    else:
+        named = getattr(outputs, "logits", None)
+        parts = list(outputs) if isinstance(outputs, tuple | list) else []
+    for candidate in (outputs, named, *(parts if len(parts) == 1 else [])):
+        if isinstance(candidate, Tensor):
+            return candidate
+    raise UserError(
+        f"{type(network).__name__} returns a {type(outputs).__name__}, where one tensor of outputs is needed: let its"
+        " forward return the logits alone, or with the name logits"
+    )
+
+
+def network_copy(network: nn.Module, share: bool = True) -> nn.Module:
+    """A copy of a network, whose attributes may be tensors with a graph, as ``torch.nn.utils.weight_norm`` keeps.
+
+    Args:
+        network: f.
+        share: leave parameters and buffers the same ones, and copy modules and attributes alone.
+    """
+    memo: dict[int, object] = {id(t): t for t in (*network.parameters(), *network.buffers())} if share else {}
+    for module in network.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    return copy.deepcopy(network, memo)
+
+
+class _SharedSetting:
+    """A setting of the whole process, made by the first thread that needs it and taken back by the last."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._users = 0
+        self._made = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._made.enter_context(self._make())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._made.close()
+
+
+class _ByDefinition(TorchFunctionMode):
+    """In this thread, attention and weight normalisation by their definition, where torch's own functions are called.
+
+    Of attention torch's fused kernels have no second derivative, and of weight normalisation a wrong one.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention and not args[0].is_nested:
+            return attention(*args, **(kwargs or {}))
+        if func is torch._weight_norm:
+            return weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(Q Kᵀ · scale + mask) V``: ``F.scaled_dot_product_attention``, with all its derivatives.
+
+    Args:
+        query: Q, ``[…, L, E]``.
+        key: K, ``[…, S, E]``.
+        value: V, ``[…, S, E']``.
+        attn_mask: ``[…, L, S]``, true for what takes part, or what is added.
+        dropout_p: the chance with which a weight is dropped.
+        is_causal: position l sees the positions up to l alone.
+        scale: by default ``1 / √E``.
+        enable_gqa: several heads of Q share one of K and V.
+    """
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], dim=-3) for t in (key, value))
+    scores = query @ key.mT
+    scores = scores / query.shape[-1] ** 0.5 if scale is None else scores * scale
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is None:
+        weights = scores.softmax(dim=-1)
+    else:
+        masked = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
+        blind = scores.isneginf().all(dim=-1, keepdim=True)  # which sees nothing, and gives zero
+        weights = scores.masked_fill(blind, 0).softmax(dim=-1).masked_fill(blind, 0)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+
+
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """``g v / ‖v‖``, the norm over all dimensions but one; -1 for all of them."""
+    over = [d for d in range(v.ndim) if d != dim]
+    norm: Tensor = torch.linalg.vector_norm(v, dim=over, keepdim=True)
+    return g * v / norm
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """In all threads, attention of torch's own layers: the fused kernels have no second derivative, and in evaluation
+    mode the fast path has none at all."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+_PLAIN_ATTENTION = _SharedSetting(_plain_attention)
+_WITHOUT_CUDNN = _SharedSetting(lambda: torch.backends.cudnn.flags(enabled=False))
+
+
+@contextmanager
+def exact_derivatives(network: nn.Module) -> Iterator[None]:
+    """Within, what ``network`` computes has first and second derivatives: attention, and recurrence on a GPU."""
+    with ExitStack() as settings:
+        settings.enter_context(_PLAIN_ATTENTION())
+        settings.enter_context(_ByDefinition())
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            settings.enter_context(_WITHOUT_CUDNN())  # its recurrent layers have no second derivative
+        yield

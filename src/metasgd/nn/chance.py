@@ -1,0 +1,138 @@
+"""What a network leaves to chance or takes over from earlier batches, found by running it on a small batch."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metasgd.errors import UserError
+from metasgd.nn.behaviour import Params, alike, listed, nudged
+from metasgd.nn.calling import call
+
+
+def random_modules(network: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Names of the modules that draw random numbers in training and none in evaluation, such as dropout.
+
+    Under ``without_chance`` of these the network gives the same for the same. To be called within ``undisturbed``.
+
+    Args:
+        network: f.
+        x: some inputs, ``[X, …]``.
+
+    Raises:
+        UserError: it draws random numbers even so, gives different outputs for the same, or changes its buffers or
+            parameters; names the modules, those of a kind together.
+    """
+    params = nudged(network)
+    silenced: list[str] = []
+    with torch.no_grad():
+        for mode in ("training", "evaluation"):
+            network.train(mode == "training")
+            before = {n: t.clone() for n, t in (*network.named_buffers(), *params.items())}
+            while draw := [name for name in _drawing(network, params, x) if name not in silenced]:
+                if mode == "evaluation":
+                    break
+                silenced += draw
+                for name in draw:
+                    network.get_submodule(name).training = False
+            _refuse_state(network, before, dict(network.named_buffers()) | params, mode)
+            _refuse_chance(network, params, x, mode)
+    return tuple(silenced)
+
+
+@contextmanager
+def without_chance(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Within, these modules alone are in evaluation mode."""
+    modules = [module for name in names if (module := network.get_submodule(name)).training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+def _refuse_chance(network: nn.Module, params: Params, x: Tensor, mode: str) -> None:
+    drawing = _drawing(network, params, x)
+    if not drawing:
+        first = call(network, params, _stirred(x, seed=1))
+        call(network, params, 1 - 3 * x if x.is_floating_point() else x.flip(0))  # which the next pass must not show
+        second = call(network, params, _stirred(x, seed=2))
+        if alike(first, second):
+            return
+    where = f"{listed(network, drawing)} draw random numbers" if drawing else "two passes over the same batch differ"
+    raise UserError(
+        f"{type(network).__name__} leaves its outputs to chance or to earlier batches in {mode}: {where}, so that an"
+        " inner step taken again, or by a resumed run, would be another one, and no meta-gradient exact. Leave that"
+        " out, or let it depend on the module's training mode, as nn.Dropout does"
+    )
+
+
+def _refuse_state(network: nn.Module, before: Params, after: Params, mode: str) -> None:
+    owners = dict.fromkeys(n.rpartition(".")[0] for n, t in before.items() if _is_changed(t, after.get(n)))
+    if not owners:
+        return
+    raise UserError(
+        f"{type(network).__name__} changes its own buffers or parameters in a pass in {mode}, which would leak from one"
+        f" task into the next: {listed(network, owners)}. Use layers that keep nothing, such as BatchNorm with"
+        " track_running_stats=False, or hold theirs fixed (torchvision.ops.FrozenBatchNorm2d)"
+    )
+
+
+def _is_changed(before: Tensor, after: Tensor | None) -> bool:
+    """Whether values are other ones; a table that was made for other lengths may be made anew."""
+    if after is None or after.shape != before.shape:
+        return False
+    return not torch.equal(before.nan_to_num(), after.nan_to_num().to(before))
+
+
+def _drawing(network: nn.Module, params: Params, x: Tensor) -> list[str]:
+    """Names of the modules that draw random numbers themselves, apart from those inside them."""
+    names = {module: name for name, module in network.named_modules()}
+    inside: list[str] = []
+    found: dict[str, None] = {}
+    state = [_random_state(x.device)]
+
+    def note(name: str) -> None:
+        now = _random_state(x.device)
+        if now != state[0]:
+            found[name] = None
+            state[0] = now
+
+    def enter(module: nn.Module, args: Any) -> None:  # noqa: ARG001
+        if inside:
+            note(inside[-1])
+        inside.append(names[module])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+        note(inside.pop())
+
+    hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in names]
+    hooks += [module.register_forward_hook(leave) for module in names]
+    try:
+        call(network, params, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found)
+
+
+def _random_state(device: torch.device) -> tuple[Any, ...]:
+    """Of every source of random numbers that a network might use."""
+    of_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
+    numbers: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    of_numpy = numbers["state"]["key"].tobytes(), numbers["state"]["pos"], numbers["has_gauss"]
+    return torch.get_rng_state().numpy().tobytes(), of_device, random.getstate(), of_numpy
+
+
+def _stirred(x: Tensor, seed: int) -> Tensor:
+    """``x``, with every source of random numbers at another place."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    return x
