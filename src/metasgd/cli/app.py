@@ -35,7 +35,7 @@ from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.run_logger import logger_of
-from metasgd.training.start import initialise, require_checkpoint, resume
+from metasgd.training.start import initialise, require_checkpoint, resume, validate_pictures
 
 PROGRAM = "python -m metasgd"
 MAIN_JOB = {
@@ -134,8 +134,10 @@ class MetaSGDCLI(LightningCLI):
         )
         configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
         resume(self.model, start, configured, fit=command == "fit", max_steps=config["max_steps"])
+        self.weights = start
         if options.init_from is not None and start.checkpoint is None:
-            initialise(self.model, options.init_from, configured, self.datamodule.source)
+            given = initialise(self.model, options.init_from, configured, self.datamodule.source)
+            self.weights = start if command == "fit" else given  # a new run may have any pictures
         elif start.checkpoint is None and command != "fit":
             require_checkpoint(command, logger.name)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
@@ -212,6 +214,7 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
+        validate_pictures(self.weights, self.datamodule.contents, stage)
         self.model.as_inputs(self.datamodule.example())
         if stage != "validate":
             assert self.trainer.logger is not None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.contents import Contents
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.polarity import Ink
 from metasgd.data.rng import Split
@@ -45,6 +46,13 @@ class Source(ABC):
         Raises:
             UserError: the split cannot fill such tasks; the message lists all the problems.
         """
+
+    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+        """The classes of each split and their pictures, in brief, after ``prepare``.
+
+        A run is resumed only with the same ones. Empty where the options alone say what the tasks are drawn from.
+        """
+        return {}
 
 
 class ClassSource(Source):

@@ -10,6 +10,7 @@ import torch.utils.data
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from metasgd.data.contents import Contents
 from metasgd.data.rng import Split
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
@@ -157,6 +158,7 @@ class EpisodicDataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.samplers: dict[Split, Sampler] = {}
+        self.contents: Contents = {}
 
     def prepare_data(self) -> None:
         self.source.prepare(self.root, self.cache_dir)
@@ -192,6 +194,10 @@ class EpisodicDataModule(LightningDataModule):
             except UserError as error:
                 problems += error.problems
         raise_problems(problems)
+        self.contents = self.source.contents(self.root, self.cache_dir)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"contents": self.contents} if self.contents else {}
 
     def first_val_tasks(self, n: int) -> Iterator[Episode]:
         """The first n validation tasks, if there are so many; as many at a time as training holds in memory."""

@@ -5,11 +5,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from metasgd.data.contents import Contents, as_contents, changes, seen_in_training
+from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.load import load_source
 from metasgd.runs.compatibility import other_protocol, saved_config, validate_same_model, validate_same_run
 from metasgd.runs.folders import Start, checkpoint_file, read_checkpoint, validate_shapes
+from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.resuming import validate_resumable
 
@@ -44,7 +47,7 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
         rank_zero_info(f"unlike its training: {said}")
 
 
-def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, Any], source: Source) -> None:
+def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, Any], source: Source) -> Start:
     """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
 
     Args:
@@ -52,6 +55,9 @@ def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, A
         init_from: the path of the checkpoint, as ``--init_from`` gives it.
         configured: the whole configuration.
         source: of the tasks to come.
+
+    Returns:
+        the checkpoint, of no run that is resumed.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, does not fit, or knows drawings of the other ink.
@@ -70,6 +76,53 @@ def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, A
     module.load_state_dict(content["state_dict"])
     module.outer_steps.zero_()
     rank_zero_info(f"starts from the weights of {path}")
+    return Start(None, path, content)
+
+
+def validate_pictures(start: Start, own: Contents, stage: str) -> None:
+    """Refuse to resume a run with other classes or pictures, and to evaluate on classes that were trained on.
+
+    Args:
+        start: the checkpoint that the weights are from.
+        own: the classes and pictures that are there now.
+        stage: ``fit`` or what evaluates.
+
+    Raises:
+        UserError: names what changed, or the classes.
+    """
+    saved = _trained_on(start)
+    if not saved or not own or start.checkpoint is None:
+        return
+    if stage == "fit":
+        found = changes(saved, own)
+        if found:
+            raise UserError(
+                f"the checkpoint {start.checkpoint} was trained on other pictures than there are now:"
+                f" {'; '.join(found)}. Put them back as they were, or start a new run from its weights with --init_from"
+            )
+        return
+    split: Split = "val" if stage == "validate" else "test"
+    seen, certain = seen_in_training(saved, own, split)
+    if not seen:
+        return
+    said = f"{len(seen)} of the {len(own[split])} classes of the {split} split, such as {seen[0]}"
+    if certain:
+        raise UserError(
+            f"the checkpoint {start.checkpoint} was trained on {said}: since then classes were added, removed or split"
+            " otherwise. Sort them into train/, val/ and test/ as they were, or train anew"
+        )
+    rank_zero_info(f"{said}, are called as classes of its training: if they are the same, they are not unseen")
+
+
+def _trained_on(start: Start) -> Contents:
+    state = start.content.get(EpisodicDataModule.__qualname__, {})
+    try:
+        return as_contents(state["contents"]) if state else {}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint {start.checkpoint} cannot be used: what it says of its pictures is damaged ({error}). Give"
+            " another, such as checkpoints/best.ckpt or last.ckpt of the same run"
+        ) from error
 
 
 def require_checkpoint(command: str, name: str) -> None:

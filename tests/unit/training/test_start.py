@@ -9,14 +9,15 @@ import torch
 import yaml
 from conftest import TINY
 from torch import nn
+from upath import UPath
 
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.learner.load import load
-from metasgd.runs.folders import CONFIG_KEY
-from metasgd.training.start import initialise, require_checkpoint
+from metasgd.runs.folders import CONFIG_KEY, Start
+from metasgd.training.start import initialise, require_checkpoint, validate_pictures
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,34 @@ def test_the_same_run_goes_on_and_others_are_refused(last, metasgd):
     done = metasgd("fit", *same, *elsewhere, "--trainer.max_steps", "12", "--ckpt_path", "last")
     assert done.returncode == 0, done.stderr
     assert "last.ckpt after 12 outer steps, best.ckpt with val/mse" in done.stdout
+
+
+CONTENTS = {"train": {"ant": (9, "a"), "bee": (9, "b")}, "val": {"cow": (9, "c")}, "test": {"dog": (9, "d")}}
+
+
+def start_with(contents):
+    return Start(None, UPath("last.ckpt"), {"EpisodicDataModule": {"contents": contents}})
+
+
+def test_a_run_is_resumed_with_the_pictures_that_it_began_with():
+    validate_pictures(start_with(CONTENTS), CONTENTS, "fit")
+    validate_pictures(Start(None, None), CONTENTS, "fit")
+    validate_pictures(Start(None, UPath("old.ckpt"), {"state_dict": {}}), CONTENTS, "fit")  # says nothing of them
+    other = {**CONTENTS, "train": {"ant": (9, "a"), "elk": (3, "e")}}
+    with pytest.raises(UserError, match=r"last.ckpt was trained on other pictures.*1 class of train new, such as elk"):
+        validate_pictures(start_with(CONTENTS), other, "fit")
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test"), ("predict", "test")])
+def test_no_class_that_was_trained_on_is_evaluated_as_unseen(stage, split, capsys):
+    validate_pictures(start_with(CONTENTS), CONTENTS, stage)
+    moved = {**CONTENTS, "train": {"ant": (9, "a")}, split: {**CONTENTS[split], "bee": (9, "b")}}
+    with pytest.raises(UserError, match=f"trained on 1 of the 2 classes of the {split} split, such as bee"):
+        validate_pictures(start_with(CONTENTS), moved, stage)
+    validate_pictures(start_with(CONTENTS), {split: {"bee": (5, "x"), "yak": (5, "y")}}, stage)  # another data set
+
+
+@pytest.mark.parametrize("damaged", [3, {"train": 3}, {"train": {"ant": "a"}}])
+def test_damaged_contents_of_a_checkpoint_are_refused(damaged):
+    with pytest.raises(UserError, match="last.ckpt cannot be used: what it says of its pictures is damaged"):
+        validate_pictures(start_with(damaged), CONTENTS, "test")

@@ -12,11 +12,12 @@ from rich.progress import Progress
 
 from metasgd.data.cache import load_or_build
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.contents import Contents
 from metasgd.data.glyphs.letters import FONT_SIZE, SCRIPTS, Letter, Mask, fonts_digest, full_size_mask_of, letters
 from metasgd.data.glyphs.pen import middle_lines
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.polarity import Ink
-from metasgd.data.rng import Split
+from metasgd.data.rng import SPLITS, Split
 from metasgd.data.source import ClassSource
 from metasgd.errors import raise_problems
 
@@ -111,6 +112,17 @@ class Glyphs(ClassSource):
         scripts = [name.split("/")[0] for name in everything.names]
         own = everything.select(np.flatnonzero([SCRIPTS[script] == split for script in scripts]))
         return own.with_rotations() if self.rotations and split == "train" else own
+
+    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+        """By script; the fonts come with a package that may be another one day."""
+        names = self._letters(cache_dir).names
+        fonts = fonts_digest()
+        found: dict[Split, dict[str, tuple[int, str]]] = {split: {} for split in SPLITS}
+        for script in sorted({name.split("/")[0] for name in names}):
+            own = [name for name in names if name.split("/")[0] == script]
+            digest = hashlib.sha256(repr((DRAWING, fonts, own)).encode()).hexdigest()[:16]
+            found[SCRIPTS[script]][script] = (len(own) * self.drawings_per_class, digest)
+        return found
 
     def _letters(self, cache_dir: Path) -> ClassPool:
         """The letters of all splits: one cache serves them all."""

@@ -14,6 +14,7 @@ from torch import nn
 from metasgd.data.cache import PoolStream, load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.contents import Contents
 from metasgd.data.images.decoding import DECODING, RESAMPLING, Fit, PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles, shortened
 from metasgd.data.images.layouts import Found, find_classes
@@ -118,6 +119,14 @@ class ImageFolder(ClassSource):
             return sampler
         return Augmented(sampler, self.augmentation, split, seed)
 
+    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+        found = find_classes(root)
+        return {
+            split: {c.name: (len(c.files), _digest(c, root)) for c in (found.classes[n] for n in numbers)}
+            for split in SPLITS
+            for numbers in (self._numbers(found, split),)
+        }
+
     def _numbers(self, found: Found, split: Split) -> NDArray[np.int64]:
         """The classes of one split, by their numbers among those found."""
         split_of = found.split or split_by_name([c.name for c in found.classes], self.fractions)
@@ -159,6 +168,14 @@ def _fingerprint(classes: Sequence[ClassFiles]) -> str:
         for path, about in zip(c.files, _status(c.files), strict=True):
             digest.update(repr((c.name, str(path), about.st_size, about.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def _digest(c: ClassFiles, root: Path) -> str:
+    """Of the names and sizes of a class's files, wherever the data set lies."""
+    about = [
+        (os.path.relpath(path, root), status.st_size) for path, status in zip(c.files, _status(c.files), strict=True)
+    ]
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 
 def _status(paths: Sequence[Path]) -> list[os.stat_result]:
