@@ -237,6 +237,38 @@ def test_support_pictures_that_disagree_are_pointed_out(tmp_path, adapt, unequal
 # --- what is refused
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("folder.onnx", "--save is .*folder.onnx, which is a folder"),
+        ("file/x.pt", "--save is .*file/x.pt: it cannot be written .Not a directory"),
+        ("n" * 300 + ".pt", "--save is .*it cannot be written .File name too long"),
+        ("x.onnx", "writing ONNX needs onnx and onnxscript, not installed here: pip install onnx onnxscript"),
+    ],
+)
+def test_what_cannot_be_saved_is_told_before_the_work(tmp_path, adapt, unequal, monkeypatch, place, said):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("metasgd.nn.export.find_spec", lambda name: None)
+    monkeypatch.setattr(package.learner.meta_learner.MetaLearner, "adapt", None)  # which is not reached
+    before = sorted(tmp_path.rglob("*"))
+    code, printed, _ = adapt(*unequal, "--save", tmp_path / place)
+    assert code == 2
+    assert re.search(said, printed)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_names_that_a_spreadsheet_would_run_are_guarded(tmp_path, adapt):
+    for d, name in enumerate(("=cmd()", "[red]", "-1")):
+        for folder in ("support", "query"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            drawing(UNSEEN[d], folder == "query").save(tmp_path / folder / name / "0.png")
+    code, said, rows = adapt(tmp_path / "support", tmp_path / "query")
+    assert code == 0, said
+    assert list(rows[0])[3:] == ["-1", "'=cmd()", "[red]"]
+    assert [row["file"] for row in rows] == ["-1/0.png", "'=cmd()/0.png", "[red]/0.png"]
+
+
 def wrong_suffix(support, query):
     return support, query, ["--save", query / "adapted.bin"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from markupsafe import escape
 from PIL import Image
 
 from metasgd.cli.report import hardest_pairs, recorded_in, report
@@ -20,6 +21,7 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.reporting.page import Curve, HardPair, Page, page
+from metasgd.reporting.text import printable, shell_command
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -197,6 +199,32 @@ def test_the_hardest_pairs_counted_by_hand():
     assert (first.names, first.wrong, first.asked) == (("b", "c"), 4, 8)
     assert (second.names, second.wrong, second.asked) == (("a", "d"), 1, 8)
     assert [int(p[0, 0, 0]) for p in first.pictures[1]] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "name", ["[/red]", "$\\frac$", "<script>alert(1)</script>", "\u202ea\x1b[2J\x00", "x" * 9000, "ש & \n'\""]
+)
+def test_no_text_of_a_user_is_read_as_something_else(name):
+    square = [np.zeros((1, 2, 2), dtype=np.uint8)]
+    about = Page(
+        title=name,
+        metric="accuracy",
+        checkpoint=name,
+        config={"model": {name: name}, "data": {"classes": [name]}},
+        curves=[],
+        rates={name: torch.tensor([1.0])},
+        measured=torch.tensor([[0.2], [0.4]]),
+        pairs=[HardPair((name, name), (square, square), 3, 4)],
+        missing=name,
+        recorded=None,
+        commands=[shell_command(["report", name])],
+    )
+    content = page(about)
+    found = parsed(content)
+    assert found.open == []
+    assert "<script>" not in content
+    assert not set(content) & {"\x1b", "\x00", "\u202e"}
+    assert f"<td>{escape(printable(name, 2000))}</td>" in content
 
 
 def test_names_from_folders_cannot_break_the_page():

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from metasgd.data.csv_cells import csv_cell
 from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
@@ -25,10 +24,11 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner
 from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.nn.export import as_onnx, as_program
+from metasgd.nn.export import as_onnx, as_program, validate_onnx_installed
 from metasgd.reporting.metrics import wilson_interval
-from metasgd.rules.gradient_descent import Params
-from metasgd.runs.storage import write_whole
+from metasgd.reporting.rates import rates_table
+from metasgd.reporting.text import printable
+from metasgd.runs.outputs import validate_output, write_output
 
 COLUMNS = ("file", "label", "probability")
 FORMATS = (".pt", ".onnx", ".pt2")
@@ -74,7 +74,7 @@ def adapt(
         output: the CSV file to write: file,label,probability and a column for each class, in the order of the files.
         save: a file for the adapted network, in the format of its suffix: .pt (a state_dict with its class
             names), .onnx, or .pt2 (torch.export).
-        inner_steps: also beyond those of training; by default as many as the checkpoint was judged with.
+        inner_steps: also beyond those of training; by default as many as the checkpoint was evaluated with.
         transductive: let BatchNorm look at all the query pictures together, as in published figures; otherwise
             they do not influence each other.
         polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
@@ -83,9 +83,12 @@ def adapt(
     problems = too_small("--", ("inner_steps", inner_steps, 0))
     if Path(output).suffix.lower() != ".csv":
         problems.append(f"--output is {output}: a name that ends in .csv is needed")
-    if save is not None and Path(save).suffix not in FORMATS:
+    suffix = None if save is None else Path(save).suffix.lower()
+    if suffix is not None and suffix not in FORMATS:
         problems.append(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
     raise_problems(problems)
+    if suffix == ".onnx":
+        validate_onnx_installed()
     learner = load(ckpt_path)
     source = load_source(learner.config)
     if source is None or learner.module.objective.metric != "accuracy":
@@ -97,7 +100,9 @@ def adapt(
     asked = _found("query", query, unlabelled_pictures)
     raise_problems(_unfit_classes(support, classes))
     read = [Path(place) for place in (ckpt_path, support, query)] + [path for c in classes for path in c.files] + asked
-    raise_problems(_overwriting("output", output, read) + _overwriting("save", save, read))
+    validate_output(Path(output), "--output", read)
+    if save is not None:
+        validate_output(Path(save), "--save", read)
     pictures, labels = _read_support(classes, source.form)
     raise_problems(blank_in_words(support, [path for c in classes for path in c.files], pictures))
     inks = [ink_of(picture) for picture in pictures] if source.ink else []
@@ -107,6 +112,7 @@ def adapt(
     support_x = 255 - pictures if inverted else pictures
 
     adapted = learner.adapt(support_x, labels, inner_steps)
+    network = None if suffix is None else _network(suffix, adapted, learner, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
     show.print(_support_in_words(classes, conversion.form))
@@ -118,12 +124,13 @@ def adapt(
         order = [name for name, _ in learner.module.network.named_parameters()]
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
-    network = None if save is None else _network(Path(save).suffix, adapted, learner, conversion)
-    _write("output", output, table.encode())
-    show.print(f"written: {output}, with the predictions for {len(asked)} picture{'s' * (len(asked) != 1)}")
     if save is not None and network is not None:
-        _write("save", save, network)
-        show.print(f"written: {save}, the adapted network")
+        write_output(Path(save), network, "--save")
+    write_output(Path(output), table.encode(), "--output")
+    n = len(asked)
+    show.print(printable(f"written: {output}, with the predictions for {n} picture{'s' * (n != 1)}"))
+    if save is not None:
+        show.print(printable(f"written: {save}, the adapted network"))
 
 
 def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
@@ -147,15 +154,6 @@ def _unfit_classes(support: str, classes: Sequence[ClassFiles]) -> list[str]:
     return problems
 
 
-def _overwriting(option: str, place: str | None, read: Sequence[Path]) -> list[str]:
-    """A problem if this file to write is one of those that are read."""
-    if place is None or not os.path.isfile(place):
-        return []
-    if not any(os.path.samefile(place, path) for path in read if os.path.exists(path)):
-        return []
-    return [f"--{option} is {place}, which is read here and would be overwritten. Choose another name"]
-
-
 def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
     """``[X, C, height, width]`` and ``[X]``."""
     paths = [path for c in classes for path in c.files]
@@ -170,7 +168,7 @@ def _predictions(
     folder = query.parent if query.is_file() else query
     file = io.StringIO(newline="")
     table = csv.writer(file)
-    table.writerow([*COLUMNS, *adapted.classes_])
+    table.writerow([*COLUMNS, *map(csv_cell, adapted.classes_)])
     paths, pictures = iter(asked), conversion.read(asked)
     while batch := list(islice(pictures, len(asked) if transductive else BATCH)):
         for row in adapted.predict_proba(np.stack(batch), transductive):
@@ -178,7 +176,7 @@ def _predictions(
             figures = [f"{p:.6f}" for p in (row[likeliest], *row)]
             path = next(paths)
             name = path.relative_to(folder) if path.is_relative_to(folder) else path
-            table.writerow([name.as_posix(), adapted.classes_[likeliest], *figures])
+            table.writerow([csv_cell(name.as_posix()), csv_cell(adapted.classes_[likeliest]), *figures])
     return file.getvalue()
 
 
@@ -196,16 +194,13 @@ def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, convers
         torch.save({**made_of, **about}, file)
         return file.getvalue()
     export = as_onnx if suffix == ".onnx" else as_program
-    return export(adapted.network, adapted.example(), {name: json.dumps(value) for name, value in about.items()})
-
-
-def _write(option: str, place: str, content: bytes) -> None:
+    metadata = {name: json.dumps(value) for name, value in about.items()}
     try:
-        write_whole(Path(place), content)
-    except OSError as error:
+        return export(adapted.network, adapted.example(), metadata)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # torch's exporters have many
         raise UserError(
-            f"--{option} is {place}: it cannot be written ({error.strerror or error}). Choose another place, or make"
-            " room and allow writing there"
+            f"--save asks for {suffix}, but torch cannot export this network so"
+            f" ({(str(error) or type(error).__name__).splitlines()[0]}): save it as .pt"
         ) from error
 
 
@@ -240,26 +235,3 @@ def _left_out_in_words(learner: MetaLearner, x: NDArray[np.uint8], y: NDArray[np
         f"leave-one-out: {right} of {n} support pictures are predicted right from the others, {right / n:.0%}"
         f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / len(np.unique(y)):.0%})"
     )
-
-
-def rates_table(used: Sequence[Params], order: Sequence[str]) -> Table:
-    """The learning rates that each inner step used, by parameter in this order; steps with the same ones in one row."""
-    table = Table(title="learning rates used", title_justify="left")
-    table.add_column("parameter")
-    for heading in ("inner step", "least", "median", "greatest", "negative"):
-        table.add_column(heading, justify="right")
-    for name in (name for name in order if name in used[0]):
-        by_step = [rates[name].flatten() for rates in used]
-        first = 0
-        for s in range(1, len(by_step) + 1):
-            if s < len(by_step) and torch.equal(by_step[s], by_step[first]):
-                continue
-            rate = by_step[first]
-            table.add_row(
-                name,
-                f"{first + 1}" if s == first + 1 else f"{first + 1} to {s}",
-                *(f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())),
-                f"{(rate < 0).float().mean():.0%}",
-            )
-            first = s
-    return table

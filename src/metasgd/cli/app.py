@@ -14,13 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from metasgd import __version__
 from metasgd.cli.commands import COMMANDS
-from metasgd.cli.options import in_own_names
+from metasgd.cli.options import say
 from metasgd.cli.parser import Parser
 from metasgd.cli.parsing import ready
 from metasgd.cli.trainer_options import TRAINER_DEFAULTS, validate_trainer_options
 from metasgd.errors import UserError
+from metasgd.reporting.figures import settings_of
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.folders import find_start
+from metasgd.runs.outputs import validate_run_folder
 from metasgd.runs.storage import place_of, validate_writable
 from metasgd.runtime.exit_codes import ending_of
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch
@@ -30,7 +32,7 @@ from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoin
 from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
 from metasgd.training.callbacks.predictions import WritePredictions
 from metasgd.training.callbacks.progress import ProgressBar, quieten
-from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks, settings_of
+from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
@@ -219,6 +221,7 @@ class MetaSGDCLI(LightningCLI):
         if stage != "validate":
             assert self.trainer.logger is not None
             validate_writable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
+            validate_run_folder(place_of(str(self.trainer.logger.log_dir), SAVE_DIR), stage, SAVE_DIR)
 
 
 @SIGNALS.listening()
@@ -233,23 +236,16 @@ def main(args: list[str] | None = None) -> int:
         else:
             MetaSGDCLI(args)
     except UserError as error:
-        _say(command, *error.problems)
+        say(command, *error.problems)
         return 2
     except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
-        _say(command, str(error))
+        say(command, str(error))
         return 2
     except Exception as error:  # the packages behind remote places have errors of their own
         ending = ending_of(error)
         if ending is None:
             raise
         code, problem = ending
-        _say(command, problem)
+        say(command, problem)
         return code
     return 0
-
-
-def _say(command: str, *problems: str) -> None:
-    rank = getattr(rank_zero_only, "rank", None)
-    whose = "error" if rank in (None, 0) else f"error in process {rank}"
-    for problem in problems:
-        print(f"{whose}: {in_own_names(command, problem)}", file=sys.stderr)

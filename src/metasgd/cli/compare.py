@@ -20,14 +20,15 @@ from metasgd.meta.objectives import OBJECTIVES
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.reporting.text import printable
 from metasgd.runs.folders import checkpoint_file
-from metasgd.runs.storage import place_of, validate_writable, write_whole
+from metasgd.runs.outputs import validate_folder
+from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
 from metasgd.supervised.comparison import BASELINES, Row
 from metasgd.supervised.comparison import compare as compared
 from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
 from metasgd.supervised.report import Terms, as_json, as_png, common_target, figure, table
-from metasgd.supervised.run_cache import RunCache, kept_in
+from metasgd.supervised.run_cache import RunCache, cached_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
 
 LEARNED = "learned"
@@ -107,9 +108,9 @@ class Compare:
         ]
         contenders += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
         place = place_of(self.save_dir, "--save_dir")
-        validate_writable(place / self.name, "--save_dir and --name")
+        validate_folder(place / self.name / "version_0", "--save_dir and --name")
         sums = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in checkpoints.items()}
-        kept = kept_in(place, self.name, {"config": self.config, "checkpoints": sums}, bench.train)
+        kept = cached_in(place, self.name, {"config": self.config, "checkpoints": sums}, bench.train)
         write_whole(kept.folder / "config.yaml", self.config.encode())
         self._report(self._rows(kept, bench, contenders), kept, bench)
 

@@ -1,8 +1,11 @@
 """The names of a command's options in what classes and modules say of themselves, which know no command line."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from metasgd.errors import UserError
 
@@ -44,3 +47,11 @@ def in_own_names(command: str, problem: str) -> str:
     for of_fit, own in OPTIONS_OF_FIT.get(command, {}).items():
         problem = re.sub(rf"(?<![\w.]){re.escape(of_fit)}", own, problem)
     return problem
+
+
+def say(command: str, *problems: str) -> None:
+    """Print problems as errors of the command, with its own option paths, and from which process if of several."""
+    rank = getattr(rank_zero_only, "rank", None)
+    whose = "error" if rank in (None, 0) else f"error in process {rank}"
+    for problem in problems:
+        print(f"{whose}: {in_own_names(command, problem)}", file=sys.stderr)

@@ -10,7 +10,6 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from numpy.typing import NDArray
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -22,8 +21,9 @@ from metasgd.learner.load import load
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
+from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.moved_classes import with_present_paths
-from metasgd.runs.storage import write_whole
+from metasgd.runs.outputs import validate_output, write_output
 from metasgd.training.datamodule import EpisodicDataModule
 
 CURVES = ("loss", "accuracy", "mse")
@@ -56,6 +56,8 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
     config, checkpoint = _config(config_file), _checkpoint(folder)
     if tasks < 2:
         raise UserError(f"--tasks is {tasks}: at least 2 are needed")
+    place = folder / "report.html" if output is None else Path(output)
+    validate_output(place, "--output", [path for path in folder.rglob("*") if path.name != "report.html"])
     learner = load(checkpoint)
     evaluated: Judged | None = None
     missing = ""
@@ -64,7 +66,6 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
     except UserError as error:
         missing = str(error)
     rates = {n: rate.detach().float() for n, rate in learner.module.update_rule.learned_rates().items()}
-    place = folder / "report.html" if output is None else Path(output)
     content = page(
         Page(
             title=f"{folder.resolve().parent.name} / {folder.resolve().name}",
@@ -78,18 +79,13 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
             missing=missing,
             recorded=recorded_in(folder / "results.json"),
             commands=[
-                f"python -m metasgd fit --config {config_file}",
-                f"python -m metasgd test --config {config_file} --ckpt_path {checkpoint}",
+                shell_command(["python", "-m", "metasgd", "fit", "--config", config_file]),
+                shell_command(["python", "-m", "metasgd", "test", "--config", config_file, "--ckpt_path", checkpoint]),
             ],
         )
     )
-    try:
-        write_whole(place, content.encode())
-    except OSError as error:
-        raise UserError(
-            f"--output is {place}: it cannot be written ({error.strerror or error}). Choose another place with --output"
-        ) from error
-    Console().print(f"written: {place}", soft_wrap=True, markup=False)
+    write_output(place, content.encode(), "--output")
+    print(printable(f"written: {place}"))
 
 
 def _config(file: Path) -> dict[str, Any]:

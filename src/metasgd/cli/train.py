@@ -17,8 +17,10 @@ from torch.optim import LBFGS, Optimizer
 from metasgd.data.problems import Problem
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.reporting.text import printable
 from metasgd.runs.folders import CONFIG_KEY, Start, checkpoint_file, find_start, validate_shapes
-from metasgd.runs.storage import place_of, validate_writable, write_whole
+from metasgd.runs.outputs import validate_folder
+from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
 from metasgd.supervised.datamodule import LoadedData, SupervisedData
 from metasgd.supervised.module import MakeOptimizer, SupervisedModule, validate_network
@@ -97,7 +99,7 @@ class Train:
         self._refuse_other_start(start, module, optimizer, optimizer_ckpt)
         trainer = self._trainer(start, module)
         folder = place_of(trainer.log_dir or self.save_dir, "--save_dir")
-        validate_writable(folder, "--save_dir")
+        validate_folder(folder / "checkpoints", "--save_dir and --name")
         write_whole(folder / "config.yaml", self.config.encode())
         trainer.fit(module, datamodule=data, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
         found = trainer.test(module, datamodule=data, verbose=False)[0]
@@ -107,7 +109,7 @@ class Train:
         Console().print(
             f"after {self.steps} steps: test/{metric} {found[f'test/{metric}']:.4f}, test/loss {found['test/loss']:.4f}"
         )
-        Console().print(f"written to {folder}", soft_wrap=True, markup=False, emoji=False)
+        print(printable(f"written to {folder}"))
 
     def _start(self) -> tuple[Start, str | None]:
         """What to resume from, and the checkpoint of the learned optimizer.

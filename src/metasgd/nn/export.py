@@ -86,6 +86,20 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
     return plain
 
 
+def validate_onnx_installed() -> None:
+    """Refuse to write ONNX without the packages that do.
+
+    Raises:
+        UserError: names those that are not installed.
+    """
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise UserError(
+            f"writing ONNX needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}, or use"
+            " the format .pt2 or .pt, which need no further package"
+        )
+
+
 def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
     """A plain network as an ONNX file: input ``x`` ``[X, …]``, output ``logits`` ``[X, N]``, any number X.
 
@@ -97,9 +111,7 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     Raises:
         UserError: the packages that write ONNX are not installed.
     """
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if missing:
-        raise UserError(f"writing ONNX needs {' and '.join(missing)}: pip install 'metasgd[onnx]'")
+    validate_onnx_installed()
     program = torch.onnx.export(
         network,
         (example,),

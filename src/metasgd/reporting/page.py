@@ -3,35 +3,27 @@
 import base64
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import yaml
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from metasgd.reporting.figures import settings_of, steps_figure
 from metasgd.reporting.metrics import Z95
-from metasgd.training.callbacks.tensorboard import settings_of, steps_figure
+from metasgd.reporting.text import figure_text, printable
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.beside { display: flex; flex-wrap: wrap; gap: 1rem; }
-.beside > * { flex: 1 1 24rem; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #eee; }
-td.figure, th.figure { text-align: right; }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; font-size: .85rem; }
-.pair img { height: 48px; margin-right: 3px; image-rendering: pixelated; border: 1px solid #ddd; }
-.note { color: #666; }
-"""
+MOST_SHOWN = 2000
+"""Characters of a value that a table shows; config.yaml below it has them all."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +76,36 @@ class Page:
 
 
 def page(about: Page) -> str:
-    """The whole page."""
-    sections = [
-        ("Figures", _figures(about)),
-        ("Curves", _beside(_svg(curve_figure(curve)) for curve in about.curves)),
-        ("By inner step", _by_step(about)),
-        ("Learned rates", _rates(about.rates)),
-        ("Hardest pairs", _pairs(about)),
-        ("Settings", _settings(about.config)),
-        ("Repeat it", _commands(about)),
-    ]
-    body = "\n".join(f"<section><h2>{title}</h2>\n{content}</section>" for title, content in sections)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(about.title)}</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head>\n"
-        f'<body><h1>{escape(about.title)}</h1><p class="note">{escape(about.checkpoint)}</p>\n{body}\n</body></html>\n'
+    """The whole page; what is put into the template is escaped there."""
+    finite = {n: rate for n, rate in about.rates.items() if rate.isfinite().all()}
+    return _template().render(
+        title=about.title,
+        checkpoint=about.checkpoint,
+        metrics=_metrics(about),
+        curves=[_svg(curve_figure(curve)) for curve in about.curves],
+        by_step=None if about.measured is None else _svg(steps_figure(about.measured, about.metric, "test")),
+        missing=about.missing,
+        rates=[_rates_row(n, rate) for n, rate in finite.items()],
+        rates_figure=_svg(rates_figure(finite)) if finite else None,
+        pairs=[
+            {"names": pair.names, "files": [[*map(_png, own)] for own in pair.pictures]}
+            | {"wrong": pair.wrong, "asked": pair.asked}
+            for pair in about.pairs
+        ],
+        settings=list(settings_of(about.config, ("model", "data", "trainer", "seed_everything")).items()),
+        config=yaml.safe_dump(about.config, sort_keys=False),
+        commands=about.commands,
     )
 
 
-def _figures(about: Page) -> str:
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["shown"] = lambda value: printable(value, MOST_SHOWN)
+    return environment.from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+
+
+def _metrics(about: Page) -> list[tuple[str, str]]:
+    """What was measured, in words: what it is, and its value."""
     rows = []
     if about.measured is not None:
         n, mean = len(about.measured), float(about.measured[:, -1].mean())
@@ -121,9 +123,8 @@ def _figures(about: Page) -> str:
             if evaluated:
                 value, step = (max if about.metric == "accuracy" else min)(evaluated, key=lambda found: found[0])
                 # what is logged is the number of the last step taken, from 0
-                figure = f"{_in_words(value, None, about.metric)} {after(step + 1)}"
-                rows.append((f"best val {about.metric}", figure))
-    return _table(("", ""), rows) if rows else '<p class="note">nothing was judged yet</p>'
+                rows.append((f"best val {about.metric}", f"{_in_words(value, None, about.metric)} {after(step + 1)}"))
+    return rows
 
 
 def after(outer_steps: int) -> str:
@@ -160,7 +161,7 @@ def rates_figure(rates: dict[str, Tensor]) -> Figure:
     panel.hlines(rows, quantiles[0], quantiles[4], color="C0", linewidth=1)
     panel.hlines(rows, quantiles[1], quantiles[3], color="C0", linewidth=6)
     panel.plot(quantiles[2], rows, "|", color="black", markersize=10)
-    panel.set_yticks(rows, list(rates))
+    panel.set_yticks(rows, [figure_text(name) for name in rates])
     panel.invert_yaxis()
     panel.axvline(0, color="crimson", linewidth=0.8)
     panel.set_xlabel("learning rate: least to greatest, quartiles, median")
@@ -168,45 +169,9 @@ def rates_figure(rates: dict[str, Tensor]) -> Figure:
     return figure
 
 
-def _rates(rates: dict[str, Tensor]) -> str:
-    finite = {n: rate for n, rate in rates.items() if rate.isfinite().all()}
-    if not finite:
-        return '<p class="note">this update rule has no learned rates to show</p>'
-    rows = [
-        (
-            n,
-            rate.numel(),
-            *(f"{v:.4g}" for v in (rate.min(), rate.median(), rate.max())),
-            f"{(rate < 0).float().mean():.1%}",
-        )
-        for n, rate in finite.items()
-    ]
-    headings = ("parameter", "rates", "least", "median", "greatest", "negative")
-    return _svg(rates_figure(finite)) + _table(headings, rows)
-
-
-def _by_step(about: Page) -> str:
-    if about.measured is None:
-        return f'<p class="note">no test tasks: {escape(about.missing)}</p>'
-    return _svg(steps_figure(about.measured, about.metric, "test"))
-
-
-def _pairs(about: Page) -> str:
-    if about.measured is None:
-        return f'<p class="note">no test tasks: {escape(about.missing)}</p>'
-    if not about.pairs:
-        return '<p class="note">no two classes were taken for each other</p>'
-    rows = "".join(
-        f'<tr class="pair"><td>{escape(pair.names[0])}<br>{_pictures(pair.pictures[0])}</td>'
-        f"<td>{escape(pair.names[1])}<br>{_pictures(pair.pictures[1])}</td>"
-        f'<td class="figure">{pair.wrong} of {pair.asked}</td></tr>'
-        for pair in about.pairs
-    )
-    return f'<table><tr><th>class</th><th>taken for</th><th class="figure">queries</th></tr>{rows}</table>'
-
-
-def _pictures(pictures: Sequence[NDArray[np.uint8]]) -> str:
-    return "".join(f'<img alt="" src="data:image/png;base64,{_png(picture)}">' for picture in pictures)
+def _rates_row(name: str, rate: Tensor) -> tuple[str, ...]:
+    spread = [f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())]
+    return name, str(rate.numel()), *spread, f"{(rate < 0).float().mean():.1%}"
 
 
 def _png(picture: NDArray[np.uint8]) -> str:
@@ -216,28 +181,12 @@ def _png(picture: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _settings(config: dict[str, Any]) -> str:
-    rows = settings_of(config, ("model", "data", "trainer", "seed_everything")).items()
-    whole = escape(yaml.safe_dump(config, sort_keys=False))
-    return f"{_table(('option', 'value'), rows)}<details><summary>config.yaml</summary><pre>{whole}</pre></details>"
-
-
-def _commands(about: Page) -> str:
-    return f"<pre>{escape(chr(10).join(about.commands))}</pre>"
-
-
-def _beside(parts: Any) -> str:
-    return f'<div class="beside">{"".join(parts)}</div>'
-
-
-def _table(headings: Sequence[str], rows: Any) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{f'<tr>{head}</tr>' if any(headings) else ''}{body}</table>"
-
-
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure) -> Markup:
+    """A drawing by matplotlib, which escapes the text in it."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # of a letter that the font lacks a box is drawn; the table beside it has the letter
+        warnings.filterwarnings("ignore", message=".*missing from font")
+        figure.savefig(file, format="svg", metadata={"Date": None})
     drawing = file.getvalue()
-    return f"<div>{drawing[drawing.index('<svg') :]}</div>"
+    return Markup(drawing[drawing.index("<svg") :])

@@ -1,15 +1,11 @@
 """A user's own text (names of classes, runs and files) where it would otherwise be read as something else."""
 
-import re
 import shlex
 import unicodedata
 from collections.abc import Iterable
 
 JOINERS = "\u200c\u200d"
 """Format characters that words and emoji are spelt with."""
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""How a cell begins that a spreadsheet takes for a formula, or one that was guarded against it."""
-NUMBER = re.compile(r"[+\-]?(\d+\.?\d*|\.\d+)([eE][+\-]?\d+)?")
 
 
 def printable(text: object, most: int | None = None) -> str:
@@ -43,23 +39,6 @@ def figure_text(text: object, most: int = 40) -> str:
     """
     shown = printable(text, most).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown  # labels with an underscore have no place in a legend
-
-
-def csv_cell(text: object) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula: one that could be gets an apostrophe in front.
-
-    Numbers stay as they are. ``cell_text`` takes the apostrophe away.
-
-    >>> csv_cell("=1+1"), csv_cell("-1"), csv_cell("a"), cell_text(csv_cell("=1+1"))
-    ("'=1+1", '-1', 'a', '=1+1')
-    """
-    cell = str(text)
-    return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
-
-
-def cell_text(cell: str) -> str:
-    """What ``csv_cell`` made a cell of."""
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def shell_command(words: Iterable[object]) -> str:

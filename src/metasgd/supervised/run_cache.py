@@ -76,7 +76,7 @@ class RunCache:
             (self.folder / FILE).unlink(missing_ok=True)
 
 
-def kept_in(save_dir: UPath, name: str, terms: dict[str, Any], train: Train) -> RunCache:
+def cached_in(save_dir: UPath, name: str, terms: dict[str, Any], train: Train) -> RunCache:
     """The unfinished comparison of these terms under ``save_dir/name``, otherwise a new one in a folder of its own.
 
     Raises:

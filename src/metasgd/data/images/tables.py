@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from metasgd.data.csv_cells import cell_text
 from metasgd.data.images.files import ClassFiles, printable, shortened
 from metasgd.data.regular_file import read_regular
 from metasgd.errors import UserError, raise_problems
@@ -39,10 +40,12 @@ def read_table(table: Path, images: Path, labelled: bool = True) -> list[tuple[P
         if column is None:
             raise UserError(f"{table}: {_wrong_header(columns)}")
         labels_wanted = labelled and LABEL_COLUMN in columns
-        found = [
-            ((row[column] or "").strip(), (row[LABEL_COLUMN] or "").strip() if labels_wanted else None) for row in rows
-        ]
+        found = [(_cell(row[column]), _cell(row[LABEL_COLUMN]) if labels_wanted else None) for row in rows]
     return _found(table, images, found, first=2)
+
+
+def _cell(value: str | None) -> str:
+    return cell_text((value or "").strip())
 
 
 def classes_of_table(table: Path, images: Path) -> list[ClassFiles]:

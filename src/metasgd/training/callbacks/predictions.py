@@ -11,6 +11,7 @@ from torch import Tensor
 from upath import UPath
 
 from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.csv_cells import csv_cell
 from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.runs.storage import write_whole
@@ -76,7 +77,9 @@ def _class_rows(probabilities: Tensor, task: Episode, sampler: Any) -> list[list
     names = [sampler.pool.names[c] for c in classes] if isinstance(sampler, ClassSampler) else classes
     found, predicted = probabilities.max(dim=-1)
     answers = zip(task.query_y[0].tolist(), predicted.tolist(), found.tolist(), strict=True)
-    return [[q, names[label], names[answer], f"{p:.6f}"] for q, (label, answer, p) in enumerate(answers)]
+    return [
+        [q, csv_cell(names[label]), csv_cell(names[answer]), f"{p:.6f}"] for q, (label, answer, p) in enumerate(answers)
+    ]
 
 
 def _regression_rows(outputs: Tensor, task: Episode, sampler: Any) -> list[list[Any]]:  # noqa: ARG001

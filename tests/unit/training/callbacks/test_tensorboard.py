@@ -12,13 +12,8 @@ from torch import nn
 
 from metasgd.episode import Episode
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.training.callbacks.tensorboard import (
-    filters_figure,
-    first_convolution,
-    settings_of,
-    steps_figure,
-    task_figure,
-)
+from metasgd.reporting.figures import filters_figure, settings_of, steps_figure, task_figure
+from metasgd.training.callbacks.tensorboard import first_convolution
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,136 @@
+"""Figures of a run: values in, a matplotlib figure out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.reporting.metrics import Z95
+from metasgd.reporting.text import figure_text, printable
+
+MOST_FILTERS = 64
+INCHES, SIDE, ROW, MARGIN, TITLE = 0.6, 0.94, 1.3, 0.6, 0.9
+"""Of a task's picture: the inches from one picture to the next; in these, a picture's side, the height of a row, and
+the space for the classes' numbers beside and the title above."""
+OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
+
+
+def filters_figure(rates: Tensor, name: str) -> Figure:
+    """Rates ``[filters, channels, height, width]``: a row per channel, a square per filter.
+
+    Where their signs differ, zero is white; otherwise the colours go from the least to the greatest.
+    """
+    shown = rates[:MOST_FILTERS]
+    columns = min(8, len(shown))
+    rows = -(-len(shown) // columns) * rates.shape[1]
+    figure = Figure(figsize=(4.5, 1.2 + 0.45 * rows), layout="constrained")
+    low, high = float(shown.min()), float(shown.max())
+    mixed = low < 0 < high
+    low, high = (-max(-low, high), max(-low, high)) if mixed else (low, high)
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels:
+        panel.axis("off")
+    for f, of_filter in enumerate(shown):
+        for c, square in enumerate(of_filter):
+            panel = panels[(f // columns * rates.shape[1] + c) * columns + f % columns]
+            image = panel.imshow(square.numpy(), cmap="RdBu_r" if mixed else "viridis", vmin=low, vmax=high)
+    bar = figure.colorbar(image, ax=panels, location="bottom", aspect=30, ticks=[low, (low + high) / 2, high])
+    bar.set_label(f"learning rate of each weight of {figure_text(name)}")
+    bar.ax.set_xticklabels([f"{rate:.4g}" for rate in (low, (low + high) / 2, high)])
+    if len(rates) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(rates)} filters")
+    return figure
+
+
+def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Figure:
+    """``measured``: ``[B, S + 1]``, a row per task, after 0 … S inner steps; their mean and its 95 % interval."""
+    n, steps = measured.shape
+    mean = measured.mean(dim=0)
+    half = Z95 * measured.std(dim=0) / n**0.5 if n > 1 else torch.zeros(steps)
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    panel = figure.subplots()
+    panel.errorbar(range(steps), mean.numpy(), yerr=half.numpy(), marker="o", capsize=4)
+    panel.set(xlabel="inner steps", ylabel=metric, xticks=range(steps), title=f"{n} {split} tasks, mean ± 95 %")
+    panel.grid(alpha=0.3)
+    if metric == "accuracy":
+        panel.set_ylim(0, 1.02)
+    return figure
+
+
+def task_figure(task: Episode, predicted: Tensor, most_shots: int = 5, most_queries: int = 6) -> Figure:
+    """One task: a row per class with its support pictures and its queries, each query with the class it was taken for.
+
+    Args:
+        task: a meta-batch of one.
+        predicted: ``[X]``, the class position predicted for each query.
+        most_shots: support pictures shown of each class.
+        most_queries: queries shown of each class.
+    """
+    n = task.n_way
+    support, query = (x[0].reshape(n, -1, *x.shape[2:]) for x in (task.support_x, task.query_x))
+    taken_for = predicted.reshape(n, -1)
+    right = float((predicted == task.query_y[0]).float().mean())
+    shots, queries = min(support.shape[1], most_shots), min(query.shape[1], most_queries)
+    first_query = shots + 0.5
+    width, height = first_query + queries, n * ROW
+    across, down = width + MARGIN, height + TITLE
+    figure = Figure(figsize=(INCHES * across, INCHES * down))
+    # all in one panel: a panel for each picture takes some 20 s at 60 ways
+    panel = figure.add_axes((0.5 / across, 0, width / across, height / down))
+    for way in range(n):
+        place = way * ROW + ROW - 1
+        panel.text(-0.1, place + 0.5, f"{way + 1}", fontsize=12, ha="right", va="center")
+        for k in range(shots):
+            _show(panel, support[way, k], k, place)
+        for q in range(queries):
+            answer, x = int(taken_for[way, q]), first_query + q
+            wrong = answer != way
+            _show(panel, query[way, q], x, place)
+            panel.text(
+                x + SIDE / 2,
+                place - 0.03,
+                f"{answer + 1}",
+                fontsize=12,
+                ha="center",
+                va="bottom",
+                color="crimson" if wrong else "black",
+            )
+            if wrong:
+                panel.add_patch(Rectangle((x, place), SIDE, SIDE, fill=False, color="crimson", linewidth=4))
+    panel.axis("off")
+    panel.set(xlim=(0, width), ylim=(height, 0))
+    figure.suptitle(
+        f"classes, and queries with the class predicted:\n{right:.0%} right, wrong ones framed",
+        y=1 - 0.15 / down,
+        fontsize=11,
+    )
+    return figure
+
+
+def _show(panel: Axes, picture: Tensor, x: float, y: float) -> None:
+    """A picture ``[channels, height, width]``, grey or in colour, its upper left corner at (x, y)."""
+    image = picture.permute(1, 2, 0).squeeze(-1).numpy()
+    panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + SIDE, y + SIDE, y), aspect="equal")
+
+
+def settings_of(
+    config: dict[str, Any], sections: Sequence[str] = ("model", "data", "seed_everything")
+) -> dict[str, Any]:
+    """A configuration as a flat table, for TensorBoard's: one name and one plain value each."""
+    flat: dict[str, Any] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(name if key == "init_args" else f"{name}.{key}".removesuffix(".class_path"), inner)
+        elif value is not None and name not in OF_THE_MACHINE:
+            flat[printable(name)] = value if isinstance(value, int | float) else printable(value)
+
+    for section in sections:
+        add(section, config.get(section))
+    return flat
