@@ -84,8 +84,8 @@ def said(capsys, *arguments):
         ),
         (["--network", "textwrap.dedent"], "network is textwrap.dedent: give a class of torch.nn.Module"),
         (
-            ["--network", "{class_path: os.system, init_args: {command: touch made}}"],
-            "os.system: give a class of torch.nn",
+            ["--network", "{class_path: textwrap.dedent, init_args: {text: made}}"],
+            "network is textwrap.dedent: give a class of torch.nn.Module",
         ),
         (["--network", "mine.liar"], "--network is mine.liar, which made a int and no torch.nn.Module"),
         (["--network", "mine.Pair"], "network: Pair answers a tuple, and one tensor is needed"),
