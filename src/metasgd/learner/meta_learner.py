@@ -80,7 +80,7 @@ class MetaLearner:
         stack = inner_loop_of(learner, theta, task)
         taken, final, _ = stack.adapt(steps)
         loss_after, _, _ = stack.support(final, keep=False)
-        params = stack.weights(final, stack.shared)
+        params = stack.weights(stack.for_query(final), stack.shared)
         return AdaptedLearner(
             network=freeze_statistics(module.network, params, task.support_x[0], n_way),
             classes_=classes,

@@ -46,6 +46,37 @@ class AutogradInnerLoop(InnerLoop):
             outputs.append((graph.loss, ell))
         return _pulled([(out, by) for out, by in outputs if out.requires_grad], graph.params, graph.shared)
 
+    def prototype_rows(self, start: Params) -> Params:
+        with torch.no_grad():
+            return self._rows(start, self.shared)
+
+    def prototype_rows_vjp(self, lam: Params) -> Params:
+        params = leaves({n: p for n, p in self.start.items() if n not in self.learner.rows})
+        shared = self._shared_leaves()
+        with torch.enable_grad():
+            rows = self._rows(params, shared)
+        return _pulled([(row, lam[n]) for n, row in rows.items() if row.requires_grad], params, shared)
+
+    def _rows(self, params: Params, shared: Params) -> Params:
+        assert self.learner.prototypes is not None
+        name, head = self.learner.prototypes
+        # the head is called too, with rows of no consequence: what it reads is what is wanted
+        fixed = {**self.weights({}, shared), **{n: self.learner.theta[n] for n in self.learner.rows}}
+
+        def features(params: Params, x: Tensor) -> Tensor:
+            read: list[Tensor] = []
+            hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+            try:
+                call(self.learner.network, {**fixed, **params}, x, self.learner.slots)
+            finally:
+                hook.remove()
+            return read[0].flatten(1)
+
+        x = self.support_set[0]
+        found = vmap(features)(params, x) if self.lead else features(params, x)
+        log_scale = shared[f"{name}.log_scale"]
+        return self.rows_of(log_scale, found.to(log_scale.dtype))
+
     def query(self, params: Params) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             return self._query(params, self.shared)

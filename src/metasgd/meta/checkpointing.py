@@ -44,11 +44,13 @@ class Backwards:
     def chosen(self) -> dict[str, Tensor]:
         """What the rule chose at each step, if it chooses, ``[*lead, S, …]``."""
         axis = len(self.stack.lead)
-        return {c: torch.stack([one[c] for one in self._chosen], dim=axis) for c in self._chosen[0]}
+        names = self._chosen[0] if self._chosen else ()
+        return {c: torch.stack([one[c] for one in self._chosen], dim=axis) for c in names}
 
     def __iter__(self) -> Iterator[tuple[int, InnerStep]]:
-        start = self.stack.start
-        return self._between(0, self.inner_steps, start, self.stack.learner.rule.init_state(start), NUM_CHECKPOINTS)
+        if not self.inner_steps:
+            return iter(())
+        return self._between(0, self.inner_steps, self.stack.start, self.stack.first_state(), NUM_CHECKPOINTS)
 
     def _between(
         self, first: int, last: int, params: Params, state: State, places: int
@@ -77,8 +79,7 @@ class Backwards:
         yield from self._between(first, middle, params, state, places)
 
     def _after(self, s: int, step: InnerStep) -> tuple[Params, State]:
-        with torch.no_grad():
-            params, state = self.stack.learner.rule(s, step.params, step.grads, step.loss, step.state)
+        params, state = self.stack.after(s, step)
         if s == len(self.losses):  # for the first time
             self.losses.append(step.loss)
             self._chosen.append({c: state[c] for c in CHOSEN if c in state})

@@ -58,7 +58,7 @@ def evaluate(
     stack = inner_loop_of(learner, theta, tasks)
     steps, final, chosen = stack.adapt(inner_steps)
     params = [*(step.params for step in steps), final]
-    evaluated = [stack.query(params[s]) for s in after]
+    evaluated = [stack.query(stack.for_query(params[s])) for s in after]
     axis, b = len(stack.lead), tasks.n_tasks
     support_losses = torch.stack([step.loss for step in steps], dim=-1) if steps else torch.empty(b, 0)
     outputs = torch.stack([outputs for _, outputs in evaluated], dim=axis)

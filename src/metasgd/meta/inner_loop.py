@@ -9,18 +9,20 @@ One task, S inner steps, network f, loss L, update rule u with parameters φ:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from metasgd.episode import Episode
 from metasgd.meta.closed_form.from_module import read
 from metasgd.meta.closed_form.network import FeedForward
 from metasgd.nn.calling import Slots, slots_of
-from metasgd.nn.networks import class_agnostic_names
+from metasgd.nn.heads import PrototypeHead
+from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.rules.gradient_descent import CHOSEN, Params, State, UpdateRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -78,6 +80,16 @@ class InnerLoopConfig:
         """Names of the parameters whose single row a task expands to its N ways."""
         return class_agnostic_names(self.network)
 
+    @cached_property
+    def prototypes(self) -> tuple[str, PrototypeHead] | None:
+        """The name and the module of the head whose rows start from the support set, if the network has one."""
+        return prototype_head(self.network)
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Names of that head's rows: its weight and its bias."""
+        return () if self.prototypes is None else tuple(f"{self.prototypes[0]}.{part}" for part in ("weight", "bias"))
+
 
 Tape = Any
 """What a stack remembers of a support pass, to differentiate ``g_s`` and ``L_s``: its own business."""
@@ -93,6 +105,13 @@ class InnerStep:
     grads: Params
     tape: Tape | None
 
+    def adapting(self, names: frozenset[str]) -> "InnerStep":
+        """The step as a rule sees it that serves these names only."""
+        if names >= self.params.keys():
+            return self
+        params, grads = ({n: t for n, t in part.items() if n in names} for part in (self.params, self.grads))
+        return replace(self, params=params, grads=grads)
+
 
 class InnerLoop(ABC):
     """b tasks side by side, each with weights of its own.
@@ -101,7 +120,6 @@ class InnerLoop(ABC):
     that go in and out carry no graph.
 
     Attributes:
-        start: ``θ_0`` of what adapts, ``[*lead, …]``.
         shared: θ of what does not adapt, of θ's own shapes.
     """
 
@@ -111,20 +129,62 @@ class InnerLoop(ABC):
         support_x, support_y, query_x, query_y = (f if self.lead else f[0] for f in tasks[:4])
         self.support_set = support_x, support_y
         self.query_set = query_x, query_y
-        self.start: Params = {}
-        self.shared: Params = {}
-        for name, p in theta.items():
-            if name in learner.adapted:
-                rows = (tasks.n_way, *p.shape[1:]) if name in learner.agnostic else p.shape
-                self.start[name] = p.detach().expand(*self.lead, *rows)
-            else:
-                self.shared[name] = p.detach()
+        self.n_way = tasks.n_way
+        self.theta = {n: p.detach() for n, p in theta.items() if n not in learner.rows}
+        self.shared = {n: p for n, p in self.theta.items() if n not in learner.adapted}
         self.shared_rows = {n: tasks.n_way for n in self.shared if n in learner.agnostic}
+
+    @cached_property
+    def start(self) -> Params:
+        """``θ_0`` of what a task has of its own, ``[*lead, …]``: what adapts, and a prototype head's rows."""
+        start = {}
+        for name, p in self.theta.items():
+            if name in self.learner.adapted:
+                rows = (self.n_way, *p.shape[1:]) if name in self.learner.agnostic else p.shape
+                start[name] = p.expand(*self.lead, *rows)
+        return start if self.learner.prototypes is None else {**start, **self.prototype_rows(start)}
+
+    def rows_of(self, log_scale: Tensor, features: Tensor) -> Params:
+        """The rows of a prototype head that reads ``features [*lead, X, D]`` of the support set."""
+        assert self.learner.prototypes is not None
+        _, head = self.learner.prototypes
+        made = partial(head.rows, log_scale, n_way=self.n_way)
+        y = self.support_set[1]
+        return dict(zip(self.learner.rows, (vmap(made)(features, y) if self.lead else made(features, y)), strict=True))
+
+    def for_query(self, params: Params) -> Params:
+        """``params`` as the query set sees them: the rows of a prototype head times its temperature."""
+        if self.learner.prototypes is None:
+            return params
+        t = self.shared[f"{self.learner.prototypes[0]}.log_temperature"].exp()
+        return {**params, **{n: t * params[n] for n in self.learner.rows}}
+
+    def for_query_vjp(self, params: Params, grads: Params) -> Params:
+        """The gradient in ``params`` and in the temperature, out of that in ``for_query(params)``."""
+        if self.learner.prototypes is None:
+            return grads
+        name = f"{self.learner.prototypes[0]}.log_temperature"
+        t = self.shared[name].exp()
+        rows = {n: t * grads[n] for n in self.learner.rows if n in grads}
+        total = torch.stack([(g * params[n]).sum() for n, g in rows.items()]).sum()
+        return {**grads, **rows, name: total}
 
     def weights(self, params: Params, shared: Params) -> Params:
         """All the network's weights: those that adapt, and the others expanded to a task's ways."""
         rows = self.shared_rows
         return {**params, **{n: p.expand(rows[n], *p.shape[1:]) if n in rows else p for n, p in shared.items()}}
+
+    @abstractmethod
+    def prototype_rows(self, start: Params) -> Params:
+        """The rows of a prototype head, ``[*lead, N, D]`` and ``[*lead, N]``.
+
+        Args:
+            start: ``θ_0`` of what else a task has of its own.
+        """
+
+    @abstractmethod
+    def prototype_rows_vjp(self, lam: Params) -> Params:
+        """``λ · ∂rows``, in θ below the head and in its scale, for λ in the rows at ``θ_0``."""
 
     @abstractmethod
     def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
@@ -158,15 +218,24 @@ class InnerLoop(ABC):
         loss, grads, tape = self.support(params, keep)
         return InnerStep(params, state, loss, grads, tape)
 
+    def first_state(self) -> State:
+        """``m_0``."""
+        return self.learner.rule.init_state({n: p for n, p in self.start.items() if n in self.learner.adapted})
+
+    def after(self, s: int, step: InnerStep) -> tuple[Params, State]:
+        """``(θ_{s+1}, m_{s+1})``: the rule moves what adapts; what a task has else of its own stays."""
+        adapting = step.adapting(self.learner.adapted)
+        with torch.no_grad():
+            moved, state = self.learner.rule(s, adapting.params, adapting.grads, step.loss, step.state)
+        return (moved if adapting is step else {**step.params, **moved}), state
+
     def adapt(self, inner_steps: int) -> tuple[list[InnerStep], Params, dict[str, Tensor]]:
         """Take S inner steps; return them, ``θ_S``, and what the rule chose, ``[*lead, S, …]``."""
-        rule = self.learner.rule
-        params, state = self.start, rule.init_state(self.start)
+        params, state = self.start, self.first_state()
         steps = []
-        with torch.no_grad():
-            for s in range(inner_steps):
-                steps.append(self.step(params, state, keep=False))
-                params, state = rule(s, params, steps[-1].grads, steps[-1].loss, state)
+        for s in range(inner_steps):
+            steps.append(self.step(params, state, keep=False))
+            params, state = self.after(s, steps[-1])
         states = [*(step.state for step in steps[1:]), state]
         chosen = {c: torch.stack([m[c] for m in states], dim=len(self.lead)) for c in CHOSEN if c in state}
         return steps, params, chosen

@@ -65,19 +65,27 @@ class _Reverse:
 
     def query(self, params: Params, weight: float) -> tuple[Tensor, Tensor]:
         """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs."""
-        losses, outputs, grads = self.stack.query_and_grads(params)
+        losses, outputs, grads = self.stack.query_and_grads(self.stack.for_query(params))
+        grads = self.stack.for_query_vjp(params, grads)
         self._add(grads if weight == 1 else {n: weight * g for n, g in grads.items()})
         return losses, outputs
 
     def step(self, s: int, step: InnerStep) -> None:
         """Go back over inner step s."""
-        pulled = vjp(self.rule, s, step.params, step.grads, step.loss, step.state, self.lam, self.nu)
-        self.lam, self.nu = pulled.params, pulled.state
+        seen = step.adapting(self.stack.learner.adapted)
+        lam = self.lam if seen is step else {n: self.lam[n] for n in seen.params}
+        pulled = vjp(self.rule, s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
+        self.lam, self.nu = (pulled.params if seen is step else {**self.lam, **pulled.params}), pulled.state
         for name, g in pulled.phi.items():
             _add_to(self.phi, name, g)
         omega = {} if self.first_order else pulled.grads
         if omega or pulled.loss is not None:
             self._add(self.stack.vjp(step.params, step.tape, omega, pulled.loss))
+
+    def start(self) -> None:
+        """Go back through the start of a prototype head's rows."""
+        if self.stack.learner.prototypes is not None:
+            self._add(self.stack.prototype_rows_vjp(self.lam))
 
 
 def last_alone(inner_steps: int) -> list[float]:
@@ -100,7 +108,7 @@ def meta_gradient(
         learner: what adapts.
         theta: θ, by name; these values are used, not those in ``learner.network``.
         tasks: b tasks; more than one are stacked.
-        inner_steps: S, at least 1.
+        inner_steps: S; 0 leaves the tasks where they start.
         first_order: leave out the Hessian term.
         recompute: run inner steps again in the reverse pass instead of keeping them: memory that does not
             grow with S, for a few more support passes per step (see ``backwards.py``).
@@ -108,8 +116,10 @@ def meta_gradient(
     """
     weights = last_alone(inner_steps) if query_weights is None else query_weights
     stack = inner_loop_of(learner, theta, tasks)
-    backwards = Backwards(stack, inner_steps, taped=not first_order, again=recompute)
     reverse = _Reverse(stack, first_order)
+    if not inner_steps:
+        query_losses, outputs = reverse.query(stack.start, 1)
+    backwards = Backwards(stack, inner_steps, taped=not first_order, again=recompute)
     for s, step in backwards:
         if s == inner_steps - 1:
             query_losses, outputs = reverse.query(backwards.final, weights[-1])
@@ -117,7 +127,9 @@ def meta_gradient(
         if s and weights[s - 1]:
             reverse.query(step.params, weights[s - 1])
         del step  # before the next one is made
-    support_losses, chosen = torch.stack(backwards.losses, dim=-1), backwards.chosen
+    reverse.start()
+    support_losses = torch.stack(backwards.losses, dim=-1) if inner_steps else query_losses.new_empty(tasks.n_tasks, 0)
+    chosen = backwards.chosen
     gathered = {n: g for n, g in (reverse.lam | reverse.shared).items() if n not in learner.frozen}
     learned = {n: p for n, p in learner.phi.items() if p.requires_grad}
     b = tasks.n_tasks

@@ -31,7 +31,8 @@ from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
 from metasgd.meta.second_order import refuse_wrong_second_order
 from metasgd.nn.calling import call, network_copy
-from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead, class_agnostic_names
+from metasgd.nn.heads import ClassAgnosticHead
+from metasgd.nn.networks import BatchNorm2d, class_agnostic_names
 from metasgd.rules.gradient_descent import CHOSEN, Params, State
 
 RUN_SEED = 0x52554E

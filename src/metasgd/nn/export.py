@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metasgd.errors import UserError
 from metasgd.nn.calling import network_copy
-from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead
+from metasgd.nn.heads import ClassAgnosticHead
+from metasgd.nn.networks import BatchNorm2d
 from metasgd.rules.gradient_descent import Params
 
 
@@ -59,7 +60,8 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
     plain = exported(network, n_way)
     own = plain.state_dict()
     for name, p in {**dict(network.named_parameters()), **params}.items():
-        own[name].copy_(p.expand_as(own[name]))
+        if name in own:  # the scales of a prototype head are in its rows
+            own[name].copy_(p.expand_as(own[name]))
     layers = {name: m for name, m in plain.named_modules() if isinstance(m, _BatchNorm)}
     seen: set[str] = set()
 

@@ -15,25 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.errors import UserError, raise_problems, too_small
-
-
-class ClassAgnosticHead(nn.Module):
-    """A linear classifier that knows no class: every row starts from the same vector.
-
-    A task's adaptation expands the single row to as many as the task has ways, so that the learner is
-    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022). Cross-entropy
-    does not see what all rows have in common: the vector stays at zero (Kao et al., ICLR 2022), and the first inner
-    step moves the head alone, to a learned dot product with the support set's features. From the second on, all moves.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, features))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[X, features]`` to ``[X, rows]``: N rows in a task, 1 before it."""
-        return F.linear(x, self.weight, self.bias)
+from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
 
 
 class BatchNorm2d(nn.Module):
@@ -96,8 +78,9 @@ class Conv4(nn.Sequential):
     given and keeps no running statistics.
 
     Args:
-        n_way: classes that a linear head tells apart; unused by the class-agnostic head.
-        head: ``linear``, or ``class_agnostic`` (see :class:`ClassAgnosticHead`).
+        n_way: classes that a linear head tells apart; unused by the other heads.
+        head: ``linear``; or, for any number of ways, ``prototype`` (see :class:`PrototypeHead`) or ``class_agnostic``
+            (see :class:`ClassAgnosticHead`).
         in_channels: 1 for grey, 3 for colour.
         width: filters of each convolution, 64 as published; or four numbers, one for each. Later convolutions see
             smaller images: ``[32, 64, 128, 256]`` costs about a quarter more than 64, and has four times the features.
@@ -113,7 +96,7 @@ class Conv4(nn.Sequential):
     def __init__(
         self,
         n_way: int = 5,
-        head: Literal["linear", "class_agnostic"] = "class_agnostic",
+        head: Literal["linear", "class_agnostic", "prototype"] = "class_agnostic",
         in_channels: int = 1,
         width: int | Sequence[int] = 64,
         image_size: int = 28,
@@ -145,7 +128,13 @@ class Conv4(nn.Sequential):
         body = nn.Sequential(*blocks, nn.Flatten())
         if features == "normalised":
             body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
-        top = nn.Linear(n_features, n_way) if head == "linear" else ClassAgnosticHead(n_features)
+        top: nn.Module
+        if head == "linear":
+            top = nn.Linear(n_features, n_way)
+        elif head == "prototype":
+            top = PrototypeHead(n_features, one_length=features == "normalised")
+        else:
+            top = ClassAgnosticHead(n_features)
         super().__init__(OrderedDict(body=body, head=top))
         # as convolutions read them: every inner step has weights of its own, which would be laid out anew each time
         self.to(memory_format=torch.channels_last)
@@ -193,8 +182,13 @@ def class_agnostic_names(network: nn.Module) -> frozenset[str]:
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.named_modules()
         if isinstance(module, ClassAgnosticHead)
-        for name, _ in module.named_parameters()
+        for name in ("weight", "bias")
     )
+
+
+def prototype_head(network: nn.Module) -> tuple[str, PrototypeHead] | None:
+    """The name and the module of the network's prototype head, if it has one."""
+    return next(((n, m) for n, m in network.named_modules() if isinstance(m, PrototypeHead)), None)
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
@@ -212,7 +206,9 @@ def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[
     Raises:
         UserError: a pattern fits no parameter, or all are frozen.
     """
-    names = frozenset(name for name, p in network.named_parameters() if p.requires_grad)
+    start = prototype_head(network)
+    scales = () if start is None else (f"{start[0]}.log_scale", f"{start[0]}.log_temperature")
+    names = frozenset(name for name, p in network.named_parameters() if p.requires_grad and name not in scales)
     if not names:
         raise UserError(
             f"{type(network).__name__} has no parameter that can adapt: all are frozen (requires_grad False), or there"

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from metasgd.errors import UserError
 from metasgd.nn.calling import call
-from metasgd.nn.networks import class_agnostic_names
+from metasgd.nn.networks import class_agnostic_names, prototype_head
 
 
 def refuse_lazy(network: nn.Module) -> None:
@@ -86,7 +86,7 @@ def validate_classes_differ(network: nn.Module, adapted: frozenset[str], adapts:
         UserError: says what to do.
     """
     agnostic = class_agnostic_names(network)
-    if agnostic and not agnostic & adapted:
+    if agnostic and not agnostic & adapted and prototype_head(network) is None:
         raise UserError(
             f"model.adapts is {adapts}, which leaves the class-agnostic head as it is: all classes would get the same"
             " output. Let the head adapt too, or give the network a head with a row for each class, as with"

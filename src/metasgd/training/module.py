@@ -22,7 +22,7 @@ from metasgd.meta.objectives import OBJECTIVES, LossName
 from metasgd.meta.truncated_unroll import TruncatedUnroll, validate_initialisable
 from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
 from metasgd.nn.chance import random_modules, without_chance
-from metasgd.nn.networks import adapted_names, class_agnostic_names, uses_batch_statistics
+from metasgd.nn.networks import adapted_names, class_agnostic_names, prototype_head, uses_batch_statistics
 from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
@@ -86,7 +86,7 @@ class MetaSGDModule(LightningModule):
         raise_problems(
             too_small(
                 "model.",
-                ("inner_steps", inner_steps, 1),
+                ("inner_steps", inner_steps, 0 if prototype_head(network) else 1),
                 ("eval_inner_steps", eval_inner_steps, 0),
                 ("segments", segments, 1),
                 ("minibatch_shots", minibatch_shots, 1),
@@ -101,6 +101,11 @@ class MetaSGDModule(LightningModule):
             raise UserError(
                 f"model.segments is {segments} and model.transductive is false, but in long runs BatchNorm normalises"
                 " the query set by its own statistics. Set model.transductive to true"
+            )
+        if prototype_head(network) and (loss != "cross_entropy" or segments > 1):
+            raise UserError(
+                f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
+                " use cross_entropy and 1, or another head"
             )
         refuse_lazy(network)
         if segments > 1:

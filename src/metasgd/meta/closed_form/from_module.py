@@ -14,7 +14,8 @@ from metasgd.meta.closed_form.network import FeedForward
 from metasgd.meta.closed_form.rms_norm import RMSNorm
 from metasgd.meta.closed_form.standardised import Standardised
 from metasgd.meta.closed_form.stem import Stem
-from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead
+from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
+from metasgd.nn.networks import BatchNorm2d
 
 LOSS_FORMS: dict[Callable[..., Tensor], LossForm] = {
     F.cross_entropy: CrossEntropy(),
@@ -46,7 +47,8 @@ def read(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
     if not layers or not isinstance(layers[-1], Linear):
         return None
     # tied weights go by one of their names alone
-    if frozenset().union(*(layer.names for layer in layers)) != dict(network.named_parameters()).keys():
+    named = {n for n, _ in network.named_parameters() if not n.endswith(("log_scale", "log_temperature"))}
+    if frozenset().union(*(layer.names for layer in layers)) != named:
         return None
     first = modules[0][1]
     return FeedForward(
@@ -100,7 +102,7 @@ def _layer(prefix: str, module: nn.Module) -> Layer | None:
     """The closed form of one module, or None: subclasses may do anything, so types must be exact."""
     weight, bias = f"{prefix}weight", f"{prefix}bias" if getattr(module, "bias", None) is not None else ""
     kind = type(module)
-    if isinstance(module, nn.Linear | ClassAgnosticHead) and kind in (nn.Linear, ClassAgnosticHead):
+    if kind in (nn.Linear, ClassAgnosticHead, PrototypeHead):
         return Linear(weight, bias)
     if isinstance(module, nn.Conv2d) and kind is nn.Conv2d:
         plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)

@@ -34,10 +34,37 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
         self.head = network.layers[-1]
         self.rows_start_alike = (
-            network.loss.shift_invariant and self.head.names <= learner.agnostic and self.head.weight in self.start
+            learner.prototypes is None
+            and network.loss.shift_invariant
+            and self.head.names <= learner.agnostic
+            and self.head.weight in self.start
         )
         self.prepared_support = network.prepared(support_x, lead), support_y
         self.prepared_query = (network.prepared(query_x, lead), query_y) if self.query_is_known else self.query_set
+
+    @torch.no_grad()
+    def prototype_rows(self, start: Params) -> Params:
+        features, _ = self.network.features(self.weights(start, self.shared), self.prepared_support[0])
+        return self.rows_of(self._log_scale, features)
+
+    def prototype_rows_vjp(self, lam: Params) -> Params:
+        assert self.learner.prototypes is not None
+        below = self.weights({n: p for n, p in self.start.items() if n not in self.learner.rows}, self.shared)
+        with torch.no_grad():
+            features, saved = self.network.features(below, self.prepared_support[0])
+        log_scale, features = self._log_scale.detach().requires_grad_(), features.requires_grad_()
+        with torch.enable_grad():
+            rows = self.rows_of(log_scale, features)
+        outs, cotangents = zip(*((row, lam[n]) for n, row in rows.items() if row.requires_grad), strict=True)
+        of_scale, of_features = torch.autograd.grad(outs, (log_scale, features), cotangents)
+        with torch.no_grad():
+            found = self.network.features_vjp(below, saved, of_features)
+        return {**self._of_own_shape(found), f"{self.learner.prototypes[0]}.log_scale": of_scale}
+
+    @property
+    def _log_scale(self) -> Tensor:
+        assert self.learner.prototypes is not None
+        return self.shared[f"{self.learner.prototypes[0]}.log_scale"]
 
     @torch.no_grad()
     def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
@@ -62,7 +89,8 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
 
     def _with_zeros(self, grads: Params) -> Params:
         """The gradients of all that adapts, in the network's order."""
-        return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in self.start.items()}
+        of = ((n, p) for n, p in self.start.items() if n in self.learner.adapted)
+        return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in of}
 
     @torch.no_grad()
     def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:

@@ -72,11 +72,22 @@ class FeedForward:
 
     def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
         """The outputs, and what each layer keeps of its pass."""
+        x, all_kept = self.features(p, x)
+        x, kept = self.layers[-1].forward(p, x)
+        return x, [*all_kept, kept]
+
+    def features(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
+        """What the last layer reads, and what each layer below it keeps of its pass."""
         all_kept = []
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x, kept = layer.forward(p, x)
             all_kept.append(kept)
         return x, all_kept
+
+    def features_vjp(self, p: Params, kept: list[Kept], dx: Tensor) -> Params:
+        """``dx · ∂features`` in every parameter below the last layer; uses up ``kept``."""
+        below = frozenset[str]().union(*(layer.names for layer in self.layers[:-1]))
+        return self._backward(p, kept, dx, below, None) if below else {}
 
     def gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Params]:
         """The losses, the outputs, and the losses' gradient in the ``wanted`` parameters."""

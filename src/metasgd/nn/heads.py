@@ -1,0 +1,69 @@
+"""Heads that meet any number of classes: a task gives each class a row of its own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ClassAgnosticHead(nn.Module):
+    """A linear classifier that knows no class: every row starts from the same vector.
+
+    A task's adaptation expands the single row to as many as the task has ways, so that the learner is
+    indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022). Cross-entropy
+    does not see what all rows have in common: the vector stays at zero (Kao et al., ICLR 2022), and the first inner
+    step moves the head alone, to a learned dot product with the support set's features. From the second on, all moves.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, features))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[X, features]`` to ``[X, rows]``: N rows in a task, 1 before it."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class PrototypeHead(ClassAgnosticHead):
+    """A linear classifier whose rows start from the means of the support set's features (ProtoMAML).
+
+    Before the first inner step the row of class c is, with the network's features ``h`` and n_c support examples,
+
+        w_c = s h_c,   b_c = −s/2 |h_c|²,   h_c = 1/n_c Σ_{i: y_i = c} h(x_i)
+
+    so that the logits ``w_c · h(x) + b_c`` are ``−s/2 |h(x) − h_c|²`` up to a term that all classes share. Where all
+    features are of one length, ``b_c`` is 0. The rows are differentiated through, and adapt like all other weights;
+    on the query set the logits are multiplied by a temperature t. Both s and t are learned, as logarithms.
+    Without an inner step this is a prototypical network; with steps, unlike a head whose rows start alike, the first
+    of them already moves the layers below.
+
+    Args:
+        features: D, numbers that the head reads of each example.
+        one_length: whether every example's features have the same length.
+        scale: where s starts; by default ``8 / D``, for which logits of features of mean square 1 lie within ±8.
+
+    References:
+        Snell et al., NeurIPS 2017 (prototypical networks); Triantafillou et al., ICLR 2020 (ProtoMAML).
+    """
+
+    def __init__(self, features: int, one_length: bool = False, scale: float | None = None) -> None:
+        super().__init__(features)
+        self.one_length = one_length
+        start = 8 / features if scale is None else scale
+        self.log_scale = nn.Parameter(torch.tensor(start).log())
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+
+    def rows(self, log_scale: Tensor, features: Tensor, targets: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """``(w, b)`` of a task, ``[N, D]`` and ``[N]``.
+
+        Args:
+            log_scale: the logarithm of s, a scalar.
+            features: h of the support set, ``[X, D]``.
+            targets: the classes 0 … N − 1, ``[X]``, each at least once.
+            n_way: N.
+        """
+        member = F.one_hot(targets, n_way).to(features.dtype)
+        means = (member.T @ features) / member.sum(dim=0)[:, None]
+        weight = log_scale.exp() * means
+        bias = means.new_zeros(n_way) if self.one_length else -0.5 * log_scale.exp() * means.square().sum(dim=1)
+        return weight, bias
