@@ -3,20 +3,24 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
 from metasgd.rules.gradient_descent import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum
 from metasgd.rules.initial_values import logit, outside
+from metasgd.rules.loss_history import empty_history, read_loss
+from metasgd.rules.schedule import Schedule, schedule_factor
 
-Input = Literal["loss", "step", "gradient_norm", "trend", "progress"]
-INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress")
+Input = Literal["loss", "step", "gradient_norm", "trend", "progress", "relative_loss", "relative_trend"]
+INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress", "relative_loss", "relative_trend")
+RELATIVE = ("relative_loss", "relative_trend")
+"""Those that read how the losses compare with one another, and stay the same for a L + b."""
+ABSOLUTE = ("loss", "trend")
+"""Those that read the loss in its unit."""
 AVERAGE = "log_loss_average"
 """The state's key for the running average of log10 L, from 0, from which the trend is read."""
 SMOOTHING = 0.9
@@ -37,11 +41,14 @@ class OptimizerNetwork(UpdateRule):
         hidden: width of each hidden layer of the MLP.
         inputs: what it reads: ``loss``, ``step`` (the number of the inner step, as log(1+s)),
             ``gradient_norm`` (its logarithm), ``trend`` (how far log10 L is above its running average),
-            ``progress`` (s over the steps of the whole training), in this order.
+            ``progress`` (s over the steps of the whole training), ``relative_loss`` and ``relative_trend``
+            (``rules.loss_history``: no unit and no zero of the loss changes them), in this order.
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
+        schedule: of η over the whole training, a factor as ``rules.schedule.schedule_factor`` has it. None leaves it to
+            who uses the rule: meta-training takes ``none``, ``LearnedOptimizer`` may take another.
     """
 
-    fixed = ("learning_rate", "momentum", "inputs", "per_layer")
+    fixed = ("learning_rate", "momentum", "inputs", "per_layer", "schedule")
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class OptimizerNetwork(UpdateRule):
         hidden: Sequence[int] = (32, 32),
         inputs: Sequence[Input] = ("loss",),
         per_layer: bool = False,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         where = "model.update_rule.init_args"
@@ -61,7 +69,8 @@ class OptimizerNetwork(UpdateRule):
         raise_problems(problems)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.inputs, self.per_layer = tuple(inputs), per_layer
-        self.reads_progress = "progress" in inputs
+        self.schedule: Schedule | None = schedule
+        self.reads_progress = "progress" in inputs or schedule == "trapezoid"
         self.hidden = tuple(hidden)
         self.mlp = nn.Sequential()
 
@@ -74,30 +83,46 @@ class OptimizerNetwork(UpdateRule):
         last = nn.Linear(sizes[-1], 2 * (len(params) if self.per_layer else 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.mlp = nn.Sequential(*layers, last).to(next(iter(params.values())).dtype)
+        dtype = next(iter(params.values())).dtype
+        self.mlp = nn.Sequential(*layers, last).to(dtype.to_real() if dtype.is_complex else dtype)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names) if self.per_layer else None
 
     def init_state(self, params: Params) -> State:
         like = next(iter(params.values()), next(self.mlp.parameters()))
-        return no_momentum(params) | ({AVERAGE: like.new_zeros(())} if "trend" in self.inputs else {})
+        trend = {AVERAGE: like.new_zeros(())} if "trend" in self.inputs else {}
+        return no_momentum(params) | trend | (empty_history(like.new_zeros(())) if self._reads(RELATIVE) else {})
 
     def read(self, step: Steps, loss: Tensor, grads: Params, state: State | None = None) -> Tensor:
         """What the MLP is given, ``[*lead, inputs]``, for a loss of shape ``lead`` (``[]`` or ``[B]``)."""
-        log_loss = log10(loss)
+        log_loss = self._log_loss(loss)
         features = {"loss": (log_loss + 1) / 3}
         if "step" in self.inputs:
             features["step"] = _of_each(step, loss).log1p()
         if "gradient_norm" in self.inputs:
-            squares = torch.stack([norm.to(loss) for norm in _norms(grads, loss.shape)]).square().sum(dim=0)
-            # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
-            features["gradient_norm"] = 0.5 * (squares + 1e-16).log10()
+            features["gradient_norm"] = self._log_norm(grads, loss, state or {})
         if "trend" in self.inputs:
             features["trend"] = _trend(step, log_loss, (state or {})[AVERAGE])
         if "progress" in self.inputs:
             features["progress"] = (_of_each(step, loss) / self.total_steps).clamp_max(1)
+        if self._reads(RELATIVE):
+            history = read_loss(step, loss, state or {})
+            features |= {"relative_loss": history.level, "relative_trend": history.trend}
         return torch.stack([features[i] for i in self.inputs], dim=-1)
+
+    def _log_loss(self, loss: Tensor) -> Tensor:
+        """What ``loss`` and ``trend`` are read from."""
+        return log10(loss)
+
+    def _log_norm(self, grads: Params, loss: Tensor, state: State) -> Tensor:  # noqa: ARG002 - for a subclass
+        """What ``gradient_norm`` is: log10 of the norm of all gradients."""
+        squares = torch.stack([norm.to(loss) for norm in _norms(grads, loss.shape)]).square().sum(dim=0)
+        # the tiny summand keeps the logarithm's derivative finite at a gradient of zero
+        return 0.5 * (squares + 1e-16).log10()
+
+    def _reads(self, inputs: Sequence[str]) -> bool:
+        return any(name in self.inputs for name in inputs)
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
@@ -113,9 +138,13 @@ class OptimizerNetwork(UpdateRule):
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         eta, mu = self.choose(self.read(step, loss, grads, state))
+        if self.schedule == "trapezoid":
+            eta = eta * schedule_factor(self.schedule, _of_each(step, loss), self.total_steps).unsqueeze(-1)  # type: ignore[union-attr] # a tensor
         memory = {"learning_rate": eta, "momentum": mu}
         if "trend" in self.inputs:
-            memory[AVERAGE] = state[AVERAGE].lerp(log10(loss), 1 - SMOOTHING)
+            memory[AVERAGE] = state[AVERAGE].lerp(self._log_loss(loss), 1 - SMOOTHING)
+        if self._reads(RELATIVE):
+            memory |= read_loss(step, loss, state).state
         return Coefficients(self._given_out(eta, grads), self._given_out(mu, grads), memory)
 
     def _given_out(self, figures: Tensor, grads: Params) -> Params:
@@ -125,69 +154,6 @@ class OptimizerNetwork(UpdateRule):
             return {n: beside(figure, g) for n, g in grads.items()} if figure.ndim else dict.fromkeys(grads, figure)
         own = dict(zip(self.names, figures.unbind(dim=-1), strict=True))
         return {n: beside(own[n], g) for n, g in grads.items()}
-
-
-class Answer(NamedTuple):
-    """``Coefficients`` in plain numbers; the one pair for all tensors is the same object for each."""
-
-    rates: dict[str, float]
-    momenta: dict[str, float]
-    memory: dict[str, float | list[float]]
-
-
-class Answers:
-    """What an optimizer network answers to one loss: its ``coefficients``, at a fraction of the time.
-
-    An optimizer's step is short, and every operation on a tensor takes as long as the whole of this.
-
-    Args:
-        rule: whose φ is taken over, in float64, as it is now.
-    """
-
-    def __init__(self, rule: OptimizerNetwork) -> None:
-        self.rule = rule
-        linear = [layer for layer in rule.mlp if isinstance(layer, nn.Linear)]
-        self.layers = [(_numbers(layer.weight), _numbers(layer.bias)) for layer in linear]
-
-    def __call__(
-        self, step: int, grads: Params, loss: float, memory: Mapping[str, Tensor | float | list[float]]
-    ) -> Answer:
-        rule = self.rule
-        log_loss = math.log10(min(max(loss, 1e-8), 1e8))
-        average = float(memory[AVERAGE]) if "trend" in rule.inputs else 0.0  # type: ignore[arg-type] # one figure
-        x = np.array([self._feature(name, step, grads, log_loss, average) for name in rule.inputs])
-        for weight, bias in self.layers[:-1]:
-            x = np.tanh(weight @ x + bias)
-        weight, bias = self.layers[-1]
-        log_factors, shifts = np.split(weight @ x + bias, 2)
-        etas = (rule.learning_rate * np.exp(log_factors)).tolist()
-        mus = (0.5 + 0.5 * np.tanh(0.5 * (shifts + logit(rule.momentum)))).tolist()  # the sigmoid
-        kept = {AVERAGE: SMOOTHING * average + (1 - SMOOTHING) * log_loss} if "trend" in rule.inputs else {}
-        if not rule.per_layer:
-            [eta], [mu] = etas, mus
-            return Answer(
-                dict.fromkeys(grads, eta), dict.fromkeys(grads, mu), {"learning_rate": eta, "momentum": mu, **kept}
-            )
-        rates, momenta = (dict(zip(rule.names, figures, strict=True)) for figures in (etas, mus))
-        return Answer(rates, momenta, {"learning_rate": etas, "momentum": mus, **kept})
-
-    def _feature(self, name: Input, step: int, grads: Params, log_loss: float, average: float) -> float:
-        """As ``OptimizerNetwork.read`` has it."""
-        if name == "loss":
-            return (log_loss + 1) / 3
-        if name == "step":
-            return math.log1p(step)
-        if name == "gradient_norm":
-            norms = _norms(grads, torch.Size())
-            total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
-            return 0.5 * math.log10(float(total) ** 2 + 1e-16)
-        if name == "trend":
-            return log_loss - average / (1 - SMOOTHING**step) if step else 0.0
-        return min(step / self.rule.total_steps, 1.0)
-
-
-def _numbers(weights: Tensor) -> NDArray[np.float64]:
-    return weights.detach().cpu().double().numpy()  # numpy knows no bfloat16
 
 
 def _norms(grads: Params, lead: torch.Size) -> Sequence[Tensor]:
