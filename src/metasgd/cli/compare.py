@@ -101,7 +101,7 @@ class Compare:
         network = self.network()
         validate_network(network, self.problem, bench.examples["train"])
         for checkpoint in checkpoints.values():
-            LearnedOptimizer(network.named_parameters(), checkpoint=checkpoint, total_steps=self.steps)
+            LearnedOptimizer(network.named_parameters(), checkpoint=str(checkpoint), total_steps=self.steps)
         contenders = [
             Candidate(name, partial(_learned_optimizer, checkpoint, self.steps), start=1.0, tuned=False)
             for name, checkpoint in checkpoints.items()
@@ -209,4 +209,4 @@ def device_of(name: str) -> torch.device:
 
 
 def _learned_optimizer(checkpoint: UPath, steps: int, params: object, lr: float) -> LearnedOptimizer:
-    return LearnedOptimizer(params, checkpoint=checkpoint, lr=lr, total_steps=steps)  # type: ignore[arg-type]
+    return LearnedOptimizer(params, checkpoint=str(checkpoint), lr=lr, total_steps=steps)  # type: ignore[arg-type]

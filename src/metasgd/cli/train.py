@@ -149,7 +149,7 @@ class Train:
                 " configs/optimizer_network_long.yaml"
             )
         checkpoint = checkpoint_file(optimizer_ckpt, "--optimizer_ckpt")
-        return partial(LearnedOptimizer, checkpoint=checkpoint, lr=self.lr, total_steps=self.steps)
+        return partial(LearnedOptimizer, checkpoint=str(checkpoint), lr=self.lr, total_steps=self.steps)
 
     def _refuse_other_start(
         self, start: Start, module: SupervisedModule, optimizer: Optimizer, optimizer_ckpt: str | None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metasgd.errors import UserError
+from metasgd.meta.closed_form.losses import IGNORED
 from metasgd.meta.evaluate import Loss
 
 LossName = Literal["cross_entropy", "mse"]
@@ -40,7 +41,8 @@ class Objective:
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The metric of each task: outputs ``[B, X, …]`` and targets ``[B, X, …]`` to ``[B]``."""
         if self.metric == "accuracy":
-            return (outputs.argmax(dim=-1) == targets).float().mean(dim=-1)
+            counts = (targets != IGNORED).sum(dim=-1)  # an example that is left out of the loss is left out here
+            return (outputs.argmax(dim=-1) == targets).sum(dim=-1) / counts
         return (outputs - targets).square().flatten(1).mean(dim=-1)
 
 

@@ -1,142 +1,170 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
-from upath import UPath
 
-from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.learner.load import load
-from metasgd.optim.in_place import step_in_place
+from metasgd.errors import UserError
+from metasgd.optim import saved_state as saving
+from metasgd.optim.gradients import HALF, Entry, entry_of, norms_of
+from metasgd.optim.group_options import DEFAULTS, validate_group
+from metasgd.optim.lightning import TrainerLosses
 from metasgd.optim.loss import told
-from metasgd.optim.matching import names_of
-from metasgd.rules.gradient_descent import CHOSEN, M, Params, State, UpdateRule
-from metasgd.rules.optimizer_network import Answers, OptimizerNetwork
+from metasgd.optim.matching import given_names, names_by_group
+from metasgd.optim.processes import agree
+from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
+from metasgd.optim.stepper import Stepper
+from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.rules.schedule import Schedule
 
-Figures = Mapping[str, Tensor] | Mapping[str, float]
-
-BUFFER = "momentum_buffer"
-"""The key of a parameter's momentum in ``state``, as ``torch.optim.SGD`` has it."""
+log = logging.getLogger("metasgd")
 
 
 class LearnedOptimizer(Optimizer):
-    """Steps by a meta-trained update rule: ``m ← μ m + g,  θ ← θ − lr · η m`` with the rule's η and μ.
+    """Steps by a meta-trained update rule: ``m ← μ m + g,  θ ← θ − lr · η (m + λ θ)`` with the rule's η and μ.
 
-    A rule that reads the loss is given it: ``step(loss=loss)``, or ``step(closure)``. The optimizer network fits
-    any parameters. A rule with rates of its own for every parameter fits those it was learned on: by name where
-    ``params`` has names (``network.named_parameters()``), otherwise by position.
+    A rule that reads the loss is given it: ``step(loss=loss)``, ``step(loss)`` or ``step(closure)``. Where processes
+    train the same weights, it reads the mean of their losses; in Lightning that of all accumulated batches.
+    The optimizer network fits any parameters. A rule with rates of its own for every parameter fits those it was
+    learned on: by name where ``params`` has names (``network.named_parameters()``), otherwise by position.
 
-    A step takes no more memory than one of SGD with the same momentum, and reads the loss off the device. The
-    state dict holds the rule as well, so that a run goes on to the same bits.
+    A gradient that is not finite leaves the whole step out, which ``skipped_steps`` counts. The state dict holds the
+    rule as well, so that a run goes on to the same bits.
 
     Args:
-        params: parameters, named parameters or groups of them, as any torch optimizer takes.
+        params: parameters, named parameters or groups of them, as any torch optimizer takes. A group may have an lr,
+            weight_decay, momentum and max_update of its own.
         checkpoint: a checkpoint that ``fit`` wrote, whose update rule to use.
         update_rule: the update rule to use, in place of a checkpoint; it is copied.
-        lr: a factor on every rate that the rule answers. 1 is the rule as it was learned, the only knob left;
-            this is what a learning-rate scheduler changes.
-        total_steps: the steps that the training will take, for a rule that reads how much of it is done.
+        lr: a factor on every rate that the rule answers. 1 is the rule as it was learned; this is what a
+            learning-rate scheduler changes.
+        total_steps: the steps that the training will take, for a schedule and a rule that reads how much is done.
+        weight_decay: λ, decoupled, as AdamW has it, with the rate η of each tensor.
+        momentum: μ in place of the rule's own, from 0 to below 1, as OneCycleLR and CyclicLR set it; None for its own.
+        max_update: the largest norm of a tensor's update relative to its weights', which count as at least as large as
+            a layer's initial ones; infinity for no limit. None: 0.1 for an optimizer network, 0.25 for a scaled one, otherwise no limit.
+        schedule: ``trapezoid`` (the rates rise over the first 5 % of total_steps and fall to zero over the last 30 %)
+            or ``none``. None: as the rule says, otherwise ``trapezoid`` for a ``ScaledOptimizerNetwork``.
+        scale_free: whether a ``ScaledOptimizerNetwork`` steps the same whatever the loss's unit and zero. None: as the
+            rule says, otherwise True.
+        process_group: the processes that train the same weights together; None for all there are.
 
     Raises:
-        UserError: not exactly one of checkpoint and update rule is given, or the rule does not fit the parameters.
+        UserError: not exactly one of checkpoint and update rule is given, a setting is out of its range, or the rule
+            does not fit the parameters.
+
+    Example:
+        >>> from metasgd.rules import ScaledOptimizerNetwork
+        >>> network = torch.nn.Linear(3, 1)
+        >>> optimizer = LearnedOptimizer(network.parameters(), update_rule=ScaledOptimizerNetwork(), total_steps=100)
+        >>> loss = network(torch.ones(2, 3)).square().mean()
+        >>> loss.backward()
+        >>> _ = optimizer.step(loss)
+        >>> optimizer.n_steps
+        1
     """
 
     def __init__(
         self,
         params: ParamsT,
-        checkpoint: str | Path | UPath | None = None,
+        checkpoint: str | Path | None = None,
         update_rule: UpdateRule | None = None,
         lr: float = 1.0,
         total_steps: int | None = None,
+        weight_decay: float = 0.0,
+        momentum: float | None = None,
+        max_update: float | None = None,
+        schedule: Schedule | None = None,
+        scale_free: bool | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         if (checkpoint is None) == (update_rule is None):
             raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
-        if not lr >= 0:
-            raise UserError(f"lr is {lr}: a factor of at least 0 is needed; 1 is the rule as it was learned")
-        raise_problems(too_small("", ("total_steps", total_steps, 1)))
-        self.rule: UpdateRule = load(checkpoint).module.update_rule if checkpoint else copy.deepcopy(update_rule)  # type: ignore[assignment] # one is given
-        self.n_steps = 0
+        if total_steps is not None and total_steps < 1:
+            raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
+        self.rule: UpdateRule = copy.deepcopy(update_rule) if update_rule is not None else rule_of(checkpoint)
+        settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        settings["max_update"] = default_max_update(self.rule) if max_update is None else max_update
+        validate_group(settings)
+        self.n_steps, self.skipped_steps, self.process_group = 0, 0, process_group
         self.memory: dict[str, Tensor | float | list[float]] = {}
         self._names: list[list[str]] = []
-        super().__init__(params, {"lr": lr})
+        self._trainer_losses = TrainerLosses()
+        self._said: set[str] = set()
+        super().__init__(params, settings)
+        adopt_settings(self.rule, schedule, scale_free, total_steps)
         parameters = [p for group in self.param_groups for p in group["params"]]
         if not self.rule.names:
-            self.rule.bind(self._by_given_name(), total_steps or 1)
+            self.rule.bind(given_names(self.param_groups), total_steps or 1)
         if total_steps is not None:
             self.rule.total_steps = total_steps
-        elif self.rule.reads_progress:
-            raise UserError(
-                f"total_steps is not given, but this {type(self.rule).__name__} reads how much of the training is"
-                " done: give the number of steps that it will take"
-            )
         if any(shape is not None for shape in (self.rule.serves() or {}).values()):
-            self.rule.to(parameters[0])  # a rate beside each of its parameters; the rest of a rule is small
+            first = parameters[0]  # a rate beside each of its parameters; the rest of a rule is small
+            plain = first.dtype not in HALF and not any(p.is_complex() for p in parameters)
+            self.rule.to(first.device, first.dtype if plain else None)
         self.rule.requires_grad_(False)
-        self._phi = next(self.rule.parameters(), torch.empty(0))
+        self._stepper = Stepper(self.rule)
         self.memory = {**self.rule.init_state({})}
-        self._take_over()
-        self._match()
+        self._names = names_by_group(self.rule, self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("rule", "n_steps", "memory", "_names", "_phi", "_answers")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        own = ("rule", "n_steps", "skipped_steps", "memory", "_names", "_stepper", "_trainer_losses", "_said")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own} | {"process_group": None}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        validate_group(param_group)
         super().add_param_group(param_group)
         if self._names:
-            self._match()
+            self._names = names_by_group(self.rule, self.param_groups)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._trainer_losses.clear()
+        super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         rule = {
             "identity": self.rule.identity(),
             "phi": self.rule.state_dict(),
+            "settings": saving.settings_of(self.rule),
             "n_steps": self.n_steps,
+            "skipped_steps": self.skipped_steps,
             "memory": dict(self.memory),
         }
         return super().state_dict() | {"rule": rule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, by the rule that it holds.
+        """Go on where ``state_dict`` was taken, by the rule that it holds and with its settings.
 
         Raises:
             UserError: it is not of an optimizer with such a rule.
         """
-        saved = state_dict.get("rule")
-        if saved is None:
-            raise UserError("the state dict is not of a LearnedOptimizer: it holds no update rule")
-        own = {n: t.shape for n, t in self.rule.state_dict().items()} | self.rule.identity()
-        theirs = {n: t.shape for n, t in saved["phi"].items()} | saved.get("identity", self.rule.identity())
-        differing = [n for n in own | theirs if own.get(n) != theirs.get(n)]
-        if differing:
-            raise UserError(
-                f"the state dict is of another update rule than this {type(self.rule).__name__}: its"
-                f" {differing[0]} is {theirs.get(differing[0], 'absent')} there and"
-                f" {own.get(differing[0], 'absent')} here. Use the checkpoint that it was trained with"
-            )
+        saved = saving.validate_rule(state_dict.get("rule"), self.rule)
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group |= DEFAULTS | group  # of an earlier version, without the option
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for p, state in saving.state_of_parameters(state_dict, parameters).items():
+            self.state[p] = state
         self.rule.load_state_dict(saved["phi"])
-        self._take_over()
-        # each tensor of the memory beside its parameter, or with the rule, wherever it was saved from
-        named: Params = {}
-        for names, group in zip(self._names, self.param_groups, strict=True):
-            named |= zip(names, group["params"], strict=True)
-        self.n_steps = saved["n_steps"]
-        self.memory = {
-            k: v.to(named.get(k.partition(".")[2], self._phi).device) if isinstance(v, Tensor) else v
-            for k, v in saved["memory"].items()
-        }
+        saving.restore_settings(saved, self.rule)
+        self._stepper = Stepper(self.rule)
+        self.n_steps, self.skipped_steps = saved["n_steps"], saved.get("skipped_steps", 0)
+        named = dict(zip([n for names in self._names for n in names], parameters, strict=True))
+        self.memory = saving.memory_beside(saved["memory"], named, self._stepper.beside)
 
     def is_of_rule(self, state_dict: Mapping[str, Any]) -> bool:
         """Whether ``state_dict`` was taken under the very rule that this optimizer has now, φ and all."""
-        saved, own = state_dict["rule"], self.rule.state_dict()
-        same = saved.get("identity", self.rule.identity()) == self.rule.identity() and saved["phi"].keys() == own.keys()
-        return same and all(torch.equal(t, own[n].to(t)) for n, t in saved["phi"].items())
+        return saving.is_of_rule(state_dict["rule"], self.rule)
 
     @property
     def chosen(self) -> dict[str, float | list[float]]:
@@ -146,13 +174,14 @@ class LearnedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(  # type: ignore[override] # more than torch's
-        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
+        self, closure: Callable[[], Any] | Tensor | float | None = None, *, loss: Tensor | float | None = None
     ) -> Tensor | float | None:
         """Update all parameters that have a gradient; those without stay as they are. Without any, it is no step.
 
         Args:
-            closure: computes the loss and its gradients again, and returns the loss.
-            loss: that the gradients are of; not needed with a closure.
+            closure: computes the loss and its gradients again, and returns the loss; or the loss itself.
+            loss: that the gradients are of; not needed with a closure. Of gradients that were accumulated over several
+                batches: the mean of their losses.
 
         Returns:
             The loss.
@@ -160,93 +189,59 @@ class LearnedOptimizer(Optimizer):
         Raises:
             UserError: the rule reads the loss, and there is none, or it is not finite; or it is not one number.
         """
-        if closure is not None:
+        if callable(closure):
             with torch.enable_grad():
                 returned = closure()
             loss = loss if returned is None else returned
-        number = told(self.rule, loss)
-        groups: list[tuple[Params, float]] = []
-        grads: Params = {}
-        for names, group in zip(self._names, self.param_groups, strict=True):
-            params = {n: p for n, p in zip(names, group["params"], strict=True) if p.grad is not None}
-            grads |= {n: p.grad for n, p in params.items()}
-            if params:
-                groups.append((params, float(group["lr"])))
+        elif closure is not None:
+            loss = closure
+        if (of_trainer := self._trainer_losses.mean()) is not None and (loss is None or callable(closure)):
+            loss = of_trainer
+        groups = [entries for entries in self._entries() if entries]
+        norms = [norms_of([e.grad for e in entries]) for entries in groups]
+        finite = all(math.isfinite(norm) for of_group in norms for norm in of_group)
+        read = loss
+        if self.rule.reads_loss and not (isinstance(loss, Tensor) and loss.numel() != 1):
+            device = self.param_groups[0]["params"][0].device
+            read, finite = agree(loss, finite, self.process_group, device)
+        if not groups and read is None:
+            return loss
+        number = told(self.rule, read)
         if not groups:
             return loss
-        if self._answers is not None:
-            answer = self._answers(self.n_steps, grads, number, self.memory)
-            self.memory = {**answer.memory}
-            for params, lr in groups:
-                self._apply(params, grads, answer.rates, answer.momenta, lr)
-        elif type(self.rule).forward is UpdateRule.forward:
-            coefficients = self.rule.coefficients(self.n_steps, grads, self._beside_rule(number), self._state())
-            self.memory = {**coefficients.memory}
-            for params, lr in groups:
-                self._apply(params, grads, coefficients.rates, coefficients.momenta, lr)
-        else:
-            self._apply_whole(groups, grads, self._beside_rule(number))
+        if not finite:
+            self.skipped_steps += 1
+            self._say_once(
+                "skipped", "a gradient is not finite: the step changes nothing; skipped_steps counts such steps"
+            )
+            return loss
+        if self.rule.reads_progress and self.n_steps == self.rule.total_steps:
+            ended = (
+                "the rates have come down to zero"
+                if getattr(self.rule, "schedule", None) == "trapezoid"
+                else "the rule reads no further progress"
+            )
+            self._say_once("total_steps", f"the {self.n_steps} steps of total_steps are done, and {ended}")
+        self.memory = self._stepper.step(self.n_steps, groups, norms, number, self.memory)
+        for e in (e for entries in groups for e in entries):
+            e.write_back()
+            e.state["step"] = e.state.get("step", 0) + 1
         self.n_steps += 1
         return loss
 
-    def _apply(self, params: Params, grads: Params, rates: Figures, momenta: Figures | None, lr: float) -> None:
-        """The rule's step in place, over all the tensors of a group at a time."""
-        tensors = list(params.values())
-        step_in_place(
-            tensors,
-            [grads[n] for n in params],
-            None if momenta is None else [self._buffer(p) for p in tensors],
-            [rates[n] for n in params],
-            None if momenta is None else [momenta[n] for n in params],
-            lr,
-        )
+    def _entries(self) -> list[list[Entry]]:
+        """Those of each group that have a gradient."""
+        real = isinstance(self.rule, OptimizerNetwork)
+        return [
+            [
+                entry_of(n, p, self.state[p], group, real)
+                for n, p in zip(names, group["params"], strict=True)
+                if p.grad is not None
+            ]
+            for names, group in zip(self._names, self.param_groups, strict=True)
+        ]
 
-    def _apply_whole(self, groups: list[tuple[Params, float]], grads: Params, loss: Tensor) -> None:
-        """The step of a rule with a ``forward`` of its own, which may be anything."""
-        params = {n: p for tensors, _ in groups for n, p in tensors.items()}
-        state = self.rule.init_state({n: p for n, p in params.items() if BUFFER not in self.state[p]})
-        state |= self._state() | {M + n: self.state[p][BUFFER] for n, p in params.items() if BUFFER in self.state[p]}
-        moved, state = self.rule(self.n_steps, params, grads, loss, state)
-        for tensors, lr in groups:
-            for n, p in tensors.items():
-                p.lerp_(moved[n], lr) if lr != 1 else p.copy_(moved[n])
-                if M + n in state:
-                    self.state[p][BUFFER] = state[M + n]
-        self.memory = {k: v for k, v in state.items() if not k.startswith(M)}
-
-    def _state(self) -> State:
-        """The memory of a rule that answers in tensors."""
-        return {k: v for k, v in self.memory.items() if isinstance(v, Tensor)}
-
-    def _take_over(self) -> None:
-        """Read the rule's weights once, where its answers need no more than these."""
-        self._answers = Answers(self.rule) if type(self.rule) is OptimizerNetwork else None
-
-    def _buffer(self, p: Tensor) -> Tensor:
-        state = self.state[p]
-        if BUFFER not in state:
-            state[BUFFER] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        buffer: Tensor = state[BUFFER]
-        return buffer
-
-    def _beside_rule(self, loss: float) -> Tensor:
-        """The loss, of the rule's type and where the rule is."""
-        return self._phi.new_tensor(loss)
-
-    def _by_given_name(self) -> Params:
-        """All parameters, under their names if they were given any, otherwise numbered."""
-        named: Params = {}
-        for group in self.param_groups:
-            for i, p in enumerate(group["params"]):
-                named[group["param_names"][i] if "param_names" in group else str(len(named))] = p
-        return named
-
-    def _match(self) -> None:
-        """Find the rule's name of each parameter.
-
-        Raises:
-            UserError: it serves other tensors; the first that does not match is named.
-        """
-        given = list(self._by_given_name().items())
-        rest = iter(names_of(self.rule, given, by_position="param_names" not in self.param_groups[0]))
-        self._names = [[next(rest) for _ in group["params"]] for group in self.param_groups]
+    def _say_once(self, key: str, said: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            log.warning("LearnedOptimizer: %s", said)

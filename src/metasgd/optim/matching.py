@@ -1,12 +1,17 @@
 """Which of a rule's rates serve which parameter of another network."""
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metasgd.errors import raise_problems
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.gradient_descent import Params, UpdateRule
+
+WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DataParallel, ``torch.compile`` and the like put into the names of a network's parameters."""
 
 
 def names_of(rule: UpdateRule, given: Sequence[tuple[str, Tensor]], by_position: bool) -> list[str]:
@@ -24,7 +29,14 @@ def names_of(rule: UpdateRule, given: Sequence[tuple[str, Tensor]], by_position:
     if serves is None:
         return [name for name, _ in given]
     own = list(serves)
-    params = {own[i] if by_position and i < len(own) else name: p for i, (name, p) in enumerate(given)}
+    unwrapped = {WRAPPERS.sub("", name): name for name in own}
+
+    def name_of(i: int, name: str) -> str:
+        if by_position and i < len(own):
+            return own[i]
+        return name if name in serves else unwrapped.get(WRAPPERS.sub("", name), name)
+
+    params = {name_of(i, name): p for i, (name, p) in enumerate(given)}
     found = [said for name, p in params.items() if (said := _misfit(name, p, serves)) is not None][:1]
     if not found and by_position and len(params) < len(own):
         found = [f"{own[len(params)]} is not among the parameters"]
@@ -36,6 +48,26 @@ def names_of(rule: UpdateRule, given: Sequence[tuple[str, Tensor]], by_position:
         ]
     )
     return list(params)
+
+
+def given_names(groups: Sequence[Mapping[str, Any]]) -> Params:
+    """All parameters of an optimizer's groups, under their names if they have any, otherwise numbered."""
+    named: Params = {}
+    for group in groups:
+        for i, p in enumerate(group["params"]):
+            name = group["param_names"][i] if "param_names" in group else str(len(named))
+            named[name if name not in named else f"{name}#{len(named)}"] = p  # two networks may share a name
+    return named
+
+
+def names_by_group(rule: UpdateRule, groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rule's name of each parameter, group by group.
+
+    Raises:
+        UserError: as ``names_of``.
+    """
+    names = iter(names_of(rule, [*given_names(groups).items()], by_position="param_names" not in groups[0]))
+    return [[next(names) for _ in group["params"]] for group in groups]
 
 
 def _misfit(name: str, p: Tensor, serves: Mapping[str, torch.Size | None]) -> str | None:

@@ -14,10 +14,10 @@ KEYS = ("loss_fast", "loss_slow", "loss_lowest", "loss_highest")
 
 
 class LossHistory(NamedTuple):
-    """The running means of the losses up to now, and two numbers that stay the same when every L becomes a L + b, a > 0.
+    """The running means of the losses up to now, and two numbers that are the same for a L + b, a > 0.
 
-    ``f`` and ``b`` are running means, ``f ← f + w (L − f)`` with ``w = max(1 − δ, 1 / (s + 1))`` and δ of 0.9 and of 0.99:
-    the plain mean of the first losses, which forgets later. ``lo`` and ``hi`` are the least and the largest ``f`` so far.
+    ``f`` and ``b`` are running means, ``f ← f + w (L − f)`` with ``w = max(1 − δ, 1 / (s + 1))`` and δ of 0.9 and 0.99:
+    the plain mean of the first losses, which later forgets. ``lo`` and ``hi`` are the least and the largest ``f``.
 
     Attributes:
         level: ``(f − lo) / (hi − lo)``: 0 where the loss has never been lower, 1 where never higher.
@@ -52,4 +52,4 @@ def read_loss(step: Steps, loss: Tensor, state: State) -> LossHistory:
     by = torch.where(spread > 0, spread, 1.0)  # where it is 0, so is what is divided
     level = torch.where(spread > 0, (f - lowest) / by, 0.0)
     trend = torch.where(spread > 0, ((f - b) / by).clamp(-1, 1), 0.0)
-    return LossHistory(level, trend, dict(zip(KEYS, (fast, slow, lowest, highest), strict=True)))
+    return LossHistory(level, trend, dict(zip(KEYS, (f, b, lowest, highest), strict=True)))

@@ -48,7 +48,7 @@ class OptimizerNetwork(UpdateRule):
             who uses the rule: meta-training takes ``none``, ``LearnedOptimizer`` may take another.
     """
 
-    fixed = ("learning_rate", "momentum", "inputs", "per_layer", "schedule")
+    fixed: tuple[str, ...] = ("learning_rate", "momentum", "inputs", "per_layer", "schedule")
 
     def __init__(
         self,

@@ -44,7 +44,8 @@ class ScaledOptimizerNetwork(OptimizerNetwork):
 
     Args:
         learning_rate, momentum, hidden, inputs, per_layer, schedule: as of ``OptimizerNetwork``.
-        scale_free: see above. None leaves it to who uses the rule: meta-training takes False, ``LearnedOptimizer`` True.
+        scale_free: see above. None leaves it to who uses the rule: meta-training takes False, ``LearnedOptimizer``
+            True.
 
     References:
         Kingma and Ba, Adam, 2015 (arXiv 1412.6980).

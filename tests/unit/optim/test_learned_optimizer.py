@@ -75,7 +75,7 @@ def test_a_constant_rule_is_sgd_with_momentum(name, scheduled):
     ours, x, y = regression()
     theirs = copy.deepcopy(ours)
     optimizers = [
-        LearnedOptimizer(ours.parameters(), update_rule=make()),
+        LearnedOptimizer(ours.parameters(), update_rule=make(), max_update=math.inf),
         torch.optim.SGD(theirs.parameters(), lr=lr, momentum=momentum),
     ]
     for network, optimizer in zip((ours, theirs), optimizers, strict=True):
@@ -89,7 +89,15 @@ RULES = {
     "optimizer network": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "step", "gradient_norm"]),
     "trend and progress": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "trend", "progress"]),
     "per layer": lambda: OptimizerNetwork(0.003, 0.9, per_layer=True),
-    "scaled": lambda: ScaledOptimizerNetwork(0.003, 0.9, inputs=["loss", "trend"]),
+    "scaled": lambda: ScaledOptimizerNetwork(0.003, 0.9, inputs=["loss", "trend"], schedule="none", scale_free=False),
+    "scale-free": lambda: ScaledOptimizerNetwork(
+        0.003,
+        0.9,
+        inputs=["loss", "gradient_norm", "relative_loss", "relative_trend"],
+        schedule="trapezoid",
+        scale_free=True,
+    ),
+    "scheduled": lambda: OptimizerNetwork(0.003, 0.9, inputs=["loss", "relative_trend"], schedule="trapezoid"),
     "meta-sgd": lambda: PerParameter(0.003),
     "momentum": lambda: PerParameterMomentum(0.003),
     "per step": lambda: PerLayerPerStep(0.003),
@@ -103,7 +111,7 @@ def test_steps_as_the_rule_itself_does(name):
     rule = lively(RULES[name](), network, steps=6)
     params = {n: p.detach().clone() for n, p in network.named_parameters()}
     state = rule.init_state(params)
-    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, total_steps=6)
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, total_steps=6, max_update=math.inf)
     for s in range(6):
         optimizer.zero_grad()
         loss = F.mse_loss(network(x), y)
@@ -383,14 +391,16 @@ def test_a_bfloat16_network_steps_as_a_float32_one_but_for_rounding():
 
 def test_a_loaded_memory_lies_beside_the_parameters():
     network, x, y = regression(torch.float32)
-    trained = LearnedOptimizer(network.parameters(), update_rule=ScaledOptimizerNetwork(inputs=["loss", "trend"]))
+    rule = ScaledOptimizerNetwork(inputs=["loss", "trend"], scale_free=False)
+    trained = LearnedOptimizer(network.parameters(), update_rule=rule)
     train(network, trained, x, y, 2)
     elsewhere = copy.deepcopy(network).to("meta")
-    optimizer = LearnedOptimizer(elsewhere.parameters(), update_rule=ScaledOptimizerNetwork(inputs=["loss", "trend"]))
+    optimizer = LearnedOptimizer(elsewhere.parameters(), update_rule=rule)
     optimizer.load_state_dict(trained.state_dict())
     devices = {name: t.device.type for name, t in optimizer.memory.items()}
     assert {name for name, device in devices.items() if device == "meta"} == {"v.0", "v.1", "v.2", "v.3"}
     assert devices["log_loss_average"] == devices["momentum"] == "cpu"  # with the rule
+    assert {optimizer.state[p]["momentum_buffer"].device.type for p in elsewhere.parameters()} == {"meta"}
 
 
 def test_the_callers_rule_is_left_alone():

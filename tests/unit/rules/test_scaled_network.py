@@ -64,21 +64,26 @@ def test_tasks_at_different_steps_of_their_runs_are_stepped_each_by_its_own():
                 torch.testing.assert_close(ours[n][b], t)
 
 
-def test_a_constant_answer_is_adam(monkeypatch):
+@pytest.mark.parametrize("scale_free", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_constant_answer_is_adamw(monkeypatch, scale_free, weight_decay):
     """But for where Adam takes the start at zero out of the momentum, and counts a gradient by 1 - β₁.
 
     A layer of 100 inputs has one scale for its weights and its bias.
     """
     monkeypatch.setattr("metasgd.rules.scaled_network.SMALLEST", 0.0)
+    monkeypatch.setattr("metasgd.optim.steps.RELATIVE_SMALLEST", 0.0)
     torch.manual_seed(0)
     ours = torch.nn.Linear(100, 3).double()
     theirs = torch.nn.Linear(100, 3).double()
     theirs.load_state_dict(ours.state_dict())
     x, y = torch.randn(500, 100).double(), torch.randn(500, 3).double()
-    learned = LearnedOptimizer(ours.parameters(), update_rule=ScaledOptimizerNetwork(0.02, 0.9))
-    adam = torch.optim.Adam(theirs.parameters(), betas=(0.9, 0.99), eps=0)
+    rule = ScaledOptimizerNetwork(0.02, 0.9, scale_free=scale_free)
+    learned = LearnedOptimizer(ours.parameters(), update_rule=rule, weight_decay=weight_decay, schedule="none")
+    adam = torch.optim.AdamW(theirs.parameters(), betas=(0.9, 0.99), eps=0)
     for s in range(30):
-        adam.param_groups[0]["lr"] = 0.002 * (1 - 0.9 ** (s + 1)) / (1 - 0.9)
+        lr = 0.002 * (1 - 0.9 ** (s + 1)) / (1 - 0.9)
+        adam.param_groups[0] |= {"lr": lr, "weight_decay": weight_decay * 0.002 / lr}
         for network, optimizer in ((ours, learned), (theirs, adam)):
             optimizer.zero_grad()
             loss = F.mse_loss(network(x), y)
@@ -106,7 +111,8 @@ def test_a_step_is_relative_to_what_a_layer_starts_with():
 
 def test_a_parameter_without_a_gradient_for_once_keeps_what_is_known_of_its_size():
     network = torch.nn.Linear(4, 2)
-    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScaledOptimizerNetwork(0.01, 0.5))
+    rule = ScaledOptimizerNetwork(0.01, 0.5, scale_free=False)
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule)
     network(torch.ones(3, 4)).square().sum().backward()
     optimizer.step(loss=1.0)
     known = optimizer.memory["v.bias"].clone()

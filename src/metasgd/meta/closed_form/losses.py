@@ -7,6 +7,9 @@ from torch import Tensor
 
 from metasgd.meta.closed_form.layers import Kept
 
+IGNORED = -100
+"""The label of an example that counts for nothing, as ``F.cross_entropy`` has it."""
+
 
 class LossForm(ABC):
     """A mean loss over examples: outputs ``[*lead, X, outputs]``."""
@@ -31,15 +34,18 @@ class CrossEntropy(LossForm):
     shift_invariant = True
 
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
-        log_p, at = outputs.log_softmax(dim=-1), y.unsqueeze(-1)
-        p, n = log_p.exp(), y.shape[-1]
-        loss = -log_p.gather(-1, at).mean(dim=(-2, -1))
-        return loss, p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).div_(n), (p,)
+        counts = y.ne(IGNORED).to(outputs.dtype)
+        share = counts / counts.sum(dim=-1, keepdim=True)
+        log_p, at = outputs.log_softmax(dim=-1), y.clamp_min(0).unsqueeze(-1)
+        p = log_p.exp()
+        loss = -(log_p.gather(-1, at).squeeze(-1) * share).sum(dim=-1)
+        grads = p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).mul_(share.unsqueeze(-1))
+        return loss, grads, (p, share)
 
     def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
-        (p,) = kept
+        p, share = kept
         moved: Tensor = p * outputs_dot
-        return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).div_(p.shape[-2])
+        return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).mul_(share.unsqueeze(-1))
 
     def fits(self, y: Tensor, n_outputs: int) -> bool:  # noqa: ARG002
         return y.ndim == 2 and y.dtype == torch.int64

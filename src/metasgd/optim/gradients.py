@@ -1,0 +1,94 @@
+"""The parameters of a step with their gradients, in the form in which they can be computed with."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasgd.rules.answers import GradientSize
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass
+class Entry:
+    """A parameter with its gradient.
+
+    Attributes:
+        name: that the rule knows it by.
+        parameter: the user's own.
+        shape: its own shape, of which a scale is.
+        theta: its values to be updated in place: itself, or a float32 copy of a half-precision one.
+        grad: of ``theta``'s type and shape.
+        state: its own part of the optimizer's state.
+        group: the settings of its group.
+    """
+
+    name: str
+    parameter: Tensor
+    shape: torch.Size
+    theta: Tensor
+    grad: Tensor
+    state: dict[str, Any]
+    group: dict[str, Any]
+
+    def buffer(self, key: str, rows: bool = False) -> Tensor:
+        """A tensor of the state, made of zeros where there is none: of θ's shape, or a number for each of its rows."""
+        if key not in self.state:
+            like = self.theta
+            self.state[key] = like.new_zeros(like.shape[:1]) if rows else torch.zeros_like(like)
+        held: Tensor = self.state[key]
+        return torch.view_as_real(held) if held.is_complex() and not self.theta.is_complex() else held
+
+    def write_back(self) -> None:
+        """Bring the values into a half-precision parameter."""
+        if self.parameter.dtype in HALF:
+            self.parameter.copy_(self.theta)
+
+
+def entry_of(name: str, p: Tensor, state: dict[str, Any], group: dict[str, Any], real: bool) -> Entry:
+    """The entry of a parameter that has a gradient.
+
+    Half precision is computed in float32, in which squares neither vanish nor overflow. A sparse gradient is made
+    dense. A complex parameter is two real ones for a rule with a number for each tensor, as torch's own optimizers
+    have it.
+
+    Args:
+        name: that the rule knows it by.
+        p: the parameter.
+        state: its own part of the optimizer's state.
+        group: the settings of its group.
+        real: take complex numbers as pairs of real ones.
+    """
+    theta, grad = p.detach(), p.grad
+    assert grad is not None
+    if grad.layout != torch.strided:
+        grad = grad.to_dense()
+    if p.dtype in HALF:
+        theta = theta.float()
+    if real and p.is_complex():
+        theta, grad = torch.view_as_real(theta), torch.view_as_real(grad.resolve_conj())
+    return Entry(name, p, p.shape, theta, grad.to(theta.dtype), state, group)
+
+
+def norms_of(tensors: list[Tensor]) -> list[float]:
+    """The norm of each tensor, read off the device at once."""
+    return stacked(torch._foreach_norm(tensors)).tolist() if tensors else []
+
+
+def stacked(figures: Any) -> Tensor:
+    """Figures of tensors that may be of several types and devices, in one tensor of float64 where that is possible."""
+    first = figures[0]
+    wide = torch.float32 if first.device.type == "mps" else torch.float64
+    return torch.stack([figure.to(first.device) for figure in figures] if _differ(figures) else list(figures)).to(wide)
+
+
+def _differ(figures: Any) -> bool:
+    first = figures[0]
+    return any(figure.dtype != first.dtype or figure.device != first.device for figure in figures)
+
+
+def size_of(entries: list[Entry], norms: list[float]) -> GradientSize:
+    return GradientSize(math.fsum(norm * norm for norm in norms), sum(entry.grad.numel() for entry in entries))

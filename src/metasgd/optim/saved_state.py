@@ -1,0 +1,82 @@
+"""The state dict of a ``LearnedOptimizer``, also of earlier versions."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasgd.errors import UserError
+from metasgd.rules.gradient_descent import UpdateRule
+
+SETTINGS = {"schedule": None, "scale_free": None}
+"""What ``LearnedOptimizer`` chooses where the rule leaves it open, as earlier versions had it."""
+
+
+def identity_of(rule: UpdateRule) -> dict[str, Any]:
+    """What must be the same for φ to mean the same, without what this optimizer chooses by itself."""
+    return {name: value for name, value in rule.identity().items() if name not in SETTINGS}
+
+
+def settings_of(rule: UpdateRule) -> dict[str, Any]:
+    return {name: getattr(rule, name) for name in SETTINGS if hasattr(rule, name)}
+
+
+def is_of_rule(saved: Mapping[str, Any], rule: UpdateRule) -> bool:
+    """Whether the state dict's part on its rule was taken under this very rule, φ and all."""
+    own = rule.state_dict()
+    theirs = {n: v for n, v in saved.get("identity", identity_of(rule)).items() if n not in SETTINGS}
+    same = theirs == identity_of(rule) and saved["phi"].keys() == own.keys()
+    return same and all(torch.equal(t, own[n].to(t)) for n, t in saved["phi"].items())
+
+
+def validate_rule(saved: Mapping[str, Any] | None, rule: UpdateRule) -> Mapping[str, Any]:
+    """The state dict's part on its rule, if it fits this one.
+
+    Raises:
+        UserError: there is none, or it is of another rule; the first difference is named.
+    """
+    if saved is None:
+        raise UserError("the state dict is not of a LearnedOptimizer: it holds no update rule")
+    theirs = {n: v for n, v in saved.get("identity", identity_of(rule)).items() if n not in SETTINGS}
+    theirs |= {n: t.shape for n, t in saved["phi"].items()}
+    own = {n: t.shape for n, t in rule.state_dict().items()} | identity_of(rule)
+    differing = [n for n in own | theirs if own.get(n) != theirs.get(n)]
+    if differing:
+        raise UserError(
+            f"the state dict is of another update rule than this {type(rule).__name__}: its"
+            f" {differing[0]} is {theirs.get(differing[0], 'absent')} there and"
+            f" {own.get(differing[0], 'absent')} here. Use the checkpoint that it was trained with"
+        )
+    return saved
+
+
+def restore_settings(saved: Mapping[str, Any], rule: UpdateRule) -> None:
+    """Set what the optimizer that was saved had chosen."""
+    for name, value in (SETTINGS | saved.get("settings", {})).items():
+        if hasattr(rule, name):
+            setattr(rule, name, value)
+
+
+def memory_beside(memory: Mapping[str, Any], named: Mapping[str, Tensor], rule: Tensor) -> dict[str, Any]:
+    """Each tensor of a rule's memory beside its parameter, or with the rule, wherever it was saved from.
+
+    Args:
+        memory: as it was saved; a parameter's part is KIND.NAME.
+        named: the parameters.
+        rule: a tensor where the rule is.
+    """
+    return {
+        k: v.to(named.get(k.partition(".")[2], rule).device) if isinstance(v, Tensor) else v for k, v in memory.items()
+    }
+
+
+def state_of_parameters(state_dict: Mapping[str, Any], parameters: Iterable[Tensor]) -> dict[Tensor, dict[str, Any]]:
+    """Each parameter's state as it was saved, beside the parameter; torch would round it to the parameter's type."""
+    saved = state_dict["state"]
+    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    return {
+        p: {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved[i].items()}
+        for i, p in zip(ids, parameters, strict=True)
+        if i in saved
+    }

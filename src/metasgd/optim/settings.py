@@ -1,0 +1,65 @@
+"""What ``LearnedOptimizer`` takes where neither its arguments nor the rule say anything."""
+
+import logging
+import math
+from pathlib import Path
+
+from metasgd.errors import UserError
+from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+from metasgd.rules.schedule import Schedule
+
+log = logging.getLogger("metasgd")
+MAX_UPDATE, MAX_SCALED_UPDATE = 0.1, 0.25
+"""The largest norm of an update by an optimizer network, and by a scaled one, relative to the tensor's."""
+
+
+def rule_of(checkpoint: str | Path | None) -> UpdateRule:
+    """The update rule in a checkpoint that ``fit`` wrote."""
+    from metasgd import load  # which needs all of the project; an optimizer of a given rule needs torch alone
+
+    assert checkpoint is not None
+    rule: UpdateRule = load(checkpoint).module.update_rule
+    return rule
+
+
+def default_max_update(rule: UpdateRule) -> float:
+    """A limit for rules that fit any network, none for rates that were learned on the very parameters they serve."""
+    if isinstance(rule, ScaledOptimizerNetwork):
+        return MAX_SCALED_UPDATE
+    return MAX_UPDATE if isinstance(rule, OptimizerNetwork) else math.inf
+
+
+def adopt_settings(
+    rule: UpdateRule, schedule: Schedule | None, scale_free: bool | None, total_steps: int | None
+) -> None:
+    """Set the rule's schedule and scale-freedom: as the arguments say, else as the rule says, else the default.
+
+    Raises:
+        UserError: the rule has no such setting, or needs ``total_steps`` that are not given.
+    """
+    scaled = isinstance(rule, ScaledOptimizerNetwork)
+    for name, value, having in (
+        ("schedule", schedule, isinstance(rule, OptimizerNetwork)),
+        ("scale_free", scale_free, scaled),
+    ):
+        if value is not None and not having:
+            raise UserError(
+                f"{name} is {value}, but {type(rule).__name__} has no {name}: leave it out, or use a scheduler of torch"
+            )
+    if schedule is not None and schedule not in ("none", "trapezoid"):
+        raise UserError(f"schedule is {schedule}: none or trapezoid is needed")
+    if isinstance(rule, ScaledOptimizerNetwork):
+        rule.scale_free = next((s for s in (scale_free, rule.scale_free) if s is not None), True)
+    if isinstance(rule, OptimizerNetwork):
+        said = schedule or rule.schedule
+        if said is None and scaled and total_steps is None and not rule.reads_progress:
+            log.warning("LearnedOptimizer: total_steps is not given, so the rates follow no schedule")
+        rule.schedule = said or ("trapezoid" if scaled and total_steps is not None else "none")
+        rule.reads_progress = "progress" in rule.inputs or rule.schedule == "trapezoid"
+    if total_steps is None and rule.reads_progress:
+        raise UserError(
+            f"total_steps is not given, but this {type(rule).__name__} depends on how much of the training is"
+            " done: give the number of steps that it will take"
+        )
