@@ -91,7 +91,7 @@ def test_no_update_is_larger_than_its_share_of_the_tensor(rule):
     optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, max_update=0.2)
     for s in range(6):
         before = copy.deepcopy(network)
-        steps(network, optimizer, x, y, 1, lambda loss: loss * 10**s)
+        steps(network, optimizer, x, y, 1, lambda loss, s=s: loss * 10**s)
         for p, q in zip(network.parameters(), before.parameters(), strict=True):
             floor = (p.shape[1] ** -0.5 if p.ndim > 1 else 0.1) * math.sqrt(p.numel())
             assert (p - q).norm() <= 0.2 * max(q.norm().item(), floor) * (1 + 1e-9)
@@ -154,7 +154,7 @@ def test_a_sparse_gradient_is_as_good_as_a_dense_one(rule):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rule", NETWORKS)
 def test_half_precision_is_computed_in_float32(rule, dtype):
-    halves, x, y = problem(torch.float32)
+    halves, *_ = problem(torch.float32)
     optimizer = LearnedOptimizer(halves.to(dtype).parameters(), update_rule=NETWORKS[rule](0.02, 0.5))
     wide = copy.deepcopy(halves).float()
     reference = LearnedOptimizer(wide.parameters(), update_rule=NETWORKS[rule](0.02, 0.5))
@@ -253,7 +253,7 @@ def test_schedules_that_move_the_momentum_step_as_with_sgd(rule, schedule):
 
 
 def test_groups_have_a_weight_decay_of_their_own():
-    network, x, y = problem()
+    network, *_ = problem()
     start = copy.deepcopy(network)
     groups = [{"params": network[0].parameters(), "weight_decay": 0.5}, {"params": network[2].parameters()}]
     optimizer = LearnedOptimizer(groups, update_rule=OptimizerNetwork(0.01, 0.5), lr=2.0)

@@ -120,5 +120,5 @@ def test_a_rule_says_what_its_weights_mean():
     assert Scalar(momentum=0.5).identity() == {"class": "Scalar", "momentum": 0.5}
     rule = OptimizerNetwork(0.2, 0.3, inputs=("loss", "trend"), per_layer=True)
     rule.bind(dict(nn.Linear(1, 1).named_parameters()), 1)
-    expected = {"class": "OptimizerNetwork", "learning_rate": 0.2, "momentum": 0.3, "per_layer": True}
+    expected = {"class": "OptimizerNetwork", "learning_rate": 0.2, "momentum": 0.3, "per_layer": True, "schedule": None}
     assert rule.identity() == expected | {"inputs": ["loss", "trend"]}
