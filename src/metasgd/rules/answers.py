@@ -107,11 +107,8 @@ class Answers:
         if name == "step":
             return math.log1p(step)
         if name == "gradient_norm":
-            norm = 0.5 * math.log10(size.square_sum + 1e-16)
-            if not self.scale_free:
-                return norm
-            usual = _number(left, GRADIENT_SQUARE) * size.elements
-            return norm - 0.5 * math.log10(usual) if usual > 0 else 0.0
+            usual = _number(left, GRADIENT_SQUARE) * size.elements if self.scale_free else 1.0
+            return 0.5 * math.log10(size.square_sum / usual + 1e-16) if usual > 0 else 0.0
         if name == "trend":
             return log_loss - _number(memory, AVERAGE) / (1 - SMOOTHING**step) if step else 0.0
         if history is not None and name in RELATIVE:

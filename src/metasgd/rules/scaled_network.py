@@ -122,10 +122,11 @@ class ScaledOptimizerNetwork(OptimizerNetwork):
     def _log_norm(self, grads: Params, loss: Tensor, state: State) -> Tensor:
         if not self.scale_free:
             return super()._log_norm(grads, loss, state)
+        squares = [g.square().flatten(loss.ndim).sum(dim=-1).to(loss) for g in grads.values()]
         elements = sum(g[(0,) * loss.ndim].numel() for g in grads.values())
         size = state[GRADIENT_SQUARE] * elements
-        norm = super()._log_norm(grads, loss, state)
-        return torch.where(size > 0, norm - 0.5 * torch.where(size > 0, size, 1.0).log10(), 0.0)
+        share = torch.stack(squares).sum(dim=0) / torch.where(size > 0, size, 1.0)
+        return torch.where(size > 0, 0.5 * (share + 1e-16).log10(), 0.0)
 
 
 def scale_of(shape: torch.Size) -> float:

@@ -319,7 +319,7 @@ def test_the_schedule_rises_and_falls_to_zero_and_says_once_that_it_is_over(capl
 def test_a_state_dict_from_before_the_settings_goes_on_as_it_was_meant():
     network, x, y = problem()
     old = {"schedule": "none", "scale_free": False, "max_update": math.inf}
-    rule = ScaledOptimizerNetwork(0.02, 0.9, inputs=["loss", "progress"])
+    rule = reading(ScaledOptimizerNetwork(0.02, 0.9, inputs=["loss", "progress"]))
     optimizer = LearnedOptimizer(network.parameters(), update_rule=rule, total_steps=20, **old)
     steps(network, optimizer, x, y, 5)
     saved = copy.deepcopy(optimizer.state_dict())
