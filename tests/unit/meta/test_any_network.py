@@ -391,7 +391,7 @@ class Detached(Sequences):
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (Bagged, "Bagged has an operation without a second derivative .*set first_order to true"),
+        (Bagged, "Bagged has an operation without a second derivative, .*set first_order to true"),
         (OnlyOnce, "OnlyOnce has an operation whose second derivative.*set first_order to true"),
         (Detached, "Detached cannot be adapted"),
     ],
