@@ -63,6 +63,7 @@ def adapt(
     inner_steps: int | None = None,
     transductive: bool = False,
     polarity: Polarity = "detect",
+    trust_checkpoint: bool = False,
 ) -> None:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
 
@@ -79,6 +80,8 @@ def adapt(
             they do not influence each other.
         polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
             if the checkpoint was trained on the other; or take them as the same or the opposite.
+        trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
+            Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
     """
     problems = too_small("--", ("inner_steps", inner_steps, 0))
     if Path(output).suffix.lower() != ".csv":
@@ -89,8 +92,8 @@ def adapt(
     raise_problems(problems)
     if suffix == ".onnx":
         validate_onnx_installed()
-    learner = load(ckpt_path)
-    source = load_source(learner.config)
+    learner = load(ckpt_path, trust_checkpoint)
+    source = load_source(learner.config, trust_checkpoint)
     if source is None or learner.module.objective.metric != "accuracy":
         raise UserError(
             f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"

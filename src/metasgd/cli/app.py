@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from metasgd import __version__
 from metasgd.cli.commands import COMMANDS
 from metasgd.cli.options import say
-from metasgd.cli.parser import Parser
+from metasgd.cli.parser import Parser, validate_makers
 from metasgd.cli.parsing import ready
 from metasgd.cli.trainer_options import TRAINER_DEFAULTS, validate_trainer_options
 from metasgd.errors import UserError
@@ -37,6 +37,7 @@ from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.run_logger import logger_of
+from metasgd.training.saved_states import validate_progress
 from metasgd.training.start import initialise, require_checkpoint, resume, validate_pictures
 
 PROGRAM = "python -m metasgd"
@@ -95,6 +96,7 @@ class MetaSGDCLI(LightningCLI):
                 f" {PROGRAM} {self.config.subcommand} --help shows"
             )
         options = self.config[self.config.subcommand]
+        validate_makers(options)
         if not 0 <= (options.seed_everything or 0) <= max_seed_value:
             raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
         logger = options.trainer.logger
@@ -177,6 +179,8 @@ class MetaSGDCLI(LightningCLI):
             ) from error
         if launch is not None:
             launch.validate_targets(trainer)
+        if start.checkpoint is not None:
+            validate_progress(start.checkpoint, start.content, trainer)
         return trainer
 
     def before_fit(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.seed import max_seed_value
@@ -64,6 +64,8 @@ class Compare:
         save_dir: the folder of all runs.
         name: of the run.
         device: where to train.
+        trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
+            Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
     """
 
     problem: Problem
@@ -85,6 +87,7 @@ class Compare:
     save_dir: str = "runs"
     name: str = "compare"
     device: str = "cpu"
+    trust_checkpoint: bool = False
 
     def run(self) -> None:
         """Train all, and write the table, the figure and the curves.
@@ -101,9 +104,12 @@ class Compare:
         network = self.network()
         validate_network(network, self.problem, bench.examples["train"])
         for checkpoint in checkpoints.values():
-            LearnedOptimizer(network.named_parameters(), checkpoint=str(checkpoint), total_steps=self.steps)
+            parameters = network.named_parameters()
+            _learned_optimizer(checkpoint, self.steps, self.trust_checkpoint, parameters, lr=1.0)
         contenders = [
-            Candidate(name, partial(_learned_optimizer, checkpoint, self.steps), start=1.0, tuned=False)
+            Candidate(
+                name, partial(_learned_optimizer, checkpoint, self.steps, self.trust_checkpoint), start=1.0, tuned=False
+            )
             for name, checkpoint in checkpoints.items()
         ]
         contenders += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
@@ -208,5 +214,5 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _learned_optimizer(checkpoint: UPath, steps: int, params: object, lr: float) -> LearnedOptimizer:
-    return LearnedOptimizer(params, checkpoint=str(checkpoint), lr=lr, total_steps=steps)  # type: ignore[arg-type]
+def _learned_optimizer(checkpoint: UPath, steps: int, trust: bool, params: Any, lr: float) -> LearnedOptimizer:
+    return LearnedOptimizer(params, checkpoint=str(checkpoint), lr=lr, total_steps=steps, trust=trust)

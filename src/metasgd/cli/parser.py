@@ -2,23 +2,30 @@
 
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
+from metasgd.errors import raise_problems
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.runs.moved_classes import with_present_paths
+from metasgd.runs.plain_yaml import YamlRefused, validate_yaml
 
 CHOICES: dict[str, tuple[type, ...]] = {
     "model.update_rule": (
@@ -30,6 +37,13 @@ CHOICES: dict[str, tuple[type, ...]] = {
     "problem": (ManyClasses, Curve),
 }
 """The classes of this package for options that take a class; imported, they can be given by their names alone."""
+MADE: dict[str, type] = {
+    "model.outer.optimizer": Optimizer,
+    "model.outer.scheduler": LRScheduler,
+    "network": nn.Module,
+    "optimizer": Optimizer,
+}
+"""What is made by calling what an option names; elsewhere the parser itself asks for a subclass."""
 NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', re.DOTALL)
 
 NO_MODULE = re.compile(
@@ -44,7 +58,11 @@ _load_yaml = get_loader("yaml")
 
 def _load(text: str) -> Any:
     """YAML, of a file or of one option's value, with the class paths of earlier versions replaced."""
-    return with_present_paths(_load_yaml(text))
+    validate_yaml(text)
+    try:
+        return with_present_paths(_load_yaml(text))
+    except (ValueError, LookupError) as error:
+        raise YamlRefused(f"a value cannot be converted ({error})") from error
 
 
 set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
@@ -108,6 +126,53 @@ def explained(message: str, options: list[str]) -> str:
             " return one, as def make() -> torch.nn.Module"
         )
     return message
+
+
+def validate_makers(config: Namespace) -> None:
+    """Refuse options whose class path names what makes something else than the option takes; call nothing.
+
+    The parser takes any function where it takes a callable, and would call ``os.system``.
+
+    Args:
+        config: as parsed, before anything in it is instantiated.
+
+    Raises:
+        UserError: with all of them.
+    """
+    raise_problems(list(_wrong_makers("", config)))
+
+
+def _wrong_makers(option: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Namespace | Mapping):
+        options = vars(value) if isinstance(value, Namespace) else value
+        path = options.get("class_path")
+        if isinstance(path, str):
+            yield from _wrong_maker(option, path, _named(path))
+        for name, below in options.items():
+            yield from _wrong_makers(option if name == "init_args" else f"{option}.{name}".lstrip("."), below)
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from _wrong_makers(option, below)
+    elif option in MADE and callable(value):
+        yield from _wrong_maker(option, getattr(value, "__name__", str(value)), value)
+
+
+def _wrong_maker(option: str, path: str, maker: Any) -> Iterator[str]:
+    made = maker if isinstance(maker, type) else get_type_hints(maker).get("return")
+    kind = MADE.get(option, object)
+    if not (isinstance(made, type) and issubclass(made, kind)) or made is type(None):
+        a = "class" if kind is object else f"subclass of {kind.__name__}"
+        yield f"{option} is {path}: a {a} is needed, or a function whose annotation says that it returns one"
+
+
+def _named(path: str) -> Any:
+    """What the parser found under this path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError:  # of a class in a class
+        outer, _, owner = module.rpartition(".")
+        return getattr(getattr(import_module(outer), owner), name)
 
 
 def _options(parser: ArgumentParser) -> list[str]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from metasgd.cli.commands import BY_PLACE, COMMANDS
 from metasgd.cli.options import at_option
-from metasgd.cli.parser import CommandParser
+from metasgd.cli.parser import CommandParser, validate_makers
 from metasgd.cli.renamed import in_current_names
 from metasgd.errors import UserError
 
@@ -76,6 +76,7 @@ def ready(name: str, prog: str, arguments: list[str]) -> Callable[[], None]:
     for line in renamed:
         rank_zero_info(line)
     config.pop("config", None)
+    validate_makers(config)
     values: dict[str, Any] = {}
     if "config" in parameters:
         values["config"] = parser.dump(config, skip_unset=False)

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from metasgd.runs.plain_yaml import load_yaml
+
 RENAMED = {
     "train": {
         "seed": "seed_everything",
@@ -63,7 +65,7 @@ def _config(arguments: list[str], i: int) -> dict[str, Any] | None:
     else:
         return None
     try:
-        found = yaml.safe_load(Path(place).read_bytes())
+        found = load_yaml(Path(place).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None  # the parser says what is wrong with it
     return found if isinstance(found, dict) else None

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -17,13 +16,14 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.episode import Episode
 from metasgd.errors import UserError
-from metasgd.learner.load import load
+from metasgd.learner.load import built, load
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.moved_classes import with_present_paths
 from metasgd.runs.outputs import validate_output, write_output
+from metasgd.runs.plain_yaml import load_yaml
 from metasgd.training.datamodule import EpisodicDataModule
 
 CURVES = ("loss", "accuracy", "mse")
@@ -39,7 +39,7 @@ class Judged:
     pairs: list[HardPair]
 
 
-def report(run: str, output: str | None = None, tasks: int = 200) -> None:
+def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoint: bool = False) -> None:
     """Write one self-contained HTML page about a run.
 
     Its settings, curves, learned rates, accuracy by inner step, the classes most often taken for each other, and the
@@ -50,6 +50,8 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
         output: the page to write; report.html in the run's folder by default.
         tasks: test tasks to judge best.ckpt on for the page, at least 2; where their data are not to be had, the page
             says why.
+        trust_checkpoint: import any class that the run names, which runs code: only where you trust its maker.
+            Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
     """
     folder = Path(run)
     config_file = folder / "config.yaml"
@@ -58,11 +60,11 @@ def report(run: str, output: str | None = None, tasks: int = 200) -> None:
         raise UserError(f"--tasks is {tasks}: at least 2 are needed")
     place = folder / "report.html" if output is None else Path(output)
     validate_output(place, "--output", [path for path in folder.rglob("*") if path.name != "report.html"])
-    learner = load(checkpoint)
+    learner = load(checkpoint, trust_checkpoint)
     evaluated: Judged | None = None
     missing = ""
     try:
-        evaluated = _evaluate(learner, config["data"], tasks)
+        evaluated = _evaluate(learner, config.get("data"), tasks, trust_checkpoint)
     except UserError as error:
         missing = str(error)
     rates = {n: rate.detach().float() for n, rate in learner.module.update_rule.learned_rates().items()}
@@ -97,7 +99,7 @@ def _config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"run is {file.parent}: no config.yaml is there. Give the folder of a run, runs/NAME/version_K")
     try:
-        config = with_present_paths(yaml.safe_load(file.read_bytes()))
+        config = with_present_paths(load_yaml(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, dict) or "model" not in config:
@@ -145,13 +147,13 @@ def _curves(folder: Path) -> list[Curve]:
     return found
 
 
-def _evaluate(learner: MetaLearner, options: dict[str, Any], n: int) -> Judged:
+def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Judged:
     """Adapt to the run's first test tasks.
 
     Raises:
         UserError: their data are not to be had.
     """
-    data = _data_of(options)
+    data: EpisodicDataModule = built(EpisodicDataModule, options, "the data of the run", trust)
     data.prepare_data()
     data.setup("test")
     sampler, module = data.samplers["test"], learner.module.eval()
@@ -165,16 +167,6 @@ def _evaluate(learner: MetaLearner, options: dict[str, Any], n: int) -> Judged:
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
     return Judged(torch.cat(measured), pairs)
-
-
-def _data_of(options: dict[str, Any]) -> EpisodicDataModule:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(EpisodicDataModule, "data")
-    try:
-        data: EpisodicDataModule = parser.instantiate(parser.parse_object({"data": options})).data
-    except (ArgumentError, KeyError, TypeError) as error:
-        raise UserError(f"the data of the run cannot be built: {str(error).splitlines()[0]}") from error
-    return data
 
 
 def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:

@@ -18,7 +18,8 @@ from metasgd.data.problems import Problem
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.reporting.text import printable
-from metasgd.runs.folders import CONFIG_KEY, Start, checkpoint_file, find_start, validate_shapes
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
+from metasgd.runs.folders import Start, checkpoint_file, find_start, validate_shapes
 from metasgd.runs.outputs import validate_folder
 from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
@@ -30,6 +31,7 @@ from metasgd.training.callbacks.progress import ProgressBar
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.resuming import validate_resumable
 from metasgd.training.run_logger import logger_of
+from metasgd.training.saved_states import validate_progress
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Train:
         version: K of the run's folder, NAME/version_K; by default the next.
         accelerator: cpu, gpu or what else Lightning knows.
         progress: show a progress bar.
+        trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
+            Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
     """
 
     problem: Problem
@@ -74,6 +78,7 @@ class Train:
     version: int | None = None
     accelerator: str = "auto"
     progress: bool = True
+    trust_checkpoint: bool = False
 
     def run(self) -> None:
         """Train, test, and write what was found.
@@ -98,6 +103,8 @@ class Train:
         optimizer = made_by(module)  # refuses what does not fit before a run has a folder
         self._refuse_other_start(start, module, optimizer, optimizer_ckpt)
         trainer = self._trainer(start, module)
+        if start.checkpoint is not None:
+            validate_progress(start.checkpoint, start.content, trainer)
         folder = place_of(trainer.log_dir or self.save_dir, "--save_dir")
         validate_folder(folder / "checkpoints", "--save_dir and --name")
         write_whole(folder / "config.yaml", self.config.encode())
@@ -149,7 +156,8 @@ class Train:
                 " configs/optimizer_network_long.yaml"
             )
         checkpoint = checkpoint_file(optimizer_ckpt, "--optimizer_ckpt")
-        return partial(LearnedOptimizer, checkpoint=str(checkpoint), lr=self.lr, total_steps=self.steps)
+        trust = self.trust_checkpoint
+        return partial(LearnedOptimizer, checkpoint=str(checkpoint), lr=self.lr, total_steps=self.steps, trust=trust)
 
     def _refuse_other_start(
         self, start: Start, module: SupervisedModule, optimizer: Optimizer, optimizer_ckpt: str | None

@@ -1,61 +1,107 @@
 """A meta-trained learner out of a checkpoint alone."""
 
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
 
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
+from metasgd.learner.checked_imports import imports_checked
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.runs.folders import CONFIG_KEY, read_checkpoint, validate_shapes
-from metasgd.runs.moved_classes import with_present_paths
+from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.class_paths import validate_class_path
+from metasgd.runs.compatibility import saved_config
+from metasgd.runs.folders import validate_shapes
 from metasgd.training.module import MetaSGDModule
 
+KINDS = (nn.Module, Source, Optimizer, LRScheduler)
+"""What a configuration is built of."""
+OF_THE_OUTER_PROBLEM = ("freeze_network",)
+"""The options of the outer problem that a learner depends on; the rest is of training."""
+ERRORS = (
+    *(ArgumentError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What parsers and constructors raise at options that make no sense to them."""
 
-def load(path: str | Path | UPath) -> MetaLearner:
+
+def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     """Build again what ``fit`` saved, from the configuration that the checkpoint carries.
 
-    Of the classes that it names, only networks, update rules and outer optimizers are built.
-    Offered as ``metasgd.load``.
+    Of the classes that it names, only the network and the update rule are built; what trained them is not. Offered as
+    ``metasgd.load``.
+
+    Args:
+        path: of the checkpoint.
+        trust: import any class that the checkpoint names. Without it, only those of this package, torch, torchvision,
+            lightning and timm, so that a stranger's checkpoint cannot run code.
 
     Raises:
-        UserError: the file is no complete checkpoint of this program, or its model cannot be built here.
+        UserError: the file is no complete checkpoint of this program, names a class of another package without
+            ``trust``, or its model cannot be built here.
     """
     path = UPath(path)
     content = read_checkpoint(path)
-    if CONFIG_KEY not in content:
+    config = saved_config(path, content)
+    if config is None:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
-    config = with_present_paths(yaml.safe_load(content[CONFIG_KEY]))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(MetaSGDModule, "model")
-    try:
-        module = parser.instantiate(parser.parse_object({"model": config["model"]})).model
-    except (ArgumentError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the model of the checkpoint {path} cannot be built: {str(error).splitlines()[0]}. Its own classes must be"
-            " importable here, in the versions that it was trained with."
-        ) from error
+    outer = config["model"].get("outer") or {}
+    options = config["model"] | {"outer": {name: outer[name] for name in OF_THE_OUTER_PROBLEM if name in outer}}
+    module: MetaSGDModule = built(MetaSGDModule, options, f"the model of the checkpoint {path}", trust)
     validate_shapes(path, content, module)
     module.load_state_dict(content["state_dict"])
     return MetaLearner(module, config)
 
 
-def load_source(config: dict[str, Any]) -> ClassSource | None:
+def load_source(config: Mapping[str, Any], trust: bool = False, known: Collection[str] = ()) -> ClassSource | None:
     """The source of the classes that a run was trained on; None for a source of something else.
+
+    Args:
+        config: of a checkpoint.
+        trust: import any class that it names.
+        known: class paths that the user's own configuration names.
 
     Raises:
         UserError: it cannot be built here.
     """
+    source = built(Source, config["data"].get("source"), "the data source of the checkpoint", trust, known)
+    return source if isinstance(source, ClassSource) else None
+
+
+def built(kind: type, options: Any, what: str, trust: bool, known: Collection[str] = ()) -> Any:
+    """An object out of the configuration that a checkpoint carries.
+
+    Args:
+        kind: its class, or, if that is abstract, the base of the class that the options name.
+        options: as in a configuration file.
+        what: it is, for messages.
+        trust: import any class that the options name.
+        known: class paths that the user's own configuration names.
+
+    Raises:
+        UserError: a class is not to be imported, or the object cannot be built.
+    """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
+    if kind is Source:
+        parser.add_argument("--made", type=Source)
+    else:
+        parser.add_class_arguments(kind, "made")
+    check = partial(validate_class_path, kinds=KINDS, known=known)
     try:
-        source = parser.instantiate(parser.parse_object({"source": config["data"]["source"]})).source
-    except (ArgumentError, KeyError, TypeError) as error:
+        with nullcontext() if trust else imports_checked(check):
+            return parser.instantiate(parser.parse_object({"made": options})).made
+    except UserError as error:
+        raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error
+    except ERRORS as error:
         raise UserError(
-            f"the data source of the checkpoint cannot be built: {str(error).splitlines()[0]}. Its own classes must be"
+            f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its own classes must be"
             " importable here, in the versions that it was trained with."
         ) from error
-    return source if isinstance(source, ClassSource) else None

@@ -59,6 +59,7 @@ class LearnedOptimizer(Optimizer):
         scale_free: whether a ``ScaledOptimizerNetwork`` steps the same whatever the loss's unit and zero. None: as the
             rule says, otherwise True.
         process_group: the processes that train the same weights together; None for all there are.
+        trust: import any class that the checkpoint names; see ``metasgd.load``.
 
     Raises:
         UserError: not exactly one of checkpoint and update rule is given, a setting is out of its range, or the rule
@@ -88,12 +89,13 @@ class LearnedOptimizer(Optimizer):
         schedule: Schedule | None = None,
         scale_free: bool | None = None,
         process_group: ProcessGroup | None = None,
+        trust: bool = False,
     ) -> None:
         if (checkpoint is None) == (update_rule is None):
             raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
         if total_steps is not None and total_steps < 1:
             raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
-        self.rule: UpdateRule = copy.deepcopy(update_rule) if update_rule is not None else rule_of(checkpoint)
+        self.rule: UpdateRule = copy.deepcopy(update_rule) if update_rule is not None else rule_of(checkpoint, trust)
         settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         settings["max_update"] = default_max_update(self.rule) if max_update is None else max_update
         validate_group(settings)

@@ -9,9 +9,10 @@ from upath import UPath
 
 from metasgd.errors import UserError
 from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.differences import differences
-from metasgd.runs.folders import CONFIG_KEY
 from metasgd.runs.moved_classes import with_present_paths
+from metasgd.runs.plain_yaml import load_yaml
 
 Options = Mapping[str, Any]
 
@@ -95,15 +96,15 @@ def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:
     if CONFIG_KEY not in content:
         return None
     try:
-        config = with_present_paths(yaml.safe_load(content[CONFIG_KEY]))
+        config = with_present_paths(load_yaml(content[CONFIG_KEY]))
         complete = all(isinstance(config[part], dict) for part in ("model", "data"))
         complete = complete and all("class_path" in config["model"][part] for part in ("network", "update_rule"))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
         raise UserError(
-            f"the configuration in the checkpoint {path} cannot be read. Give another, such as checkpoints/best.ckpt"
-            " or last.ckpt of the same run."
+            f"the configuration in the checkpoint {path} cannot be read, so its model cannot be built. Give another,"
+            " such as checkpoints/best.ckpt or last.ckpt of the same run."
         )
     return dict(config)
 

@@ -1,10 +1,6 @@
 """A run's folder, ``runs/NAME/version_K``, and finding the checkpoints in it."""
 
-import pickle
 import re
-import struct
-import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +9,13 @@ import torch
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.storage import answering, errors_of_the_system, place_of
+from metasgd.runs.checkpoint_file import read_checkpoint as read_checkpoint
+from metasgd.runs.checkpoint_schema import CONFIG_KEY as CONFIG_KEY
+from metasgd.runs.storage import answering, place_of
 
 KEYWORDS = ("last", "best")
 RESUME = "resume"
 """The keyword of a job that starts its run, or goes on with it when it is started again."""
-CONFIG_KEY = "metasgd_config"
-"""A checkpoint holds the run's config.yaml under this key."""
 _VERSION = re.compile(r"version_(\d+)")
 
 
@@ -167,42 +163,11 @@ def run_of(checkpoint: UPath) -> Run | None:
     return Run(folder.parents[2], folder.parents[1].name, int(match[1]))
 
 
-def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
-    """A checkpoint's content, of plain types and tensors only: no code in it is run.
-
-    Raises:
-        UserError: the file is not a complete checkpoint of this program.
-    """
-    try:
-        # torch warns of formats that it does not write itself
-        with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"there is no checkpoint {path}. Give the path of one, such as runs/NAME/version_K/checkpoints/best.ckpt"
-        ) from error
-    except (
-        # torch's own, and what its unpickler trips over in a stream that makes no sense
-        *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
-        *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith("Weights only load failed"):
-            reason = "it is not all of plain types and tensors, as torch.save writes them"
-        raise UserError(
-            f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."
-            " Give another, such as checkpoints/best.ckpt or last.ckpt of the same run."
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{path} is not a checkpoint of metasgd: it has no state_dict. Give one that fit wrote.")
-    return content
-
-
 def validate_shapes(path: Path | UPath, content: dict[str, Any], module: torch.nn.Module) -> None:
     """Refuse a checkpoint whose tensors are not the module's, naming the first that differs.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape.
+        UserError: a tensor is missing, unexpected, of another shape, or not of finite numbers.
     """
     own = {n: tuple(t.shape) for n, t in module.state_dict().items()}
     saved = {n: tuple(t.shape) for n, t in content["state_dict"].items()}
@@ -215,3 +180,12 @@ def validate_shapes(path: Path | UPath, content: dict[str, Any], module: torch.n
             " of the run that wrote it, with the same --model.network, --model.update_rule, --model.inner_steps and"
             " --model.adapts."
         )
+    for n, t in module.state_dict().items():
+        found: torch.Tensor = content["state_dict"][n]
+        if (found.is_floating_point(), found.is_complex()) != (t.is_floating_point(), t.is_complex()):
+            raise UserError(f"the checkpoint {path} does not fit the model: {n} is of {found.dtype}, not {t.dtype}")
+        if not found.isfinite().all():
+            raise UserError(
+                f"the checkpoint {path} cannot be used: {n} has values that are not finite. Give one from before it"
+                " diverged, such as checkpoints/best.ckpt"
+            )

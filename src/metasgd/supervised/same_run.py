@@ -7,6 +7,7 @@ from upath import UPath
 
 from metasgd.errors import UserError, raise_problems
 from metasgd.runs.differences import differences
+from metasgd.runs.plain_yaml import load_yaml
 
 FIXED = ("problem", "network", "batch_size", "seed_everything")
 """The options that a step depends on, beside the optimizer's, which the checkpoint itself holds."""
@@ -26,7 +27,7 @@ def validate_same_run(file: UPath, configured: str, ckpt_path: str) -> None:
     if not file.is_file():
         return
     try:
-        began, now = (_in_one_form(yaml.safe_load(text)) for text in (file.read_bytes(), configured))
+        began, now = (_in_one_form(load_yaml(text)) for text in (file.read_text(encoding="utf-8"), configured))
         differing = [one for name in FIXED for one in differences(name, began[name], now[name])]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(

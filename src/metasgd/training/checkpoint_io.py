@@ -8,7 +8,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint, sealed
+from metasgd.runs.checkpoint_schema import FORMAT, FORMAT_KEY
 from metasgd.runs.storage import write_whole
 
 
@@ -22,9 +23,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ARG002
         place = UPath(path)
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        torch.save({**checkpoint, FORMAT_KEY: FORMAT}, content)
         try:
-            write_whole(place, content.getvalue())
+            write_whole(place, sealed(content.getvalue()))
         except OSError as error:
             kept = f"; the checkpoint written before is kept as {place}" if place.exists() else ""
             raise UserError(

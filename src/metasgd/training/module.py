@@ -27,13 +27,9 @@ from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
 from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
 from metasgd.training.outer import OuterProblem, SkippedSteps
-
-SKIPPED_KEY = "metasgd_skipped"
-"""A checkpoint holds under this key how many outer steps were skipped."""
-RUNS_KEY = "metasgd_long_runs"
-"""A checkpoint holds the inner runs under way under this key."""
 
 
 class MetaSGDModule(LightningModule):

@@ -8,9 +8,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
 
 from metasgd.errors import UserError
+from metasgd.runs.checkpoint_schema import MADE_BY_KEY as MADE_BY_KEY
+from metasgd.training.saved_states import validate_optimizer, validate_schedule
 
-MADE_BY_KEY = "metasgd_made_by"
-"""A checkpoint holds under this key the classes of the optimizer and of the schedule of its training."""
 OWN = ("torch.", "metasgd.")
 """Optimizers of these packages leave their settings as they are; others may count in them."""
 
@@ -61,6 +61,9 @@ def validate_resumable(
             f"the checkpoint {path} cannot be trained on as configured: {'; '.join(differing)}. Use the same {options}"
             " as the run that wrote it, which its config.yaml has, or start a new run"
         )
+    validate_optimizer(path, content["optimizer_states"][0], optimizer)
+    if scheduler is not None and content["lr_schedulers"]:
+        validate_schedule(path, content["lr_schedulers"][0], scheduler)
 
 
 def _classes(content: dict[str, Any], own: dict[str, str]) -> list[str]:

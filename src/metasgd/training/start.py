@@ -10,8 +10,10 @@ from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.load import load_source
+from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.class_paths import PACKAGES
 from metasgd.runs.compatibility import other_protocol, saved_config, validate_same_model, validate_same_run
-from metasgd.runs.folders import Start, checkpoint_file, read_checkpoint, validate_shapes
+from metasgd.runs.folders import Start, checkpoint_file, validate_shapes
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.resuming import validate_resumable
@@ -67,7 +69,7 @@ def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, A
     validate_shapes(path, content, module)
     validate_same_model(path, content, module.update_rule, configured["model"]["network"])
     config = saved_config(path, content)
-    known = None if config is None else load_source(config)
+    known = None if config is None else _source_of(config, configured)
     if known is not None and isinstance(source, ClassSource) and {known.ink, source.ink} == {"light", "dark"}:
         raise UserError(
             f"--init_from is {init_from}, which was trained on {known.ink} ink, but data.source has {source.ink} ink."
@@ -77,6 +79,17 @@ def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, A
     module.outer_steps.zero_()
     rank_zero_info(f"starts from the weights of {path}")
     return Start(None, path, content)
+
+
+def _source_of(config: Mapping[str, Any], configured: Mapping[str, Any]) -> ClassSource | None:
+    """The source that a checkpoint was trained on, if its class is of a known package or the configured one."""
+    own, saved = (some["data"].get("source") for some in (configured, config))
+    known = [own["class_path"]] if isinstance(own, Mapping) and "class_path" in own else []
+    path = saved.get("class_path") if isinstance(saved, Mapping) else None
+    if path not in known and str(path).partition(".")[0] not in PACKAGES:
+        rank_zero_info(f"the ink of the checkpoint's drawings is unknown: {path}, its data source, is not imported")
+        return None
+    return load_source(config, known=known)
 
 
 def validate_pictures(start: Start, own: Contents, stage: str) -> None:

@@ -18,12 +18,13 @@ from upath import UPath
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.nn.networks import uses_batch_statistics
 from metasgd.reporting.results import Protocol, table, write
-from metasgd.runs.folders import CONFIG_KEY, KEYWORDS, RESUME
+from metasgd.runs.checkpoint_schema import CONFIG_KEY, MADE_BY_KEY
+from metasgd.runs.folders import KEYWORDS, RESUME
 from metasgd.runs.storage import remove_abandoned
 from metasgd.runtime.signals import SIGNALS, leave
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
-from metasgd.training.resuming import MADE_BY_KEY, made_by
+from metasgd.training.resuming import made_by
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def quieten() -> None:
     """Keep off the terminal what is no concern of the user's."""
     # advertisements, which Lightning sends at every start
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "Tip:" not in r.getMessage())
+    # of class paths that the parser is wary of, and that are refused
+    warnings.filterwarnings("ignore", message="(?s).*(import path denylist|JSONARGPARSE_DEPRECATION_WARNINGS)")
     # Lightning's use of torch and torch's of its own parts
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")
     # figures of the evaluation are those of all processes before they are logged

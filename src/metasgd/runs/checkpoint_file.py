@@ -1,0 +1,93 @@
+"""The file of a checkpoint: torch's, with a digest of all its bytes, read without running code in it."""
+
+import hashlib
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from upath import UPath
+
+from metasgd.errors import UserError
+from metasgd.runs.checkpoint_schema import upgraded, validate_content
+from metasgd.runs.storage import errors_of_the_system
+
+_SEAL = b"metasgd-sha256:"
+_SEALED = re.compile(re.escape(_SEAL) + rb"([0-9a-f]{64})")
+_LENGTH = len(_SEAL) + 64
+_BLOCK = 2**20
+
+
+def sealed(content: bytes) -> bytes:
+    """The file that torch wrote, with the SHA-256 of its bytes as the comment of the zip archive that it is."""
+    seal = _SEAL + hashlib.sha256(content).hexdigest().encode()
+    return content[:-2] + struct.pack("<H", len(seal)) + seal
+
+
+def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
+    """A checkpoint's content, of plain types and tensors only: no code in it is run, and no damage passes.
+
+    Raises:
+        UserError: the file is not a complete checkpoint of this program.
+    """
+    try:
+        # torch warns of formats that it does not write itself
+        with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
+            _validate_bytes(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no checkpoint {path}. Give the path of one, such as runs/NAME/version_K/checkpoints/best.ckpt"
+        ) from error
+    except (
+        # torch's own, and what its unpickler trips over in a stream that makes no sense
+        *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
+        *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):
+            reason = "it is not all of plain types and tensors, as torch.save writes them"
+        raise UserError(
+            f"the checkpoint {path} cannot be read: it is damaged, incomplete or no checkpoint ({reason[:120]})."
+            " Give another, such as checkpoints/best.ckpt or last.ckpt of the same run."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path} is not a checkpoint of metasgd: it has no state_dict. Give one that fit wrote.")
+    validate_content(path, content)
+    return upgraded(content)
+
+
+def _validate_bytes(file: IO[bytes]) -> None:
+    """Refuse an archive of other bytes than were written; torch itself looks at no checksum.
+
+    Raises:
+        zipfile.BadZipFile: a checksum is wrong, or it is no archive of stored, separate members, as torch writes it.
+    """
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _LENGTH - 2))
+    tail = file.read()
+    seal = _SEALED.fullmatch(tail[2:])
+    if seal is not None:
+        digest, left = hashlib.sha256(), size - _LENGTH - 2
+        file.seek(0)
+        while left:
+            block = file.read(min(_BLOCK, left))
+            digest.update(block)
+            left -= len(block)
+        digest.update(b"\0\0")  # the length of the comment, as it was when there was none
+        if tail[:2] != struct.pack("<H", _LENGTH) or digest.hexdigest().encode() != seal[1]:
+            raise zipfile.BadZipFile("its bytes are not those that were written: the SHA-256 differs")
+    with zipfile.ZipFile(file) as archive:
+        if seal is None and (archive.comment or tail[-2:] != b"\0\0"):
+            raise zipfile.BadZipFile("its digest is damaged")
+        members = archive.infolist()
+        if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+            raise zipfile.BadZipFile("its members are not stored one after the other")
+        damaged = archive.testzip() if seal is None else None
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
