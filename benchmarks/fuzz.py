@@ -14,6 +14,7 @@ import json
 import pickle
 import random
 import signal
+import struct
 import sys
 import tempfile
 import traceback
@@ -28,6 +29,7 @@ from PIL import Image
 
 from metasgd.cli.app import main as metasgd
 from metasgd.data.images.decoding import PictureForm, read_picture
+from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.archive import Limits, read_images
 from metasgd.data.omniglot.files import decode_drawing
 from metasgd.errors import UserError
@@ -36,7 +38,9 @@ from metasgd.runs.folders import read_checkpoint
 ROOT = Path(__file__).parents[1]
 LIMIT = 30  # seconds for one input
 LONGEST = 20_000  # bytes
-SHARES = {"images": 50, "archives": 25, "checkpoints": 23, "configs": 2}
+POINTERS = (0x8769, 0x8825, 0xA005, 0x927C, 0x9286)
+ODD = "aB9 _-.,;:'\"[]{}()<>$%&#@!?=+~*|\\\t\n\u00e9\u05d0\u4e2d\U0001f600\u202e/"
+SHARES = {"images": 33, "exif": 15, "classes": 5, "archives": 22, "checkpoints": 23, "configs": 2}
 """Of 100 inputs; a configuration takes a second where the others take a millisecond."""
 
 
@@ -49,6 +53,34 @@ def images(chance: random.Random, folder: Path) -> Path:
     size = chance.randint(1, 40), chance.randint(1, 40)
     Image.effect_noise(size, 60).convert(mode).save(content, form)
     return written(folder / f"x{suffix}", damaged(content.getvalue(), chance))
+
+
+def exif(chance: random.Random, folder: Path) -> Path:
+    """An intact picture with a block of EXIF whose tags have types, counts and values at random."""
+    order = chance.choice("<>")
+    tags = sorted(chance.choice([*range(0x100, 0x140), *POINTERS]) for _ in range(chance.randint(0, 12)))
+    counts = [0, 1, 2, 5, 2**16, 2**32 - 1]
+    entries = [
+        struct.pack(f"{order}HHI", tag, chance.randrange(16), chance.choice(counts)) + chance.randbytes(4)
+        for tag in tags
+    ]
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    block = damaged(start + b"".join(entries) + bytes(4) + chance.randbytes(chance.randint(0, 100)), chance)
+    content = io.BytesIO()
+    form = chance.choice(["JPEG", "PNG", "WEBP"])
+    Image.effect_noise((9, 7), 60).convert("RGB").save(content, form, exif=b"Exif\0\0" + block)
+    return written(folder / "x.jpg", content.getvalue())
+
+
+def classes(chance: random.Random, folder: Path) -> Path:
+    """A folder of classes with names of any characters that a file system takes."""
+    root = folder / f"classes-{chance.random()}"
+    for _ in range(chance.randint(1, 5)):
+        name = "".join(chance.choice(ODD) for _ in range(chance.randint(1, 12)))
+        place = root / "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 3)).save(place / chance.choice(["0.png", "\u00e9.JPEG", "[b].gif", "-0.bmp"]))
+    return root
 
 
 def archives(chance: random.Random, folder: Path) -> Path:
@@ -123,6 +155,20 @@ def read_image(path: Path) -> None:
     read_picture(path, PictureForm(3, 12, 12))
 
 
+def read_exif(path: Path) -> None:
+    try:
+        read_picture(path, PictureForm(3, 12, 12))
+    except UserError as error:
+        raise RuntimeError(f"an intact picture is refused: {error}") from error
+
+
+def read_classes(path: Path) -> None:
+    source = ImageFolder(image_size=4, fractions=(1, 0, 0))
+    pool = source.pool("train", path, path.parent / "cache")
+    if list(source.contents(path, path.parent)["train"]) != list(pool.names):
+        raise RuntimeError(f"the pool has the classes {pool.names}")
+
+
 def read_archive(path: Path) -> None:
     for _ in read_images(path, limits=Limits(members=1000, member_bytes=10_000, total_bytes=100_000)):
         pass
@@ -141,6 +187,8 @@ def read_config(path: Path) -> None:
 
 KINDS: dict[str, tuple[Callable[[random.Random, Path], Path], Callable[[Path], object]]] = {
     "images": (images, read_image),
+    "exif": (exif, read_exif),
+    "classes": (classes, read_classes),
     "archives": (archives, read_archive),
     "checkpoints": (checkpoints, read_checkpoint),
     "configs": (configs, read_config),
@@ -164,7 +212,7 @@ def feed(kind: str, chance: random.Random, folder: Path) -> tuple[str, bytes]:
     """What became of one input, in a word or as a traceback, and the input."""
     make, read = KINDS[kind]
     path = make(chance, folder)
-    content = path.read_bytes()
+    content = path.read_bytes() if path.is_file() else repr(sorted(path.rglob("*"))).encode()
     try:
         with at_most(LIMIT):
             read(path)

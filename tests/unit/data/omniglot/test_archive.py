@@ -1,5 +1,4 @@
 import os
-import stat
 import struct
 import zipfile
 from pathlib import Path
@@ -111,33 +110,12 @@ def test_a_member_that_unpacks_to_less_than_it_declares_is_refused(tmp_path: Pat
     assert "p/a.png: damaged" in refusal(archive)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("/etc/a.png", "not a relative path"),
-        ("C:/a.png", "not a relative path"),
-        ("p\\a.png", "not a relative path"),
-        ("../a.png", "leaves the folder"),
-        ("p/../../a.png", "leaves the folder"),
-        ("p/../../a.txt", "leaves the folder"),
-    ],
-)
-def test_a_path_outside_the_folder_is_refused(tmp_path: Path, name: str, reason: str) -> None:
-    message = refusal(make(tmp_path / "a.zip", ("a/first.png", b"fine"), (name, b"x")))
-    assert reason in message
-    assert repr(name) in message
-
-
-def test_a_path_cut_by_a_nul_is_refused(tmp_path: Path) -> None:
-    archive = make(tmp_path / "a.zip", ("p/aXpng", b"x"))
-    archive.write_bytes(archive.read_bytes().replace(b"aXpng", b"a\0png"))
-    assert "not a relative path" in refusal(archive)
-
-
-def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
-    link = zipfile.ZipInfo("p/a.png")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    assert "'p/a.png': a link" in refusal(make(tmp_path / "a.zip", (link, b"/etc/passwd")))
+@pytest.mark.parametrize("name", ["/etc/a.png", "C:/a.png", "p\\a.png", "../a.png", "p/../../a.png"])
+def test_any_path_is_but_a_name_since_nothing_is_written(tmp_path: Path, name: str) -> None:
+    archive = make(tmp_path / "a.zip", ("a/first.png", b"fine"), (name, b"x"))
+    expected = [("a/first.png", b"fine")] + [(name, b"x")] * (".." not in name)  # which counts as hidden
+    assert sorted(read_images(archive)) == sorted(expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def test_two_members_of_one_path_are_refused(tmp_path: Path) -> None:
