@@ -4,6 +4,14 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
+from metasgd.data.images.image_folder import split_by_name
+
+
+def in_order_of_the_split(n):
+    """Numbers of classes, those first whose names come first where fractions decide."""
+    split_of = {s: split_by_name([f"c{c:02d}" for c in range(n)], (s / n, 0, 1 - s / n)) for s in range(1, n + 1)}
+    return sorted(range(n), key=lambda c: min(s for s in split_of if split_of[s][c] == "train"))
+
 
 def add(folder, classes):
     for c in classes:
@@ -14,7 +22,9 @@ def add(folder, classes):
 
 
 def test_a_run_with_other_pictures_is_neither_resumed_nor_tested_on_classes_it_knows(metasgd, tmp_path):
-    add(tmp_path / "data", range(12))
+    *added, _ = in_order_of_the_split(31)
+    first_there, added = added[18:], added[:18]  # which take the first places, so that those of training become test's
+    add(tmp_path / "data", first_there)
     options = {
         "trainer.max_steps": 2,
         "trainer.val_check_interval": 2,
@@ -39,7 +49,7 @@ def test_a_run_with_other_pictures_is_neither_resumed_nor_tested_on_classes_it_k
     arguments += [a for o, v in options.items() for a in (f"--{o}", str(v))]
     first = metasgd("fit", *arguments)
     assert first.returncode == 0, first.stderr
-    add(tmp_path / "data", range(12, 30))
+    add(tmp_path / "data", added)
     longer = metasgd("fit", *arguments, "--trainer.max_steps", "4", "--ckpt_path", "last")
     assert longer.returncode == 2
     assert "last.ckpt was trained on other pictures than there are now: " in longer.stderr
@@ -47,7 +57,7 @@ def test_a_run_with_other_pictures_is_neither_resumed_nor_tested_on_classes_it_k
     assert tested.returncode == 2
     assert "last.ckpt was trained on" in tested.stderr
     assert "classes of the test split, such as c" in tested.stderr
-    for place in ((tmp_path / "data") / f"c{c:02d}" for c in range(12, 30)):
+    for place in ((tmp_path / "data") / f"c{c:02d}" for c in added):
         for file in place.iterdir():
             file.unlink()
         place.rmdir()

@@ -1,5 +1,7 @@
 """What changed between two lives of a run is said, and classes that moved into the test are found."""
 
+import hashlib
+
 import pytest
 from PIL import Image
 
@@ -91,14 +93,17 @@ def test_a_folder_has_the_same_contents_wherever_it_lies_and_other_ones_when_a_p
 
 def test_classes_that_are_added_move_others_where_fractions_decide(tmp_path):
     source = ImageFolder(image_size=8, fractions=(0.5, 0.25, 0.25))
-    for c in range(8):
-        picture(tmp_path / f"c{c}" / "0.bmp", 8)
+    names = [f"c{c}" for c in range(20)]
+    order = sorted(names, key=lambda name: hashlib.sha256(f"metasgd/image_folder/1:{name}".encode()).digest())
+    for name in order[12:]:
+        picture(tmp_path / name / "0.bmp", 8)
     before = source.contents(tmp_path, tmp_path)
-    for c in range(8, 20):
-        picture(tmp_path / f"c{c}" / "0.bmp", 8)
+    assert set(before["train"]) == set(order[12:16])
+    for name in order[:12]:
+        picture(tmp_path / name / "0.bmp", 8)
     after = source.contents(tmp_path, tmp_path)
-    moved = {n for n in after["test"] if n in before["train"] or n in before["val"]}
-    assert set(seen_in_training(before, after, "test")[0]) == moved
+    assert set(after["test"]) == set(order[15:])
+    assert set(seen_in_training(before, after, "test")[0]) == {order[15], *order[16:18]}  # of train, of val
     assert changes(before, after)
 
 
