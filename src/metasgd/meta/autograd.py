@@ -9,7 +9,7 @@ from torch.func import vmap
 
 from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoop, Tape
-from metasgd.nn.calling import call
+from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
 from metasgd.rules.gradient_descent import Params
 
@@ -101,7 +101,8 @@ class AutogradInnerLoop(InnerLoop):
         return self._losses(outputs, y), outputs
 
     def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
-        fixed = self.weights({}, shared)
+        fixed = {n: contiguous(t, False) for n, t in self.weights({}, shared).items()}
+        params = {n: contiguous(t, bool(self.lead)) for n, t in params.items()}
         network, slots = self.learner.network, self.learner.slots
 
         def of_one(params: Params, x: Tensor) -> Tensor:

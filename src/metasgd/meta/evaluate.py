@@ -26,7 +26,7 @@ def inner_loop_of(learner: InnerLoopConfig, theta: Params, tasks: Episode) -> In
     network = learner.feed_forward
     if (
         network is None
-        or not network.fits(theta, tasks.support_x, tasks.support_y)
+        or not network.fits(theta, tasks)
         or (tasks.n_tasks > 1 and not network.stacks)
         or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
     ):

@@ -50,9 +50,9 @@ class InnerLoopConfig:
     transductive: bool = True
     closed_form: bool = True
 
-    @cached_property
+    @property
     def feed_forward(self) -> FeedForward | None:
-        """The network by its layers, if their derivatives are known in closed form and may be used."""
+        """The network by its layers, as it is now, if their derivatives are known in closed form and may be used."""
         return read(self.network, self.loss) if self.closed_form else None
 
     @cached_property
@@ -126,11 +126,11 @@ class InnerLoop(ABC):
     def __init__(self, learner: InnerLoopConfig, theta: Params, tasks: Episode) -> None:
         self.learner = learner
         self.lead = () if tasks.n_tasks == 1 else (tasks.n_tasks,)
-        support_x, support_y, query_x, query_y = (f if self.lead else f[0] for f in tasks[:4])
+        support_x, support_y, query_x, query_y = ((f if self.lead else f[0]).contiguous() for f in tasks[:4])
         self.support_set = support_x, support_y
         self.query_set = query_x, query_y
         self.n_way = tasks.n_way
-        self.theta = {n: p.detach() for n, p in theta.items() if n not in learner.rows}
+        self.theta = {n: p.detach().contiguous() for n, p in theta.items() if n not in learner.rows}
         self.shared = {n: p for n, p in self.theta.items() if n not in learner.adapted}
         self.shared_rows = {n: tasks.n_way for n in self.shared if n in learner.agnostic}
 

@@ -30,7 +30,7 @@ from metasgd.meta.full_unroll import Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
 from metasgd.meta.second_order import refuse_wrong_second_order
-from metasgd.nn.calling import call, network_copy
+from metasgd.nn.calling import call, contiguous, network_copy
 from metasgd.nn.heads import ClassAgnosticHead
 from metasgd.nn.networks import BatchNorm2d, class_agnostic_names
 from metasgd.rules.gradient_descent import CHOSEN, Params, State
@@ -224,9 +224,10 @@ class _Stack:
             return self.learner.loss(outputs, y), outputs
 
         if self.stacked:
-            losses: tuple[Tensor, Tensor] = vmap(of_one)(self.params, x, y)
+            params = {n: contiguous(p, True) for n, p in self.params.items()}
+            losses: tuple[Tensor, Tensor] = vmap(of_one)(params, x, y)
             return losses
-        each = [of_one({n: p[b] for n, p in self.params.items()}, x[b], y[b]) for b in range(len(x))]
+        each = [of_one({n: contiguous(p[b], False) for n, p in self.params.items()}, x[b], y[b]) for b in range(len(x))]
         return torch.stack([loss for loss, _ in each]), torch.stack([outputs for _, outputs in each])
 
     def runs(self) -> list[Run]:

@@ -36,6 +36,9 @@ def slots_of(network: nn.Module) -> Slots:
 def call(network: nn.Module, params: Mapping[str, Tensor], x: Tensor, slots: Slots | None = None) -> Tensor:
     """``f(params; x)``, the logits of a network that otherwise stays as it is.
 
+    Buffers and inputs reach the network contiguous, as parameters should (see :func:`contiguous`). The inputs are a
+    copy, which the network may overwrite.
+
     Args:
         network: f. Two threads must not call one network at the same time.
         params: parameters and buffers by name; the network's own stand for those that are missing.
@@ -47,8 +50,21 @@ def call(network: nn.Module, params: Mapping[str, Tensor], x: Tensor, slots: Slo
     """
     slots = slots_of(network) if slots is None else slots
     weights = {slot: p for name, p in params.items() for slot in slots.get(name, (name,))}
+    # those buffers alone that need it: others may change as the network runs
+    laid = {n: b.contiguous() for n, b in network.named_buffers() if n not in weights and not b.is_contiguous()}
+    weights, x = weights | laid, x.clone(memory_format=torch.contiguous_format)
     with exact_derivatives(network):
         return logits_of(functional_call(network, weights, (x,), tie_weights=False), network)
+
+
+def contiguous(tensor: Tensor, stacked: bool) -> Tensor:
+    """The tensor, such that it, or each part of it that ``vmap`` makes, is contiguous; a copy only where it must be.
+
+    Under ``vmap`` on CUDA, batch normalisation raises on a tensor in ``torch.channels_last``, and on a CPU its float32
+    error is then 10 to 100 times as large.
+    """
+    part = tensor[0] if stacked else tensor
+    return tensor if part.is_contiguous() else tensor.contiguous()
 
 
 def logits_of(outputs: object, network: nn.Module) -> Tensor:

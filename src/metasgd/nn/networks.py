@@ -136,8 +136,6 @@ class Conv4(nn.Sequential):
         else:
             top = ClassAgnosticHead(n_features)
         super().__init__(OrderedDict(body=body, head=top))
-        # as convolutions read them: every inner step has weights of its own, which would be laid out anew each time
-        self.to(memory_format=torch.channels_last)
         self.image_shape = (in_channels, image_size, image_size)
 
 

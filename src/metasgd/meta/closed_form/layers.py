@@ -8,7 +8,8 @@ A layer maps x to y with parameters p. Beside its forward pass it knows two line
 
 Gradients differentiated along a direction ω of the parameters are the Hessian-vector product H ω (Pearlmutter
 1994, "Fast exact multiplication by the Hessian"). Everything here is plain arithmetic on tensors: no autograd,
-nothing shared between threads.
+nothing shared between threads. No layer writes into a tensor that it was given or has returned, so that layers may
+save what they like of both, and follow one another in any order.
 
 Tensors have a leading ``[b]`` where b tasks with weights of their own are stacked, and none for one task; X
 examples, M values per channel. ``None`` stands for a tangent of zero.
@@ -175,30 +176,33 @@ class Fixed(Layer):
         return self._pull(kept, dy_dot), {}
 
 
-@dataclass(frozen=True)
 class ReLU(Fixed):
-    """In place, since nobody else needs what it is given: reading from and writing to memory is what it costs."""
-
-    in_place: bool = True
-    """Whether x may be overwritten; not where it is the network's input."""
-
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
-        y = x.relu_() if self.in_place else x.relu()
+        y = x.relu()
         return y, (y,)
 
     def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
         return self._pull(kept, x_dot)
 
     def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward.grad_input(dy, kept[0], 0, grad_input=dy)  # type: ignore[no-any-return]
+        dx: Tensor = aten.threshold_backward(dy, kept[0], 0)
+        return dx
 
 
 @dataclass(frozen=True)
 class MaxPool2d(Fixed):
     size: tuple[int, int] = (2, 2)
+    stride: tuple[int, int] = (2, 2)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False
+
+    @property
+    def _options(self) -> tuple[Any, ...]:
+        return self.size, self.stride, self.padding, self.dilation, self.ceil_mode
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
-        y, where = aten.max_pool2d_with_indices(x, self.size)
+        y, where = aten.max_pool2d_with_indices(x, *self._options)
         return y, (x, where)
 
     def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
@@ -207,7 +211,7 @@ class MaxPool2d(Fixed):
 
     def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
         x, where = kept
-        dx: Tensor = aten.max_pool2d_with_indices_backward(dy, x, self.size, self.size, [0, 0], [1, 1], False, where)
+        dx: Tensor = aten.max_pool2d_with_indices_backward(dy, x, *self._options, where)
         return dx
 
 

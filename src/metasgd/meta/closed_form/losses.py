@@ -26,29 +26,28 @@ class LossForm(ABC):
         """How that gradient changes along ``outputs_dot``."""
 
     @abstractmethod
-    def fits(self, y: Tensor, n_outputs: int) -> bool:
-        """Whether ``[B, X, …]`` targets are of the kind that is meant here."""
+    def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:
+        """Whether targets ``[B, X, …]`` beside inputs ``[B, X, …]`` are of the kind that is meant here."""
 
 
 class CrossEntropy(LossForm):
     shift_invariant = True
 
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
-        counts = y.ne(IGNORED).to(outputs.dtype)
-        share = counts / counts.sum(dim=-1, keepdim=True)
-        log_p, at = outputs.log_softmax(dim=-1), y.clamp_min(0).unsqueeze(-1)
+        log_p, counts = outputs.log_softmax(dim=-1), (y != IGNORED).unsqueeze(-1)
+        at, n = torch.where(counts, y.unsqueeze(-1), 0), counts.sum(dim=-2, keepdim=True)
+        share = counts / n.to(log_p.dtype)
+        loss = -(log_p.gather(-1, at) * share).sum(dim=(-2, -1))
         p = log_p.exp()
-        loss = -(log_p.gather(-1, at).squeeze(-1) * share).sum(dim=-1)
-        grads = p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).mul_(share.unsqueeze(-1))
-        return loss, grads, (p, share)
+        return loss, p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).mul_(share), (p, share)
 
     def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
         p, share = kept
         moved: Tensor = p * outputs_dot
-        return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).mul_(share.unsqueeze(-1))
+        return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).mul_(share)
 
-    def fits(self, y: Tensor, n_outputs: int) -> bool:  # noqa: ARG002
-        return y.ndim == 2 and y.dtype == torch.int64
+    def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:  # noqa: ARG002
+        return y.shape == x.shape[:2] and y.dtype == torch.int64
 
 
 class MeanSquaredError(LossForm):
@@ -59,5 +58,5 @@ class MeanSquaredError(LossForm):
     def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:  # noqa: ARG002
         return outputs_dot * (2 / outputs_dot.shape[-2:].numel())
 
-    def fits(self, y: Tensor, n_outputs: int) -> bool:
-        return y.ndim == 3 and y.shape[-1] == n_outputs
+    def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:
+        return y.shape == (*x.shape[:2], n_outputs) and y.dtype == x.dtype

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metasgd.episode import Episode
 from metasgd.meta.closed_form.batch_norm import BatchNorm
 from metasgd.meta.closed_form.layers import Kept, Layer
 from metasgd.meta.closed_form.losses import LossForm
 from metasgd.meta.closed_form.products import product
-from metasgd.meta.closed_form.stem import Stem
 from metasgd.rules.gradient_descent import Params
 
 
@@ -52,22 +52,32 @@ class FeedForward:
     @property
     def normalises(self) -> bool:
         """Whether an example's outputs depend on the others in its batch."""
-        return any(isinstance(layer, BatchNorm | Stem) for layer in self.layers)
+        return any(isinstance(layer, BatchNorm) for layer in self.layers)
 
-    def fits(self, weights: Params, support_x: Tensor, support_y: Tensor) -> bool:
-        """Whether ``[B, X, …]`` inputs and targets are of the kind that these layers and this loss mean."""
+    def fits(self, weights: Params, tasks: Episode) -> bool:
+        """Whether the tasks and the weights are of the kind that these layers and this loss mean."""
+        first = next(weights[layer.weight] for layer in self.layers if layer.weight)
         n_outputs = weights[self.layers[-1].weight].shape[0]
-        ndim = support_x.ndim
-        right = ndim == 5 if self.images else ndim == 3 or (self.flatten and ndim > 3)
-        return right and support_x.is_floating_point() and self.loss.fits(support_y, n_outputs)
+
+        def fit(x: Tensor, y: Tensor) -> bool:
+            if self.images:
+                right = x.ndim == 5
+            else:
+                right = (x.ndim == 3 or (self.flatten and x.ndim > 3)) and x.shape[2:].numel() == first.shape[1]
+            return right and x.dtype == first.dtype and self.loss.fits(x, y, n_outputs)
+
+        # other tensors have arithmetic of their own, and half precision sums in another
+        return (
+            first.dtype in (torch.float32, torch.float64)
+            and all(type(p) in (Tensor, nn.Parameter) and p.dtype == first.dtype for p in weights.values())
+            and fit(tasks.support_x, tasks.support_y)
+            and fit(tasks.query_x, tasks.query_y)
+        )
 
     def prepared(self, x: Tensor, lead: int) -> Tensor:
-        """Inputs ``[*lead, X, …]`` in the layout that the layers are fastest with."""
-        first = self.layers[0]
-        if isinstance(first, Stem):
-            return first.first.columns(x)
+        """Inputs ``[*lead, X, …]`` as the first layer takes them; images in the layout of the fastest convolutions."""
         if self.images:
-            return x.to(memory_format=torch.channels_last)
+            return x.to(memory_format=torch.channels_last) if x.is_cpu else x
         return x.flatten(lead + 1) if self.flatten else x
 
     def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:

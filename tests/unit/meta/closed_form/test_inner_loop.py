@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, tasks_of
+from support.by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
 from torch import nn
+from torch.nn.utils import prune
+from torch.utils._pytree import tree_leaves
 
 from metasgd.meta.autograd import AutogradInnerLoop
-from metasgd.meta.closed_form import stem
+from metasgd.meta.closed_form.from_module import read
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.evaluate import evaluate, inner_loop_of
 from metasgd.meta.meta_gradient import meta_gradient
@@ -38,7 +40,6 @@ def agree(learner, tasks, inner_steps=2, **options):
 
 
 def conv(downsample="stride", head="class_agnostic", width=9, features="rectified"):
-    """Of nine filters or more, the first block is taken together with the second convolution (``stem.py``)."""
     return Conv4(n_way=3, head=head, width=width, image_size=16, downsample=downsample, features=features)
 
 
@@ -158,20 +159,6 @@ def test_dense_classifier_of_images(n_tasks):
     agree(learner_of(MLP(16, [8], 3), PerParameter(0.1), 2), tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
 
 
-@pytest.mark.parametrize("downsample", ["stride", "pool"])
-def test_a_stem_in_chunks(monkeypatch, downsample):
-    monkeypatch.setattr(stem, "CHUNK_BYTES", 2 * 8 * 8 * 9 * 8)
-    agree(learner_of(conv(downsample), PerParameter(0.1), 2), IMAGES)
-
-
-def test_a_stem_of_colour_images_that_ends_in_the_head():
-    layers = [nn.Conv2d(3, 13, 2, stride=(2, 1), padding=(1, 0)), BatchNorm2d(13), nn.ReLU(), nn.Flatten()]
-    network = nn.Sequential(*layers, nn.Linear(13 * 5 * 7, 3))
-    learner = learner_of(network, PerParameter(0.1), 2)
-    assert len(learner.feed_forward.layers) == 1
-    agree(learner, tasks_of(1, 3, 2, 3, (3, 8, 8)))
-
-
 def test_query_normalised_by_support_statistics():
     agree(learner_of(conv(), PerParameter(0.1), 2, transductive=False), IMAGES)
 
@@ -210,45 +197,244 @@ class OwnForward(nn.Sequential):
         return super().forward(x).square()
 
 
+class Backwards(nn.Sequential):
+    def __iter__(self):
+        return reversed(list(self._modules.values()))
+
+
+class Weight(nn.Parameter):
+    """A parameter with arithmetic of its own."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        return 2 * found if func is F.linear else found
+
+
+def changed(network, change):
+    change(network)
+    return network
+
+
+def dense():
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+
+def convolutional(*between, conv=None, features=16):
+    conv = conv or nn.Conv2d(1, 4, 3)
+    return nn.Sequential(conv, *between, nn.Flatten(), nn.Linear(features, 4))
+
+
 def shared_layer():
     layer = nn.Linear(4, 4)
     return nn.Sequential(layer, nn.ReLU(), layer)
 
 
-def tied():
-    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    network[2].weight = network[0].weight
-    return network
+def set_forward(module, forward):
+    module.forward = forward
 
 
-def hooked():
-    network = nn.Sequential(nn.Linear(4, 4))
-    network[0].register_forward_hook(lambda module, x, y: 2 * y)
-    return network
+def drop(module, name):
+    """As one of its own in the place of a parameter."""
+    value = getattr(module, name).detach()
+    delattr(module, name)
+    setattr(module, name, value)
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        nn.Sequential(Doubling(4, 4)),
-        OwnForward(nn.Linear(4, 4)),
-        shared_layer(),
-        tied(),
-        hooked(),
-        nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
-        nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(1, 1, 3)),
-        nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(8, 4)),
-        nn.Sequential(nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten(), nn.Linear(8, 4)),
-        nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(8, 4)),
-        nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4), nn.Linear(4, 4)),
-        nn.Sequential(nn.Conv2d(1, 1, 3), nn.RMSNorm(2, elementwise_affine=False), nn.Flatten(), nn.Linear(4, 4)),
-        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
-    ],
-)
-def test_what_is_not_known_to_the_letter_is_left_to_autograd(network):
+def with_statistics(norm):
+    norm.track_running_stats = False
+    norm.eval()
+    return norm
+
+
+DENSE = {
+    "a subclass": lambda: nn.Sequential(Doubling(4, 4)),
+    "a sequence's own forward": lambda: OwnForward(nn.Linear(4, 4)),
+    "a sequence's own order": lambda: Backwards(nn.Linear(4, 4), nn.Linear(4, 4)),
+    "a layer that comes twice": shared_layer,
+    "a block that comes twice": lambda: nn.Sequential(*[nn.Sequential(nn.Linear(4, 4))] * 2),
+    "tied weights": lambda: changed(dense(), lambda net: setattr(net[2], "weight", net[0].weight)),
+    "a forward of the instance": lambda: changed(dense(), lambda net: set_forward(net[1], torch.tanh)),
+    "a forward of the first instance": lambda: changed(dense(), lambda net: set_forward(net[0], torch.sin)),
+    "a forward of the whole": lambda: changed(dense(), lambda net: set_forward(net, lambda x: net[0](x).cos())),
+    "a call of the instance": lambda: changed(dense(), lambda net: setattr(net[1], "_call_impl", torch.tanh)),
+    "a forward hook": lambda: changed(dense(), lambda net: net[0].register_forward_hook(lambda m, x, y: 2 * y)),
+    "a forward hook of the whole": lambda: changed(dense(), lambda net: net.register_forward_hook(lambda m, x, y: -y)),
+    "a forward pre-hook": lambda: changed(
+        dense(), lambda net: net[1].register_forward_pre_hook(lambda m, x: (x[0] - 0.1,))
+    ),
+    "a backward hook": lambda: changed(
+        dense(), lambda net: net[1].register_full_backward_hook(lambda m, dx, dy: (2 * dx[0],))
+    ),
+    "a backward pre-hook": lambda: changed(
+        dense(), lambda net: net[2].register_full_backward_pre_hook(lambda m, dy: (2 * dy[0],))
+    ),
+    "weight_norm": lambda: changed(dense(), lambda net: nn.utils.parametrizations.weight_norm(net[0])),
+    "orthogonal": lambda: changed(dense(), lambda net: nn.utils.parametrizations.orthogonal(net[2])),
+    "pruned": lambda: changed(dense(), lambda net: prune.l1_unstructured(net[0], "weight", 5)),
+    "a weight that is no parameter": lambda: changed(dense(), lambda net: drop(net[0], "weight")),
+    "a bias that is no parameter": lambda: changed(dense(), lambda net: drop(net[2], "bias")),
+    "a parameter more": lambda: changed(
+        nn.Sequential(nn.Linear(4, 4)), lambda net: net.register_parameter("scale", nn.Parameter(torch.ones(4)))
+    ),
+    "another layer": lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
+    "another class of layer": lambda: nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(0.1), nn.Linear(4, 4)),
+    "no head": lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+    "a norm with weights": lambda: nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4), nn.Linear(4, 4)),
+    "a norm over more": lambda: nn.Sequential(
+        nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.RMSNorm((2, 2), None, False), nn.Flatten(), nn.Linear(4, 4)
+    ),
+}
+IMAGED = {
+    "groups": lambda: convolutional(nn.Conv2d(4, 4, 1, groups=2)),
+    "padding by name": lambda: convolutional(conv=nn.Conv2d(1, 1, 3, padding="same")),
+    "padding of another kind": lambda: convolutional(conv=nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")),
+    "padding of another kind, set later": lambda: changed(
+        convolutional(conv=nn.Conv2d(1, 1, 3, padding=1)), lambda net: setattr(net[0], "padding_mode", "circular")
+    ),
+    "a norm of images": lambda: convolutional(nn.RMSNorm(2, elementwise_affine=False)),
+    "a norm without weights": lambda: convolutional(nn.BatchNorm2d(4, affine=False, track_running_stats=False)),
+    "a norm of which the bias is away": lambda: convolutional(
+        changed(BatchNorm2d(4), lambda norm: setattr(norm, "bias", None))
+    ),
+    "a norm by the first two": lambda: convolutional(changed(BatchNorm2d(4), lambda norm: setattr(norm, "first", 2))),
+    "a norm that goes by what it saw": lambda: convolutional(with_statistics(nn.BatchNorm2d(4))),
+    "a mean": lambda: convolutional(nn.AvgPool2d(2, 1), features=4),
+    "no flattening": lambda: convolutional().__class__(nn.Conv2d(1, 4, 3), nn.Linear(2, 4), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("kind", [*DENSE, *IMAGED])
+def test_what_is_not_known_to_the_letter_is_left_to_autograd(kind):
+    torch.manual_seed(0)
+    network = (DENSE | IMAGED)[kind]()
     learner = learner_of(network, PerParameter(0.1), 1, loss=F.mse_loss)
     assert learner.feed_forward is None
+
+
+@pytest.mark.parametrize("patch", ["forward", "__call__"])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.ReLU, nn.Sequential, nn.Module])
+def test_a_class_that_was_changed_is_left_to_autograd(kind, patch, monkeypatch):
+    network = dense()
+    assert read(network, F.mse_loss) is not None
+    if kind is not nn.Module or patch == "__call__":
+        monkeypatch.setattr(kind, patch, lambda self, x: x)
+        assert read(network, F.mse_loss) is None
+
+
+def test_a_hook_on_all_modules_leaves_all_to_autograd():
+    hook = nn.modules.module.register_module_forward_hook(lambda module, x, y: None)
+    try:
+        assert read(dense(), F.mse_loss) is None
+    finally:
+        hook.remove()
+    assert read(dense(), F.mse_loss) is not None
+
+
+def test_a_network_is_read_anew_for_every_use():
+    """What it does may change between two outer steps."""
+    tasks = tasks_of(2, 4, 2, 3, (4,))
+    learner = learner_of(dense(), PerParameter(0.1), 2)
+    agree(learner, tasks)
+    before = meta_gradient(learner, learner.theta, tasks, 2)
+    learner.network[1].forward = torch.tanh
+    assert type(inner_loop_of(learner, learner.theta, tasks)) is AutogradInnerLoop
+    found = meta_gradient(learner, learner.theta, tasks, 2)
+    fresh = learner_of(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), PerParameter(0.1), 2)
+    expected = meta_gradient(replace(learner, network=fresh.network), learner.theta, tasks, 2)
+    assert largest_difference(found.theta, expected.theta) < EXACT
+    assert largest_difference(found.theta, before.theta) > 1e-3
+    del learner.network[1].forward
+    agree(learner, tasks)
+
+
+def test_settings_may_change_between_two_uses():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.MaxPool2d(2), nn.Flatten()
+    ).append(nn.Linear(256, 3))
+    learner = learner_of(network, PerParameter(0.1), 2)
+    agree(learner, IMAGES)
+    network[0].dilation, network[0].padding = 2, 2
+    network[1].eps, network[1].momentum = 0.5, 0.9
+    network[2].stride, network[2].padding = None, 1
+    network[4].weight.data, network[4].in_features = torch.randn(3, 324, dtype=torch.float64) / 10, 324
+    agree(replace(learner, rule=learner_of(network, PerParameter(0.1), 2).rule), IMAGES)
+
+
+def test_parameters_with_arithmetic_of_their_own_are_left_to_autograd():
+    learner = learner_of(dense(), PerParameter(0.1), 1)
+    learner.network[0].weight = Weight(learner.network[0].weight.detach())
+    tasks = tasks_of(1, 4, 2, 3, (4,))
+    assert type(inner_loop_of(learner, dict(learner.network.named_parameters()), tasks)) is AutogradInnerLoop
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_to_autograd(dtype):
+    learner, tasks = moved(learner_of(dense(), PerParameter(0.1), 1), tasks_of(1, 4, 2, 3, (4,)), dtype)
+    assert type(inner_loop_of(learner, learner.theta, tasks)) is AutogradInnerLoop
+
+
+def test_sizes_that_do_not_fit_are_left_to_autograd_which_says_so():
+    """A stack of products would take a single feature for all of them."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.ReLU(), nn.Linear(6, 3))
+    learner = learner_of(network, PerParameter(0.1), 1)
+    stack = inner_loop_of(learner, learner.theta, tasks_of(2, 3, 2, 3, (6,)))
+    with pytest.raises(RuntimeError, match="size"):
+        stack.query(stack.start)
+    assert read(nn.Sequential(nn.Linear(4, 5), nn.RMSNorm(4, None, False), nn.Linear(5, 3)), F.mse_loss) is None
+
+
+def test_examples_that_cross_entropy_ignores():
+    for tasks in (tasks_of(3, 3, 2, 3, (1, 4, 4)), IMAGES):
+        support_y, query_y = tasks.support_y.clone(), tasks.query_y.clone()
+        support_y[:, 1], query_y[:, 3:5] = -100, -100
+        network = MLP(16, [8], 3) if tasks is not IMAGES else conv()
+        agree(learner_of(network, PerParameter(0.1), 2), tasks._replace(support_y=support_y, query_y=query_y))
+
+
+def test_no_layer_writes_into_what_it_was_given():
+    """So any layer may save what it was given or returns, whatever comes after it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like):
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+    network = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(36, 6), nn.RMSNorm(6, None, False), nn.ReLU(), nn.Linear(6, 3)),
+    ).double()
+    p = {n: t.detach() for n, t in network.named_parameters()}
+    x = noise(torch.empty(5, 2, 7, 7))
+    for layer in read(network, F.cross_entropy).layers:
+        watched = Watched(p)
+        dot = watched({n: noise(p[n]) for n in layer.names})
+        y, kept = layer.forward(p, watched(x))
+        watched((y, kept))
+        dy, dy_dot, x_dot = watched((noise(y), noise(y), noise(x)))
+        watched(layer.backward(p, kept, dy, True))
+        for direction, moves in ((dot, x_dot), ({}, x_dot), (dot, None)):
+            _, dot_kept = watched(layer.tangent(p, direction, kept, moves))
+            watched(layer.tangent_backward(p, direction, kept, dot_kept, dy, dy_dot, True))
+        watched.assert_unchanged()
+        x = y
+
+
+class Watched:
+    """Remembers tensors as they were when they were seen first."""
+
+    def __init__(self, seen):
+        self.copies = []
+        self(seen)
+
+    def __call__(self, seen):
+        for t in tree_leaves(seen):
+            if isinstance(t, torch.Tensor):
+                self.copies.append((t, t.clone()))
+        return seen
+
+    def assert_unchanged(self):
+        assert len(self.copies) > 3
+        assert all(torch.equal(t, copied) for t, copied in self.copies)
 
 
 def test_a_loss_of_ones_own_is_left_to_autograd():
