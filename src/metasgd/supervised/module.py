@@ -12,6 +12,7 @@ from metasgd.data.problems import Batch, Examples, Problem
 from metasgd.errors import UserError
 from metasgd.meta.objectives import OBJECTIVES, Objective
 from metasgd.nn.networks import BatchNorm2d
+from metasgd.training.resuming import with_layout_kept
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -41,7 +42,7 @@ class SupervisedModule(LightningModule):
         self.objective = OBJECTIVES[loss]  # type: ignore[index] # a problem's own
 
     def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.network.named_parameters())
+        return with_layout_kept(self.make_optimizer(self.network.named_parameters()))
 
     def training_step(self, batch: Batch) -> Tensor:
         return self._judged(batch, "train")

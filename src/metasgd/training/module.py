@@ -30,6 +30,7 @@ from metasgd.rules.gradient_descent import UpdateRule
 from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
 from metasgd.training.outer import OuterProblem, SkippedSteps
+from metasgd.training.resuming import with_layout_kept
 
 
 class MetaSGDModule(LightningModule):
@@ -129,7 +130,7 @@ class MetaSGDModule(LightningModule):
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.outer.make_optimizer(self.network, self.update_rule, self.learned)
+        optimizer = with_layout_kept(self.outer.make_optimizer(self.network, self.update_rule, self.learned))
         scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 

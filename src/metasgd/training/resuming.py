@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
@@ -13,6 +15,23 @@ from metasgd.training.saved_states import validate_optimizer, validate_schedule
 
 OWN = ("torch.", "metasgd.")
 """Optimizers of these packages leave their settings as they are; others may count in them."""
+
+
+def with_layout_kept(optimizer: Optimizer) -> Optimizer:
+    """The optimizer, whose loaded state takes each parameter's layout in memory, whatever the saved one was.
+
+    A fused step takes the elements of a parameter and of its moments in the order in which they lie in memory.
+    """
+    optimizer.register_load_state_dict_post_hook(_lay_out)
+    return optimizer
+
+
+@torch.no_grad()
+def _lay_out(optimizer: Optimizer) -> None:
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def made_by(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, str]:

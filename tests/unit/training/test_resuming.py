@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 
 from metasgd.errors import UserError
-from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable
+from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable, with_layout_kept
 
 
 def adam(cls=torch.optim.Adam, **settings):
@@ -77,3 +78,27 @@ def test_weights_alone_can_be_judged_but_not_trained_on():
     validate_resumable(Path("x.ckpt"), content, None)
     with pytest.raises(UserError, match="holds weights, but not loops, callbacks, optimizer_states, lr_schedulers"):
         validate_resumable(Path("x.ckpt"), content, adam())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("later", [torch.contiguous_format, torch.channels_last])
+def test_moments_saved_in_another_layout_go_on_as_they_were(later, fused):
+    """Conv4's weights were in channels_last once; a fused step goes by the order in memory."""
+
+    def training(layout):
+        p = nn.Parameter(torch.linspace(-1, 1, 72).reshape(4, 2, 3, 3).to(memory_format=layout))
+        return p, with_layout_kept(torch.optim.Adam([p], lr=0.1, fused=fused))
+
+    earlier = torch.channels_last if later is torch.contiguous_format else torch.contiguous_format
+    first, optimizer = training(earlier)
+    first.grad = torch.ones_like(first) * torch.arange(72).reshape(4, 2, 3, 3)
+    optimizer.step()
+    second, resumed = training(later)
+    second.data.copy_(first.data)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert {t.stride() for t in resumed.state[second].values() if t.ndim} == {second.stride()}
+    gradient = torch.randn(first.shape, generator=torch.Generator().manual_seed(1))
+    for p, own in ((first, optimizer), (second, resumed)):
+        p.grad = torch.empty_like(p).copy_(gradient)
+        own.step()
+    torch.testing.assert_close(second, first, rtol=1e-6, atol=1e-7)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from support.by_hand import learner_of, tasks_of
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import register_parametrization
 
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.evaluate import inner_loop_of
@@ -77,7 +78,7 @@ def other(draw, channels, images):
     of_others = [
         lambda: nn.LayerNorm(channels),
         lambda: nn.RMSNorm(channels, eps=0.1),
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(channels, 4)),
+        lambda: register_parametrization(nn.Linear(channels, 4), "weight", nn.Softplus()),
     ]
     return draw.choice(choices + (of_either if images else of_others))()
 
@@ -147,7 +148,6 @@ def drawn(seed):
     return learner, tasks, steps, {"first_order": draw.random() < 0.2, "recompute": draw.random() < 0.5}
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of weight_norm under vmap
 @pytest.mark.parametrize(
     "seed", [*range(DEFAULT), *(pytest.param(s, marks=pytest.mark.slow) for s in range(DEFAULT, ALL))]
 )
