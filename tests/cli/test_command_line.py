@@ -107,7 +107,25 @@ CASES = {
     "no such device": (["fit", *TINY, "--trainer.accelerator", "tpu"], "trainer.accelerator is tpu"),
     "half precision": (["fit", *TINY, "--trainer.precision", "16-mixed"], "trainer.precision is 16-mixed, but float16"),
     "never a checkpoint": (["fit", *TINY, "--last_checkpoint.every_n_steps", "0"], "every_n_steps is 0: at least 1"),
-    "no logger": (["fit", *TINY, "--trainer.logger", "false"], "trainer.logger must be a TensorBoardLogger"),
+    "misspelt strategy": (["fit", *TINY, "--trainer.strategy", "dpp"], "trainer.strategy is dpp"),
+    "misspelt accelerator": (["fit", *TINY, "--trainer.accelerator", "gpuu"], "trainer.accelerator is gpuu"),
+    "all devices": (["fit", *TINY, "--trainer.devices", "-1"], "trainer.devices is -1"),
+    "spawned processes": (
+        ["fit", *TINY, "--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"],
+        "trainer.strategy is ddp_spawn",
+    ),
+    "a monitor that is not logged": (
+        ["fit", *TINY, "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/accuracy"],
+        "EarlyStopping with monitor val/accuracy, which is not logged: use val/loss",
+    ),
+    "dense gradients": (["fit", *TINY, "--model.outer.optimizer", "SparseAdam"], "SparseAdam, which cannot take an"),
+    "a short schedule": (
+        [
+            *("fit", *TINY, "--model.outer.scheduler", "OneCycleLR", "--model.outer.scheduler.init_args.max_lr", "0.1"),
+            *("--model.outer.scheduler.init_args.total_steps", "7"),
+        ],
+        "OneCycleLR of 7 steps, but the run takes 8",
+    ),
     "inference mode": (["validate", *TINY, "--trainer.inference_mode", "true"], "trainer.inference_mode is true"),
     "nothing to resume": (["fit", *TINY, "--ckpt_path", "last"], "--ckpt_path is last, but no run in"),
     "no best": (["test", *TINY, "--ckpt_path", "best"], "--ckpt_path is best, but no run in"),

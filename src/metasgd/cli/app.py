@@ -8,8 +8,9 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import ProgressBar as Bar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from metasgd import __version__
@@ -17,11 +18,17 @@ from metasgd.cli.commands import COMMANDS
 from metasgd.cli.options import say
 from metasgd.cli.parser import Parser, validate_makers
 from metasgd.cli.parsing import ready
-from metasgd.cli.trainer_options import TRAINER_DEFAULTS, validate_trainer_options
+from metasgd.cli.trainer_options import (
+    TRAINER_DEFAULTS,
+    explaining_trainer,
+    validate_monitors,
+    validate_strategy,
+    validate_trainer_options,
+)
 from metasgd.errors import UserError
 from metasgd.reporting.figures import settings_of
 from metasgd.reporting.text import printable, shell_command
-from metasgd.runs.folders import find_start
+from metasgd.runs.folders import find_start, new_run
 from metasgd.runs.outputs import validate_run_folder
 from metasgd.runs.storage import place_of, validate_writable
 from metasgd.runtime.exit_codes import ending_of
@@ -35,8 +42,8 @@ from metasgd.training.callbacks.progress import ProgressBar, quieten
 from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.loggers import CheckpointsInRun, Place, RunTrainer, as_list, keep_earlier, loggers_of
 from metasgd.training.module import MetaSGDModule
-from metasgd.training.run_logger import logger_of
 from metasgd.training.saved_states import validate_progress
 from metasgd.training.start import initialise, require_checkpoint, resume, validate_pictures
 
@@ -58,6 +65,7 @@ class MetaSGDCLI(LightningCLI):
         super().__init__(
             MetaSGDModule,
             EpisodicDataModule,
+            trainer_class=RunTrainer,
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
@@ -99,9 +107,9 @@ class MetaSGDCLI(LightningCLI):
         validate_makers(options)
         if not 0 <= (options.seed_everything or 0) <= max_seed_value:
             raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
-        logger = options.trainer.logger
-        if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
-            place_of(logger.init_args.save_dir, SAVE_DIR)  # the logger will trip over one that cannot be reached
+        for logger in as_list(options.trainer.logger):
+            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") is not None:
+                place_of(str(logger.init_args.save_dir), SAVE_DIR)  # the logger will trip over one out of reach
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the configuration is never a checkpoint's, in which LightningCLI looks for hyperparameters."""
@@ -120,6 +128,13 @@ class MetaSGDCLI(LightningCLI):
             default=None,
             help="a checkpoint whose network and update rule are the start, where --ckpt_path names none to go on from",
         )
+        parser.add_argument(
+            "--run.save_dir", type=str | None, default=None, help="the folder of all runs, by default the logger's"
+        )
+        parser.add_argument("--run.name", type=str | None, default=None, help="of the run, by default the logger's")
+        parser.add_argument(
+            "--run.version", type=int | None, default=None, help="K of the run's folder SAVE_DIR/NAME/version_K"
+        )
         parser.link_arguments("model.segments", "data.outer_steps_per_task")
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.rules.PerParameter"}})
 
@@ -128,59 +143,65 @@ class MetaSGDCLI(LightningCLI):
         assert command is not None
         options = self.config[command]
         validate_trainer_options(config, fit=command == "fit")
-        logger: TensorBoardLogger = config["logger"]
-        start = find_start(
-            options.ckpt_path,
-            place_of(logger.save_dir, SAVE_DIR),
-            logger.name,
-            options.trainer.logger.init_args.version,
-            fit=command == "fit",
-        )
+        dry = bool(config.get("fast_dev_run"))
+        settings = [logger.as_dict() for logger in as_list(options.trainer.logger)]
+        place = Place.of(settings, options.run.as_dict(), config.get("default_root_dir"))
+        save_dir = place_of(place.save_dir, place.option)
+        start = find_start(options.ckpt_path, save_dir, place.name, place.version, fit=command == "fit")
+        max_steps = int(config["fast_dev_run"]) if dry else config["max_steps"]
         configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
-        resume(self.model, start, configured, fit=command == "fit", max_steps=config["max_steps"])
+        resume(self.model, start, configured, fit=command == "fit", max_steps=max_steps)
         self.weights = start
         if options.init_from is not None and start.checkpoint is None:
             given = initialise(self.model, options.init_from, configured, self.datamodule.source)
             self.weights = start if command == "fit" else given  # a new run may have any pictures
         elif start.checkpoint is None and command != "fit":
-            require_checkpoint(command, logger.name)
+            require_checkpoint(command, place.name)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
-        config["logger"] = logger_of(start, logger.save_dir, logger.name, trains=command == "fit")
-        callbacks = [
+        run = start.run or new_run(save_dir, place.name)
+        resumed_at = start.outer_step if start.run and command == "fit" else None
+        config["logger"] = False if dry else loggers_of(config["logger"], settings, run, resumed_at)
+        own_callbacks = as_list(config["callbacks"])
+        if command == "fit":
+            validate_monitors(own_callbacks, self.model.logged_names())
+        shows_progress = config["enable_progress_bar"] is not False and not any(
+            isinstance(callback, Bar) for callback in own_callbacks
+        )
+        self.best = BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better)
+        bar: list[Callback] = [ProgressBar()] if shows_progress else []
+        of_run: list[Callback] = [
             ConsistentCheckpoint(str(start)),
-            # before LastCheckpoint, which is to save what this one found
-            BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better),
+            CheckpointsInRun(),
+            self.best,  # before LastCheckpoint, which is to save what this one found
             *callbacks,
-            *([] if config["enable_progress_bar"] is False else [ProgressBar()]),
+            *bar,
             CountRates(),
             ShowCurves(),
             ShowChoices(),
             ShowRates(),
             ShowTasks(),
             CollectAfterValidation(),
-            ShowSettings(settings_of(options.as_dict())),
+            ShowSettings(settings_of(options.as_dict()), self.best),
             *([RecordTest(configured["data"]["source"], checkpoint)] if command == "test" else []),
             *([WritePredictions()] if command == "predict" else []),
         ]
         config["profiler"] = config["profiler"] or NoProfiler()
-        config["plugins"] = [*(config.get("plugins") or []), WholeCheckpointIO()]
-        launch = Launch.here()
+        config["plugins"] = [*as_list(config.get("plugins")), WholeCheckpointIO()]
+        with explaining_trainer(config):
+            launch = Launch.here()
         if launch is not None:
             config.update(launch.fill_in(config["num_nodes"], config["devices"]))
-        try:
-            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            chosen = ", ".join(
-                f"trainer.{o} is {config[o]}" for o in ("accelerator", "devices", "strategy", "precision")
-            )
-            raise UserError(
-                f"{error} ({chosen}). Choose what this machine has, as --trainer.accelerator cpu"
-            ) from error
+        with explaining_trainer(config):
+            trainer = super()._instantiate_trainer(config, bar if dry else of_run)
+        assert isinstance(trainer, RunTrainer)
+        validate_strategy(trainer, config["strategy"])
         if launch is not None:
             launch.validate_targets(trainer)
         if start.checkpoint is not None:
             validate_progress(start.checkpoint, start.content, trainer)
+        trainer.run_folder = None if dry else str(run.folder)
+        self.run, self.resumed_at, self.option, self.dry = run, resumed_at, place.option, dry
         return trainer
 
     def before_fit(self) -> None:
@@ -191,12 +212,12 @@ class MetaSGDCLI(LightningCLI):
     @rank_zero_only
     def after_fit(self) -> None:
         """Say where the run lies, what it reached, and what to do with it."""
-        assert self.trainer.logger is not None
-        # not the trainer's, for which all processes would have to meet once more, and some may have left
-        folder, best = self.trainer.logger.log_dir, self.trainer.checkpoint_callback
-        reached = ""
-        if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
-            reached = f", best.ckpt with {best.monitor} {float(best.best_model_score):.4g}"
+        if self.dry:
+            print(f"fast_dev_run: {self.trainer.max_steps} outer steps and a validation, of which nothing is saved")
+            return
+        # not log_dir, for which all processes would have to meet once more, and some may have left
+        folder, score = self.run.folder, self.best.best_model_score
+        reached = "" if score is None else f", best.ckpt with {self.best.monitor} {float(score):.4g}"
         checkpoint = f"{folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
         test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
         print(
@@ -222,10 +243,12 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.setup(stage)
         validate_pictures(self.weights, self.datamodule.contents, stage)
         self.model.as_inputs(self.datamodule.example())
+        if self.dry:
+            return
         if stage != "validate":
-            assert self.trainer.logger is not None
-            validate_writable(place_of(str(self.trainer.logger.save_dir), SAVE_DIR), SAVE_DIR)
-            validate_run_folder(place_of(str(self.trainer.logger.log_dir), SAVE_DIR), stage, SAVE_DIR)
+            validate_writable(self.run.save_dir, self.option)
+            validate_run_folder(self.run.folder, stage, self.option)
+        keep_earlier(self.trainer.loggers, self.run, self.resumed_at)
 
 
 @SIGNALS.listening()

@@ -1,5 +1,6 @@
 """``report``: one page about a run."""
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from metasgd.runs.moved_classes import with_present_paths
 from metasgd.runs.outputs import validate_output, write_output
 from metasgd.runs.plain_yaml import load_yaml
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.loggers import CSV_FILE
 
 CURVES = ("loss", "accuracy", "mse")
 BATCH = 25  # tasks judged at a time
@@ -133,17 +135,32 @@ def recorded_in(file: Path) -> dict[str, Any] | None:
 
 def _curves(folder: Path) -> list[Curve]:
     """What the run logged, each split's losses and metric."""
-    events = EventAccumulator(str(folder)).Reload()
-    logged = set(events.Tags()["scalars"])
+    logged = _logged(folder)
     found = []
     for name in CURVES:
-        of_splits = {}
-        for split in ("train", "val"):
-            if f"{split}/{name}" in logged:
-                scalars = events.Scalars(f"{split}/{name}")
-                of_splits[split] = ([e.step for e in scalars], [e.value for e in scalars])
+        of_splits = {split: logged[tag] for split in ("train", "val") if (tag := f"{split}/{name}") in logged}
         if of_splits:
             found.append(Curve(name, of_splits))
+    return found
+
+
+def _logged(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values by their names, of TensorBoard's files or of a CSVLogger's, without a logger's prefix."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
+        events = EventAccumulator(str(place)).Reload()
+        for tag in events.Tags()["scalars"]:
+            scalars = events.Scalars(tag)
+            found[tag.rpartition("-")[2]] = ([e.step for e in scalars], [e.value for e in scalars])
+    if found or not (folder / CSV_FILE).is_file():
+        return found
+    with (folder / CSV_FILE).open(newline="") as text:
+        for row in csv.DictReader(text):
+            for tag, value in row.items():
+                if value and tag != "step":
+                    steps, values = found.setdefault(tag.rpartition("-")[2], ([], []))
+                    steps.append(int(row["step"]))
+                    values.append(float(value))
     return found
 
 

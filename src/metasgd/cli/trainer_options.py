@@ -1,10 +1,26 @@
 """The Trainer's options: how they stand where nobody sets them, and what they cannot be."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.plugins import CheckpointIO, HalfPrecision, MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from metasgd.errors import raise_problems
+from metasgd.errors import UserError, raise_problems
+from metasgd.training.loggers import as_list
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,  # a run is one pass of max_steps outer steps
@@ -17,16 +33,40 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 HALF = ("16", "16-mixed", "16-true")
 INSTEAD = {
-    "fast_dev_run": "it leaves no run behind. For a short one use --trainer.max_steps 5 --trainer.val_check_interval 5",
-    "barebones": "it leaves no run behind. Leave it out",
+    "barebones": "it leaves no run behind. Leave it out, or use --trainer.fast_dev_run",
     "overfit_batches": "it ends a run after so many outer steps. Use --trainer.max_steps, with a --data.seed",
     "gradient_clip_val": "outer gradients are clipped by --model.outer.gradient_clip_norm. Use that",
+    "gradient_clip_algorithm": "outer gradients are clipped by --model.outer.gradient_clip_norm. Use that",
     "accumulate_grad_batches": "an outer step is one meta-batch. For a larger one raise --data.meta_batch_size",
     "reload_dataloaders_every_n_epochs": "a run is one pass of max_steps outer steps. Leave it out",
+    "sync_batchnorm": "a task's normalisation is its own: no other task has a share in it. Leave it out",
+    "use_distributed_sampler": "the tasks are dealt over the processes already. Leave it out",
 }
 """Options of the Trainer that do something else here, or harm, with what to do instead."""
 USUAL = {"accumulate_grad_batches": 1}
 """Where an option stands that is not used, if that is neither none nor zero."""
+LEAST = {
+    "min_steps": 1,
+    "min_epochs": 0,
+    "check_val_every_n_epoch": 1,
+    "num_nodes": 1,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": -1,  # all of them
+    "fast_dev_run": 0,
+    "limit_train_batches": 0,
+    "limit_val_batches": 0,
+    "limit_test_batches": 0,
+    "limit_predict_batches": 0,
+}
+"""The least value of options that are numbers."""
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
+    StochasticWeightAveraging: "it averages over epochs, and a run is one. Use EMAWeightAveraging or WeightAveraging",
+    GradientAccumulationScheduler: "an outer step is one meta-batch. For a larger one raise --data.meta_batch_size",
+    LearningRateFinder: "an outer learning rate has no range test here. Compare short runs, by --trainer.max_steps 500",
+    BatchSizeFinder: "the meta-batch is part of the learning problem. Set --data.meta_batch_size",
+}
+KEPT = ("last", "best")
+"""Checkpoints of these names are the run's own."""
 
 
 def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
@@ -44,28 +84,125 @@ def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
         for option, why in INSTEAD.items()
         if config.get(option) not in (None, 0, USUAL.get(option))
     ]
-    if config.get("enable_checkpointing") is False:
+    if config.get("enable_checkpointing") is False and not config.get("fast_dev_run"):
         problems.append("trainer.enable_checkpointing is false, but a run is its checkpoints. Leave it out")
-    interval, max_steps = config["val_check_interval"], config["max_steps"]
-    if fit and not (isinstance(max_steps, int) and max_steps >= 1):
+    interval, max_steps, max_epochs = config["val_check_interval"], config["max_steps"], config.get("max_epochs")
+    dry = bool(config.get("fast_dev_run"))
+    if fit and not dry and not (isinstance(max_steps, int) and max_steps >= 1):
         problems.append(f"trainer.max_steps is {max_steps}: a whole number of outer steps from 1 is needed")
+    if fit and max_epochs is not None and (max_epochs == 0 or max_epochs < -1):
+        problems.append(f"trainer.max_epochs is {max_epochs}: leave it out, a run is one pass of max_steps outer steps")
     if fit and not (interval is None or (isinstance(interval, int) and interval >= 1) or interval == 1.0):
         problems.append(
             f"trainer.val_check_interval is {interval}: a whole number of outer steps between validations is needed"
         )
-    if not isinstance(config["logger"], TensorBoardLogger):
-        problems.append(
-            "trainer.logger must be a TensorBoardLogger, whose folder is the run's folder; only its save_dir,"
-            " name and version are yours to choose"
-        )
+    problems += [
+        f"trainer.{option} is {value}: at least {least} is needed"
+        for option, least in LEAST.items()
+        if isinstance(value := config.get(option), int | float) and value < least
+    ]
+    if fit and config.get("limit_train_batches") in (0, 0.0) and config["limit_train_batches"] is not None:
+        problems.append("trainer.limit_train_batches is 0: no outer step would be taken. Leave it out")
     if config["inference_mode"]:
         problems.append(
             "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
         )
-    if str(config["precision"]) in HALF:
+    plugins = as_list(config.get("plugins"))
+    half = [p for p in plugins if isinstance(p, MixedPrecision | HalfPrecision) and p.precision in HALF]
+    if str(config["precision"]) in HALF or half or any(str(p) in HALF for p in plugins):
         problems.append(
-            f"trainer.precision is {config['precision']}, but float16 holds no number between 0 and 6e-8, and the"
-            " scaler that keeps gradients above that knows of the outer loss alone: inner gradients and their"
-            " derivatives would be lost unnoticed. Use bf16-mixed, which has the range of float32, or 32-true"
+            f"trainer.precision is {config['precision'] or half[0].precision}, but float16 holds no number between 0"
+            " and 6e-8, and the scaler that keeps gradients above that knows of the outer loss alone: inner gradients"
+            " and their derivatives would be lost unnoticed. Use bf16-mixed, which has the range of float32, or"
+            " 32-true"
         )
-    raise_problems(problems)
+    if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        problems.append(
+            "trainer.plugins has a CheckpointIO, but checkpoints are written and read such that there is always a"
+            " whole one: leave it out"
+        )
+    raise_problems([*problems, *_of_callbacks(as_list(config.get("callbacks")))])
+
+
+def _of_callbacks(callbacks: Sequence[Callback]) -> Iterator[str]:
+    for callback in callbacks:
+        name = type(callback).__name__
+        for refused, why in REFUSED_CALLBACKS.items():
+            if isinstance(callback, refused):
+                yield f"trainer.callbacks has {name}, but {why}"
+        if isinstance(callback, ModelCheckpoint):
+            if callback.save_last:
+                yield f"trainer.callbacks has {name} with save_last, but the run has its last.ckpt. Leave that out"
+            if callback.filename in KEPT:
+                yield (
+                    f"trainer.callbacks has {name} with filename {callback.filename}, but the run has a"
+                    f" {callback.filename}.ckpt of its own. Use another name"
+                )
+
+
+def validate_monitors(callbacks: Sequence[Callback], logged: Sequence[str]) -> None:
+    """Refuse callbacks that wait for what is never logged; where a class of the user's may log it, let them.
+
+    Args:
+        callbacks: all that a run has.
+        logged: the names that the program logs.
+
+    Raises:
+        UserError: with the names that there are.
+    """
+    if any(not type(callback).__module__.startswith(("lightning.", "metasgd.")) for callback in callbacks):
+        return
+    unknown = {
+        type(callback).__name__: monitor
+        for callback in callbacks
+        if isinstance(monitor := getattr(callback, "monitor", None), str) and monitor not in logged
+    }
+    raise_problems(
+        [
+            f"trainer.callbacks has {name} with monitor {monitor}, which is not logged:"
+            f" use {' or '.join(get_close_matches(monitor, logged, n=2, cutoff=0.6) or logged)}"
+            for name, monitor in unknown.items()
+        ]
+    )
+
+
+@contextmanager
+def explaining_trainer(config: dict[str, Any]) -> Iterator[None]:
+    """What the Trainer answers to options that it cannot take, in one message.
+
+    Raises:
+        UserError: with the options that most often are the reason.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError, RuntimeError) as error:
+        chosen = ", ".join(f"trainer.{o} is {config[o]}" for o in ("accelerator", "devices", "strategy", "precision"))
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the Trainer cannot be made: {reason} ({chosen}). Choose what this machine has, as"
+            " --trainer.accelerator cpu --trainer.devices 1"
+        ) from error
+
+
+def validate_strategy(trainer: Trainer, chosen: Any) -> None:
+    """Refuse strategies that split the weights, or whose processes leave no run behind.
+
+    Args:
+        trainer: as it was made.
+        chosen: the option of that name.
+
+    Raises:
+        UserError: with what to use.
+    """
+    strategy = trainer.strategy
+    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+    if whole and not isinstance(strategy.launcher, _MultiProcessingLauncher):
+        return
+    why = (
+        "starts its processes in a way that leaves neither signals nor the end of a run to them"
+        if whole
+        else "does not hold all the weights in each process, which adapting to a task needs"
+    )
+    raise UserError(f"trainer.strategy is {chosen}, which {why}. Use ddp, or auto")

@@ -16,9 +16,11 @@ FORMAT_KEY = "metasgd_format"
 CONFIG_KEY = "metasgd_config"
 """The run's config.yaml."""
 MADE_BY_KEY = "metasgd_made_by"
-"""The classes of the optimizer and of the schedule of its training."""
+"""What its training began with: the classes of the optimizer and of the schedule, and the optimizer's settings."""
 SKIPPED_KEY = "metasgd_skipped"
 """How many outer steps were skipped."""
+TRAINING_WEIGHTS_KEY = "metasgd_training_weights"
+"""The weights of the next outer step, where the optimizer evaluates others."""
 RUNS_KEY = "metasgd_long_runs"
 """The inner runs under way."""
 MOST_VALUES = 2_000_000
@@ -60,6 +62,10 @@ def _is_run(value: Any) -> bool:
     return _has(value, **parts) and set(value) == set(parts)
 
 
+def _is_beginning(value: Any) -> bool:
+    return _has(value, tensors=is_count) and all(isinstance(name, str) for name in value)
+
+
 def _is_group(value: Any) -> bool:
     return _has(value, params=lambda p: _all(p, list, is_count), lr=is_number)
 
@@ -85,13 +91,14 @@ SCHEMA: dict[str, tuple[Check, str]] = {
     FORMAT_KEY: (is_count, "a whole number"),
     CONFIG_KEY: (_is_text, "the configuration as YAML"),
     MADE_BY_KEY: (
-        lambda v: _has(v, optimizer=_is_text, schedule=_is_text),
-        "the names of an optimizer and of a schedule",
+        lambda v: _has(v, optimizer=_is_text, schedule=_is_text) and _all(v.get("settings", []), list, _is_beginning),
+        "the names of an optimizer and of a schedule, and settings",
     ),
     SKIPPED_KEY: (
         lambda v: _has(v, total=is_count, in_a_row=is_count) and len(v) == 2,
         "two counts of outer steps",
     ),
+    TRAINING_WEIGHTS_KEY: (_is_tensors, "tensors by name"),
     RUNS_KEY: (lambda v: _all(v, list, _is_run), "inner runs"),
 }
 """Of each key, which may be absent: what its value must be, and that in words."""

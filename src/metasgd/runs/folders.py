@@ -90,6 +90,12 @@ def runs_of(save_dir: UPath, name: str) -> list[Run]:
     return [Run(save_dir, name, v) for v in sorted(versions, reverse=True)]
 
 
+def new_run(save_dir: UPath, name: str) -> Run:
+    """The next of that name."""
+    runs = runs_of(save_dir, name)
+    return Run(save_dir, name, runs[0].version + 1 if runs else 0)
+
+
 def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int | None = None) -> UPath | None:
     """The file that ``--ckpt_path`` means: a path, or a keyword.
 

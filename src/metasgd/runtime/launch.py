@@ -39,6 +39,11 @@ class Launch:
         if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
             names = ("SLURM_NNODES", "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS")
             return cls("srun", *(int(os.environ[name]) for name in names))
+        if SLURMEnvironment.detect() and (tasks := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
+            raise UserError(
+                f"SLURM gives this job {tasks} tasks, but not how many of them a host has. Use --ntasks-per-node in the"
+                " place of --ntasks, and start the program by srun; for a single process, use --ntasks 1"
+            )
         return None
 
     def fill_in(self, num_nodes: int, devices: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -12,6 +13,7 @@ from metasgd.data.problems import Batch, Examples, Problem
 from metasgd.errors import UserError
 from metasgd.meta.objectives import OBJECTIVES, Objective
 from metasgd.nn.networks import BatchNorm2d
+from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
 from metasgd.training.resuming import with_layout_kept
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
@@ -40,6 +42,9 @@ class SupervisedModule(LightningModule):
         super().__init__()
         self.network, self.make_optimizer = network, make_optimizer
         self.objective = OBJECTIVES[loss]  # type: ignore[index] # a problem's own
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [EvaluationWeights()]
 
     def configure_optimizers(self) -> Optimizer:
         return with_layout_kept(self.make_optimizer(self.network.named_parameters()))

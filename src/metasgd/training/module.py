@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
@@ -26,10 +27,12 @@ from metasgd.nn.networks import adapted_names, class_agnostic_names, prototype_h
 from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
+from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
 from metasgd.training.outer import OuterProblem, SkippedSteps
+from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_layout_kept
 
 
@@ -129,9 +132,21 @@ class MetaSGDModule(LightningModule):
         self.learner = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [EvaluationWeights()]
+
+    def logged_names(self) -> list[str]:
+        """What a fit logs, for callbacks and schedules that wait for one of these."""
+        of_objective = [f"{split}/{name}" for split in ("val", "train") for name in ("loss", self.objective.metric)]
+        of_rule = [f"{name}/inner_step_{s}" for name in CHOSEN for s in range(self.inner_steps)]
+        of_rates = ["rates/negative_share", "rates/not_finite"]
+        return [*of_objective, "outer/gradient_norm", "outer/skipped_steps", *of_rates, *of_rule]
+
     def configure_optimizers(self) -> Any:
         optimizer = with_layout_kept(self.outer.make_optimizer(self.network, self.update_rule, self.learned))
         scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitored_by(scheduler, self.objective)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
     def setup(self, stage: str) -> None:
@@ -186,8 +201,8 @@ class MetaSGDModule(LightningModule):
         self.outer_steps += finite
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+        if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+            step_schedule(scheduler)
         return norm
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,6 +210,9 @@ class MetaSGDModule(LightningModule):
         checkpoint[RUNS_KEY] = self.runs.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None:
+            # before the weights are loaded, which would lose their last digits in parameters of lower precision
+            self.trainer.precision_plugin.convert_module(self)
         self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
         self.runs.load_state_dict(checkpoint.get(RUNS_KEY, []))
 
@@ -206,7 +224,13 @@ class MetaSGDModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, measure = self.val_figures.compute().mean.float()
-        self.log_dict({"val/loss": loss, f"val/{self.objective.metric}": measure}, prog_bar=True)
+        found = {"val/loss": loss, f"val/{self.objective.metric}": measure}
+        self.log_dict(found, prog_bar=True)
+        scheduler = (
+            self.lr_schedulers() if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking else None
+        )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(float(found[monitored_by(scheduler, self.objective)]))
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.test_figures.update(batch.task_index, self._figures(batch, after=range(self.eval_inner_steps + 1)))

@@ -106,8 +106,21 @@ class OuterProblem:
         return optimizer
 
     def make_scheduler(self, optimizer: Optimizer, max_steps: int) -> LRScheduler | None:
+        """The schedule of the optimizer's settings.
+
+        Raises:
+            UserError: the schedule refuses the optimizer or its own settings.
+        """
+        if self.scheduler is None:
+            return None
         if self.scheduler != "cosine":
-            return None if self.scheduler is None else self.scheduler(optimizer)
+            try:
+                return self.scheduler(optimizer)
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                raise UserError(
+                    f"model.outer.scheduler cannot be made for {type(optimizer).__name__}: {error}. Change"
+                    " model.outer.scheduler.init_args, or use another, such as cosine"
+                ) from error
         # not CosineAnnealingLR: its state would carry a run's length into the same run made longer
         return LambdaLR(optimizer, lambda t: 0.5 + 0.5 * math.cos(math.pi * min(t, max_steps) / max_steps))
 

@@ -14,7 +14,9 @@ from metasgd.runs.checkpoint_schema import MADE_BY_KEY as MADE_BY_KEY
 from metasgd.training.saved_states import validate_optimizer, validate_schedule
 
 OWN = ("torch.", "metasgd.")
-"""Optimizers of these packages leave their settings as they are; others may count in them."""
+"""Optimizers of these packages leave their settings as they are; others may count in them. It matters where a
+checkpoint does not say what its training began with, as early ones do not."""
+PLAIN = (bool, int, float, str, type(None))
 
 
 def with_layout_kept(optimizer: Optimizer) -> Optimizer:
@@ -34,11 +36,16 @@ def _lay_out(optimizer: Optimizer) -> None:
                 state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
-def made_by(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, str]:
-    """What to keep under ``MADE_BY_KEY``."""
+def made_by(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """What to save under ``MADE_BY_KEY``, of an optimizer and a schedule that have taken no step yet.
+
+    Once they have, the settings are no longer those that were configured: OneCycleLR moves the momentum as well,
+    Prodigy its own estimates.
+    """
     return {
         "optimizer": type(optimizer).__name__,
         "schedule": "none" if scheduler is None else type(scheduler).__name__,
+        "settings": [_of_group(group) for group in optimizer.param_groups],
     }
 
 
@@ -74,7 +81,8 @@ def validate_resumable(
         )
     if optimizer is None:
         return
-    differing = _classes(content, made_by(optimizer, scheduler)) or _settings(content, optimizer)
+    own = made_by(optimizer, scheduler)
+    differing = _classes(content, own) or _settings(content, optimizer, own["settings"])
     if differing:
         raise UserError(
             f"the checkpoint {path} cannot be trained on as configured: {'; '.join(differing)}. Use the same {options}"
@@ -85,29 +93,47 @@ def validate_resumable(
         validate_schedule(path, content["lr_schedulers"][0], scheduler)
 
 
-def _classes(content: dict[str, Any], own: dict[str, str]) -> list[str]:
+def _classes(content: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """How they differ from those that are saved."""
     saved = content.get(MADE_BY_KEY, own)
-    return [f"its {what} is {saved[what]}, the configured one {own[what]}" for what in own if saved[what] != own[what]]
+    return [
+        f"its {what} is {saved[what]}, the configured one {own[what]}"
+        for what in ("optimizer", "schedule")
+        if saved[what] != own[what]
+    ]
 
 
-def _settings(content: dict[str, Any], optimizer: Optimizer) -> list[str]:
+def _settings(content: dict[str, Any], optimizer: Optimizer, own: list[dict[str, Any]]) -> list[str]:
     """How they differ from those that are saved, group by group."""
-    saved = [_of_group(group) for state in content["optimizer_states"] for group in state["param_groups"]]
-    own = [_of_group(group) for group in optimizer.param_groups]
+    began_with = content.get(MADE_BY_KEY, {}).get("settings")
+    now = [_of_group(group) for state in content["optimizer_states"] for group in state["param_groups"]]
+    saved = now if began_with is None else began_with
     tensors, own_tensors = ([group["tensors"] for group in groups] for groups in (saved, own))
     if tensors != own_tensors:
         return [f"its optimizer has groups of {tensors} tensors, the configured one of {own_tensors}"]
-    count = not type(optimizer).__module__.startswith(OWN)
+    moves = began_with is None and not type(optimizer).__module__.startswith(OWN)
     return [
         f"its optimizer has {name} {theirs.get(name, 'absent')}, the configured one {ours.get(name, 'absent')}"
         for theirs, ours in zip(saved, own, strict=True)
         for name in sorted(theirs | ours)
-        if ((name in theirs) != (name in ours) if count else theirs.get(name) != ours.get(name))
+        if ((name in theirs) != (name in ours) if moves else theirs.get(name) != ours.get(name))
     ]
 
 
 def _of_group(group: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a group of parameters, with the learning rate that its schedule started from."""
-    settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-    return settings | {"lr": group.get("initial_lr", group["lr"]), "tensors": len(group["params"])}
+    """The settings of a group of parameters, as plain values, with the learning rate that its schedule started from."""
+    named = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+    named["lr"] = group.get("initial_lr", group.get("lr"))
+    settings = {name: _plain(value) for name, value in named.items()}
+    return {name: value for name, value in settings.items() if value is not NotImplemented} | {
+        "tensors": len(group["params"])
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as a checkpoint can hold it and ``==`` compares it; NotImplemented for what is none."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if type(value) in PLAIN else NotImplemented

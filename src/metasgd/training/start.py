@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metasgd.data.contents import Contents, as_contents, changes, seen_in_training
 from metasgd.data.rng import Split
@@ -16,6 +17,7 @@ from metasgd.runs.compatibility import other_protocol, saved_config, validate_sa
 from metasgd.runs.folders import Start, checkpoint_file, validate_shapes
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
+from metasgd.training.rehearsal import monitored_by, rehearse
 from metasgd.training.resuming import validate_resumable
 
 
@@ -30,12 +32,16 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
         max_steps: outer steps of the training.
 
     Raises:
-        UserError: the checkpoint is of another model, another optimizer, or in a fit of a run with other options.
+        UserError: the optimizer or its schedule cannot make outer steps, or the checkpoint is of another model,
+            another optimizer, or in a fit of a run with other options.
     """
     optimizer, scheduler = None, None
     if fit:
         optimizer = module.outer.make_optimizer(module.network, module.update_rule, module.learned)
+        rehearse(module.outer, optimizer, max_steps)
         scheduler = module.outer.make_scheduler(optimizer, max_steps)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            monitored_by(scheduler, module.objective)
     path, content = start.checkpoint, start.content
     if path is None:
         return

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, StepLR
 
 from metasgd.errors import UserError
 from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable, with_layout_kept
@@ -14,14 +14,14 @@ def adam(cls=torch.optim.Adam, **settings):
     return cls([{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(2))]}], **settings)
 
 
-def checkpoint(optimizer, scheduler=None):
+def checkpoint(optimizer, scheduler=None, began=None):
     return {
         "pytorch-lightning_version": "2",
         "loops": {},
         "callbacks": {},
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [scheduler.state_dict()] if scheduler else [],
-        MADE_BY_KEY: made_by(optimizer, scheduler),
+        MADE_BY_KEY: began or made_by(optimizer, scheduler),
     }
 
 
@@ -69,8 +69,38 @@ class Counting(torch.optim.SGD):
 
 def test_an_optimizer_may_count_in_its_settings():
     optimizer = adam(Counting)
+    began = made_by(optimizer, None)
     optimizer.step()
-    validate_resumable(Path("x.ckpt"), checkpoint(optimizer), adam(Counting))
+    content = checkpoint(optimizer, began=began)
+    validate_resumable(Path("x.ckpt"), content, adam(Counting))
+    with pytest.raises(UserError, match="its optimizer has momentum 0, the configured one 0.5"):
+        validate_resumable(Path("x.ckpt"), content, adam(Counting, momentum=0.5))
+
+
+def test_what_a_checkpoint_began_with_is_not_known_of_early_ones():
+    optimizer = adam(Counting)
+    optimizer.step()
+    names = {"optimizer": "Counting", "schedule": "none"}
+    validate_resumable(Path("x.ckpt"), checkpoint(optimizer, began=names), adam(Counting))
+
+
+@pytest.mark.parametrize(
+    "schedule", [lambda o: OneCycleLR(o, 0.01, total_steps=9), lambda o: CyclicLR(o, 0.001, 0.01, step_size_up=2)]
+)
+def test_a_schedule_may_move_the_momentum_too(schedule):
+    optimizer = adam()
+    scheduler = schedule(optimizer)
+    began = made_by(optimizer, scheduler)
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["betas"] != adam().param_groups[0]["betas"]
+    content = checkpoint(optimizer, scheduler, began)
+    own = adam()
+    validate_resumable(Path("x.ckpt"), content, own, schedule(own))
+    other = adam(weight_decay=0.5)
+    with pytest.raises(UserError, match="its optimizer has weight_decay 0, the configured one 0.5"):
+        validate_resumable(Path("x.ckpt"), content, other, schedule(other))
 
 
 def test_weights_alone_can_be_judged_but_not_trained_on():

@@ -11,7 +11,6 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from upath import UPath
 
@@ -23,6 +22,7 @@ from metasgd.runs.folders import KEYWORDS, RESUME
 from metasgd.runs.storage import remove_abandoned
 from metasgd.runtime.signals import SIGNALS, leave
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.loggers import as_list, flush
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.resuming import made_by
 
@@ -46,7 +46,11 @@ class SaveFitConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
         config = config.clone()
-        config["trainer.logger.init_args.version"] = None
+        for logger in as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and "version" in logger.init_args:
+                logger.init_args.version = None
+        if "run.version" in config:
+            config["run.version"] = None
         if config.ckpt_path in (*KEYWORDS, RESUME):
             config.ckpt_path = None
         super().__init__(parser, config, **options)
@@ -84,10 +88,12 @@ class LastCheckpoint(Checkpoint):
         raise_problems(too_small("last_checkpoint.", ("every_n_steps", every_n_steps, 1)))
         self.every_n_steps = every_n_steps
         self.saved_at = 0
+        self.made_by: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        checkpoint[MADE_BY_KEY] = made_by(trainer.optimizers[0], schedules[0] if schedules else None)
+        if not self.made_by:
+            return  # an error before the training began, of which another callback saves what there is
+        checkpoint[MADE_BY_KEY] = self.made_by
         loop = checkpoint["loops"]["fit_loop"]
         progress = loop["epoch_loop.batch_progress"]
         # of a finished run too, which goes on if it is resumed with more steps
@@ -108,6 +114,8 @@ class LastCheckpoint(Checkpoint):
             SIGNALS.obey()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        self.made_by = made_by(trainer.optimizers[0], schedules[0] if schedules else None)  # before any step
         folder = trainer.log_dir  # asked by all processes: the first one tells the others
         assert folder is not None
         if trainer.is_global_zero:
@@ -122,8 +130,9 @@ class LastCheckpoint(Checkpoint):
         if leaving or batch_idx % self.every_n_steps == 0:
             self._save(trainer, steps=batch_idx)
         if leaving:
-            if trainer.is_global_zero and trainer.logger is not None:
-                name, saved = signal.Signals(leaving).name, f"{trainer.logger.log_dir}/checkpoints/last.ckpt"
+            folder = trainer.log_dir
+            if trainer.is_global_zero:
+                name, saved = signal.Signals(leaving).name, f"{folder}/checkpoints/last.ckpt"
                 print(f"stopped by {name} after {trainer.global_step} steps: {saved}", file=sys.stderr)
             leave(trainer, leaving)
 
@@ -152,8 +161,8 @@ class LastCheckpoint(Checkpoint):
             return
         folder = trainer.log_dir
         assert folder is not None
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.experiment.flush()  # no kill after this takes points from the curves
+        if trainer.is_global_zero:
+            flush(trainer.loggers)
         trainer.save_checkpoint(str(UPath(folder) / "checkpoints" / "last.ckpt"), weights_only=False)
         self.saved_at = steps
 

@@ -1,6 +1,6 @@
 """What a run shows of its learned optimizer: counts of odd rates, what the rule chose, how curves are fitted.
 
-All of it goes to the run's TensorBoard log.
+All of it goes to the run's loggers, as far as they take figures.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from metasgd.episode import Episode
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.loggers import log_figure, takes_figures
 from metasgd.training.module import MetaSGDModule
 
 
@@ -57,13 +57,13 @@ class ShowCurves(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         sampler = _data_of(trainer).samplers["val"]
-        if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking:
+        if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking or not takes_figures(trainer):
             return
         assert isinstance(pl_module, MetaSGDModule)
-        tasks = trainer.precision_plugin.convert_input(sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS))
-        there = Episode(*(field.to(pl_module.device) for field in tasks))
+        drawn = sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS)
+        there = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
         evaluated = pl_module.evaluate(there, self.AFTER, inner_steps=max(self.AFTER))
-        _add_figure(trainer, "curves", curves_figure(tasks, evaluated.outputs.cpu(), self.AFTER))
+        log_figure(trainer, "curves", curves_figure(drawn, evaluated.outputs.float().cpu(), self.AFTER))
 
 
 class ShowChoices(Callback):
@@ -76,6 +76,8 @@ class ShowChoices(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
             return
+        if not takes_figures(trainer):
+            return
         if not isinstance(pl_module.runs, FullUnroll):  # each of many inner steps is logged by itself
             return
         if not pl_module.eval_inner_steps:
@@ -86,10 +88,10 @@ class ShowChoices(Callback):
             drawn = trainer.precision_plugin.convert_input(drawn)
             tasks = Episode(*(field.to(pl_module.device) for field in drawn))
             evaluated = pl_module.evaluate(tasks, after=[pl_module.eval_inner_steps])
-            losses.append(evaluated.support_losses.cpu())
-            chosen.append({name: choice.flatten(2).cpu() for name, choice in evaluated.chosen.items()})
+            losses.append(evaluated.support_losses.float().cpu())
+            chosen.append({name: choice.flatten(2).float().cpu() for name, choice in evaluated.chosen.items()})
         by_name = {name: torch.cat([answers[name] for answers in chosen]) for name in chosen[0]}
-        _add_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
+        log_figure(trainer, "choices", choices_figure(torch.cat(losses), by_name))
 
 
 def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figure:
@@ -126,9 +128,3 @@ def _data_of(trainer: Trainer) -> EpisodicDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
     assert isinstance(data, EpisodicDataModule)
     return data
-
-
-def _add_figure(trainer: Trainer, name: str, figure: Figure) -> None:
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    # at the last step taken, as Lightning logs; a resume draws again what comes after its checkpoint
-    trainer.logger.experiment.add_figure(name, figure, global_step=trainer.global_step - 1, close=False)

@@ -72,6 +72,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
     # a run of a few steps, which makes no curve
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*", module="lightning.*")
+    # a checkpoint is of the weights after its outer step
+    warnings.filterwarnings("ignore", message=".*pre-optimization state.*", module="lightning.*")
     threading.excepthook = _hook
 
 

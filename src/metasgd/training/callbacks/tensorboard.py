@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.reporting.figures import filters_figure, steps_figure, task_figure
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.loggers import log_figure, log_histogram, log_settings, takes_figures
 from metasgd.training.module import MetaSGDModule
 
 HISTOGRAM_BINS = 30
@@ -24,16 +24,15 @@ class ShowRates(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not takes_figures(trainer):
             return
-        writer, step = _writer_of(trainer)
         rates = {n: rate.detach().float().cpu() for n, rate in pl_module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
             if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
-                writer.add_histogram(f"rates/{name}", rate, step, bins=HISTOGRAM_BINS)
+                log_histogram(trainer, f"rates/{name}", rate, HISTOGRAM_BINS)
         first = first_convolution(pl_module.network)
         if first in rates and rates[first].ndim == 4:
-            writer.add_figure("rates/first_convolution", filters_figure(rates[first], first), step, close=False)
+            log_figure(trainer, "rates/first_convolution", filters_figure(rates[first], first))
 
 
 class ShowTasks(Callback):
@@ -46,10 +45,9 @@ class ShowTasks(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.fit
         assert isinstance(data, EpisodicDataModule)
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not takes_figures(trainer):
             return
         metric = pl_module.objective.metric
-        writer, step = _writer_of(trainer)
         measured: list[Tensor] = []
         for drawn in data.first_val_tasks(self.JUDGED):
             start = len(measured) * data.meta_batch_size
@@ -60,25 +58,22 @@ class ShowTasks(Callback):
             if metric == "accuracy" and drawn.query_x.ndim == 5:
                 for b in range(min(self.N_TASKS - start, drawn.n_tasks)):
                     figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))
-                    writer.add_figure(f"tasks/{start + b}", figure, step, close=False)
-        writer.add_figure(f"inner_steps/{metric}", steps_figure(torch.cat(measured), metric), step, close=False)
+                    log_figure(trainer, f"tasks/{start + b}", figure)
+        log_figure(trainer, f"inner_steps/{metric}", steps_figure(torch.cat(measured), metric))
 
 
 class ShowSettings(Callback):
     """The run among others, by its settings and the best figure it reached on the validation tasks."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, settings: dict[str, Any], best: ModelCheckpoint) -> None:
+        self.settings, self.best = settings, best
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        best = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr] # BestCheckpoint, the first
+        best = self.best.best_model_score
         if best is not None:
-            assert isinstance(trainer.logger, TensorBoardLogger)
-            figures = {f"best/{pl_module.objective.metric}": float(best)}
-            # after the last step, so that a run that goes on takes it back
-            trainer.logger.log_hyperparams(self.settings, figures, trainer.global_step)
+            log_settings(trainer, self.settings, {f"best/{pl_module.objective.metric}": float(best)})
 
 
 def first_convolution(network: nn.Module) -> str | None:
@@ -86,9 +81,3 @@ def first_convolution(network: nn.Module) -> str | None:
     names = (n for n, module in network.named_modules() if isinstance(module, nn.Conv2d))
     first = next(names, None)
     return None if first is None else f"{first}.weight".removeprefix(".")
-
-
-def _writer_of(trainer: Trainer) -> tuple[Any, int]:
-    """The run's TensorBoard writer, and the last step taken, at which Lightning logs."""
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    return trainer.logger.experiment, trainer.global_step - 1
