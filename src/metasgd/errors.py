@@ -35,3 +35,17 @@ def too_small(where: str, *limits: tuple[str, float | None, float]) -> list[str]
         for option, value, least in limits
         if value is not None and value < least
     ]
+
+
+def too_large(where: str, *limits: tuple[str, float | None, float]) -> list[str]:
+    """A problem for each option above the greatest value allowed.
+
+    Args:
+        where: the option's path, up to its name: ``data.``.
+        limits: (option, value, most); a value of None was not given.
+    """
+    return [
+        f"{where}{option} is {value}: at most {most} is possible"
+        for option, value, most in limits
+        if value is not None and value > most
+    ]

@@ -25,6 +25,7 @@ from metasgd.cli.trainer_options import (
     validate_strategy,
     validate_trainer_options,
 )
+from metasgd.cli.values import validate_values
 from metasgd.errors import UserError
 from metasgd.reporting.figures import settings_of
 from metasgd.reporting.text import printable, shell_command
@@ -105,6 +106,8 @@ class MetaSGDCLI(LightningCLI):
             )
         options = self.config[self.config.subcommand]
         validate_makers(options)
+        built = {"model": MetaSGDModule, "data": EpisodicDataModule, "trainer": Trainer}
+        validate_values(options.as_dict(), {**built, "last_checkpoint": LastCheckpoint})
         if not 0 <= (options.seed_everything or 0) <= max_seed_value:
             raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
         for logger in as_list(options.trainer.logger):

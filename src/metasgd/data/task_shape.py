@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from metasgd.errors import raise_problems, too_small
+from metasgd.errors import raise_problems, too_large, too_small
+
+MOST = 1_000_000
+"""Of ways, shots and queries: more are a slip of the hand, and would take all the memory."""
 
 
 @dataclass(frozen=True)
@@ -15,5 +18,6 @@ class TaskShape:
     one_alphabet: bool = False
 
     def __post_init__(self) -> None:
-        limits = (("n_way", self.n_way, 1), ("k_shot", self.k_shot, 1), ("n_query", self.n_query, 1))
-        raise_problems(too_small("data.", *limits))
+        sizes = (("n_way", self.n_way), ("k_shot", self.k_shot), ("n_query", self.n_query))
+        problems = too_small("data.", *((name, size, 1) for name, size in sizes))
+        raise_problems(problems + too_large("data.", *((name, size, MOST) for name, size in sizes)))

@@ -2,6 +2,8 @@
 
 import errno
 
+import torch
+
 from metasgd.runs.storage import is_lost_place
 from metasgd.runtime.signals import is_lost_process, reason_of_loss
 
@@ -17,6 +19,14 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
             f"a file could not be written ({error.strerror}); the checkpoint written before is kept. Make room, and"
             f" {GO_ON}"
         )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return 2, (
+            f"the memory is not enough ({what}). Lower --data.meta_batch_size, the shots and queries of a task, or the"
+            " width of the network; --model.recompute true takes less for many inner steps"
+        )
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return 2, f"trainer.callbacks has an EarlyStopping on what is not logged: {str(error).splitlines()[0]}"
     if isinstance(error, RuntimeError) and is_lost_process(error):
         return 1, (
             "another process of this run has ended, or has not answered within the time that trainer.strategy allows"

@@ -15,11 +15,18 @@ from metasgd.data.rng import Split
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.runtime.signals import SIGNALS, obey_parent_alone
 
 Item = TypeVar("Item")
 LARGEST_SEED = 2**63 - 1
+MOST_TASKS = 10_000_000
+"""Of an outer step or an evaluation, whose tasks are listed in memory."""
+
+
+def most_workers() -> int:
+    """More processes than this are not started: each has all of the program in memory."""
+    return max(64, 4 * (os.cpu_count() or 1))
 
 
 def default_cache_dir() -> str:
@@ -143,6 +150,13 @@ class EpisodicDataModule(LightningDataModule):
             ("test_tasks", test_tasks, 2),
             ("seed", seed, 0),
             ("num_workers", num_workers, 0),
+        )
+        problems += too_large(
+            "data.",
+            ("meta_batch_size", meta_batch_size, MOST_TASKS),
+            ("val_tasks", val_tasks, MOST_TASKS),
+            ("test_tasks", test_tasks, MOST_TASKS),
+            ("num_workers", num_workers, most_workers()),
         )
         if seed > LARGEST_SEED:
             problems.append(f"data.seed is {seed}: use at most {LARGEST_SEED}")

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from upath import UPath
 
 from metasgd.runs.folders import Run
 
@@ -75,9 +76,11 @@ class CheckpointsInRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         folder = trainer.log_dir  # asked by all processes: the first one tells the others
+        assert folder is not None
+        place = str(UPath(folder).resolve() / "checkpoints")  # the same wherever a run is resumed from
         for callback in trainer.callbacks:  # type: ignore[attr-defined] # set by Trainer.__init__
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = f"{folder}/checkpoints"
+                callback.dirpath = place
 
 
 class RunTrainer(Trainer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.engines import EngineName, attach_gradient
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import FullUnroll, Unroll
@@ -34,6 +34,9 @@ from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
 from metasgd.training.outer import OuterProblem, SkippedSteps
 from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_layout_kept
+
+MOST_STEPS = 1_000_000
+"""Inner steps of an adaptation."""
 
 
 class MetaSGDModule(LightningModule):
@@ -90,6 +93,9 @@ class MetaSGDModule(LightningModule):
                 ("eval_inner_steps", eval_inner_steps, 0),
                 ("segments", segments, 1),
                 ("minibatch_shots", minibatch_shots, 1),
+            )
+            + too_large(
+                "model.", ("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS)
             )
         )
         if segments > 1 and not (outer.freeze_network and adapts == "all"):

@@ -55,8 +55,8 @@ class EvaluationWeights(Callback):
                 pl_module.load_state_dict(checkpoint[TRAINING_WEIGHTS_KEY])
             except RuntimeError as error:
                 raise UserError(
-                    f"the checkpoint's {TRAINING_WEIGHTS_KEY} do not fit the model ({str(error).splitlines()[-1].strip()})."
-                    " Give another, such as best.ckpt or last.ckpt of the same run"
+                    f"the checkpoint's {TRAINING_WEIGHTS_KEY} do not fit the model"
+                    f" ({str(error).splitlines()[-1].strip()}). Give another, such as best.ckpt or last.ckpt of the same run"
                 ) from error
 
     @contextmanager
