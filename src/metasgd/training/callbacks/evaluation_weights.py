@@ -56,7 +56,7 @@ class EvaluationWeights(Callback):
             except RuntimeError as error:
                 raise UserError(
                     f"the checkpoint's {TRAINING_WEIGHTS_KEY} do not fit the model"
-                    f" ({str(error).splitlines()[-1].strip()}). Give another, such as best.ckpt or last.ckpt of the same run"
+                    f" ({str(error).splitlines()[-1].strip()}). Give another, such as best.ckpt of the same run"
                 ) from error
 
     @contextmanager
