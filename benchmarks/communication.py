@@ -55,7 +55,7 @@ def counted(name: str) -> dict[str, int]:
     classes, index = torch.zeros(1, shape.n_way, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     task = Episode(*examples(shape.k_shot), *examples(shape.n_query), classes, index)
     with FlopCounterMode(display=False) as counter:
-        meta_gradient(module.learner, dict(module.network.named_parameters()), task, module.inner_steps)
+        meta_gradient(module.config, dict(module.network.named_parameters()), task, module.inner_steps)
     return {
         "theta": sum(p.numel() for p in module.network.parameters()),
         "phi": sum(p.numel() for p in module.update_rule.parameters()),

@@ -124,25 +124,25 @@ class Ours(Candidate):
         network, rule = work.own_network().to(device, dtype), PerParameter(work.rate)
         rule.bind(dict(network.named_parameters()), work.inner_steps)
         loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
-        self.learner = InnerLoopConfig(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
+        self.config = InnerLoopConfig(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
         self.engine, self.reason = choose_engine("auto", network, device)
 
     def outer_gradient(self, tasks: Episode) -> None:
-        theta = self.learner.theta
+        theta = self.config.theta
         recompute = self.work.inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
 
-        def on(learner: InnerLoopConfig, some: Episode) -> MetaGradient:
-            return meta_gradient(learner, theta, some, self.work.inner_steps, recompute=recompute)
+        def on(config: InnerLoopConfig, some: Episode) -> MetaGradient:
+            return meta_gradient(config, theta, some, self.work.inner_steps, recompute=recompute)
 
-        found = self.engine.run(on, merge_gradients, self.learner, tasks, self.work.inner_steps)
-        attach_gradient(found.query_losses.mean(), found, theta, self.learner.phi).backward()
+        found = self.engine.run(on, merge_gradients, self.config, tasks, self.work.inner_steps)
+        attach_gradient(found.query_losses.mean(), found, theta, self.config.phi).backward()
 
     def parameters(self) -> list[Tensor]:
-        return list(self.learner.network.parameters())
+        return list(self.config.network.parameters())
 
     def rates(self) -> list[Tensor]:
-        rates = self.learner.rule.learned_rates()
-        return [rates[n] for n, _ in self.learner.network.named_parameters()]
+        rates = self.config.rule.learned_rates()
+        return [rates[n] for n, _ in self.config.network.named_parameters()]
 
 
 class Peer(Candidate):
@@ -164,17 +164,17 @@ class Peer(Candidate):
 class Learn2learn(Peer):
     def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
         super().__init__(work, dtype, device)
-        self.learner = learn2learn_meta_sgd()(self.network, lr=self.work.rate)
+        self.config = learn2learn_meta_sgd()(self.network, lr=self.work.rate)
 
     def outer_gradient(self, tasks: Episode) -> None:
         for x, y, query_x, query_y in self.each(tasks):
-            clone = self.learner.clone()
+            clone = self.config.clone()
             for _ in range(self.work.inner_steps):
                 clone.adapt(self.work.loss(clone(x), y))
             (self.work.loss(clone(query_x), query_y) / tasks.n_tasks).backward()
 
     def rates(self) -> list[Tensor]:
-        return list(self.learner.lrs)
+        return list(self.config.lrs)
 
 
 class Higher(Peer):

@@ -24,7 +24,7 @@ IMAGES = ROOT / "docs" / "images"
 def curves() -> None:
     module = metasgd.load(ROOT / "checkpoints" / "sinusoid" / "model.ckpt").module
     tasks = SinusoidSampler("test", 0, TaskShape(1, 5, 10)).draw_whole(np.arange(4), 200)
-    evaluated = evaluate(module.learner, dict(module.network.named_parameters()), tasks, 1, (0, 1))
+    evaluated = evaluate(module.config, dict(module.network.named_parameters()), tasks, 1, (0, 1))
     curves_figure(tasks, evaluated.outputs, (0, 1)).savefig(IMAGES / "curves.png", dpi=80)
 
 

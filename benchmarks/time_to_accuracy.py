@@ -104,7 +104,7 @@ class Validation:
         self.network, self.rule = work.own_network(), PerParameter()
         names = dict(self.network.named_parameters())
         self.rule.bind(names, WORK.inner_steps)
-        self.learner = InnerLoopConfig(self.network, self.rule, torch.nn.functional.cross_entropy, frozenset(names))
+        self.config = InnerLoopConfig(self.network, self.rule, torch.nn.functional.cross_entropy, frozenset(names))
 
     @torch.no_grad()
     def accuracy(self, weights: list[list[NDArray[np.float32]]]) -> float:
@@ -116,9 +116,9 @@ class Validation:
                 parameter.copy_(torch.from_numpy(value))
         theta = dict(self.network.named_parameters())
         found = Vmap(1).run(
-            lambda learner, some: evaluate(learner, theta, some, WORK.inner_steps, [WORK.inner_steps]),
+            lambda config, some: evaluate(config, theta, some, WORK.inner_steps, [WORK.inner_steps]),
             merge_evaluations,
-            self.learner,
+            self.config,
             self.tasks,
             WORK.inner_steps,
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
-from support.by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
+from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
 from test_fit import scalars, state
 
 from metasgd.cli.app import main
@@ -24,19 +24,19 @@ pytestmark = [
 
 @pytest.fixture(params=["conv", "dense"])
 def work(request):
-    """A learner and five of its tasks, in float64 on the CPU."""
+    """A configuration and five of its tasks, in float64 on the CPU."""
     if request.param == "conv":
-        return learner_of(Conv4(width=8, image_size=28), PerParameter(0.1), 3), tasks_of(5, 5, 1, 3, (1, 28, 28))
-    return learner_of(MLP(1, [40, 40], 1), OptimizerNetwork(0.05, 0.3), 3, loss=F.mse_loss), curves_of(5, 5, 10)
+        return config_of(Conv4(width=8, image_size=28), PerParameter(0.1), 3), tasks_of(5, 5, 1, 3, (1, 28, 28))
+    return config_of(MLP(1, [40, 40], 1), OptimizerNetwork(0.05, 0.3), 3, loss=F.mse_loss), curves_of(5, 5, 10)
 
 
-def gradient(learner, tasks, engine, inner_steps=3, recompute=False):
-    theta = dict(learner.network.named_parameters())
+def gradient(config, tasks, engine, inner_steps=3, recompute=False):
+    theta = dict(config.network.named_parameters())
 
     def on(own, some):
         return meta_gradient(own, theta, some, inner_steps, recompute=recompute)
 
-    return engine.run(on, merge_gradients, learner, tasks, inner_steps)
+    return engine.run(on, merge_gradients, config, tasks, inner_steps)
 
 
 def on_cpu(gradients):
@@ -112,10 +112,10 @@ def test_memory_does_not_hold_a_graph_for_every_inner_step():
     torch.manual_seed(0)
     peaks = []
     for inner_steps in (1, 50):
-        learner = learner_of(Conv4(width=32), PerParameter(0.01), inner_steps)
-        learner, tasks = moved(learner, tasks_of(1, 5, 5, 15, (1, 28, 28)), DEVICE)
+        config = config_of(Conv4(width=32), PerParameter(0.01), inner_steps)
+        config, tasks = moved(config, tasks_of(1, 5, 5, 15, (1, 28, 28)), DEVICE)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        gradient(learner, tasks, Loop(), inner_steps, recompute=True)
+        gradient(config, tasks, Loop(), inner_steps, recompute=True)
         peaks.append(torch.cuda.max_memory_allocated() - before)
     assert peaks[1] < 3 * peaks[0]  # with a graph for each, about 25 times

@@ -43,7 +43,7 @@ FORWARD: dict[type, Callable[..., Tensor]] = {Conv4: conv4, MLP: mlp}
 
 
 def unrolled(
-    learner: InnerLoopConfig,
+    config: InnerLoopConfig,
     tasks: Episode,
     inner_steps: int,
     step: Callable[[int, Params, Params, Tensor, Params], tuple[Params, Params]],
@@ -55,8 +55,8 @@ def unrolled(
     Args:
         step: ``(s, θ, g, L, m) -> (θ, m)``, the update rule's equation; m is ``{}`` at first.
     """
-    theta, phi = dict(learner.network.named_parameters()), dict(learner.rule.named_parameters())
-    forward = FORWARD[type(learner.network)]
+    theta, phi = dict(config.network.named_parameters()), dict(config.rule.named_parameters())
+    forward = FORWARD[type(config.network)]
     weights = query_weights or [0.0] * (inner_steps - 1) + [1.0]
     total = torch.zeros((), dtype=torch.float64)
     for b in range(tasks.n_tasks):
@@ -67,18 +67,18 @@ def unrolled(
         }
         m: Params = {}
         for s in range(inner_steps):
-            loss = learner.loss(forward(p, x), y)
-            names = sorted(learner.adapted)
+            loss = config.loss(forward(p, x), y)
+            names = sorted(config.adapted)
             g = torch.autograd.grad(loss, [p[n] for n in names], create_graph=True)
             grads = {n: t.detach() if first_order else t for n, t in zip(names, g, strict=True)}
             moved, m = step(s, {n: p[n] for n in names}, grads, loss, m)
             p = {**p, **moved}
             if weights[s]:
-                if learner.transductive:
+                if config.transductive:
                     outputs = forward(p, qx)
                 else:
                     outputs = forward(p, torch.cat([x, qx]), seen=len(x))[len(x) :]
-                total = total + weights[s] * learner.loss(outputs, qy)
+                total = total + weights[s] * config.loss(outputs, qy)
     inputs = [t for t in (*theta.values(), *phi.values()) if t.requires_grad]
     grads_of = dict(zip(map(id, inputs), torch.autograd.grad(total, inputs, allow_unused=True), strict=True))
     zero = torch.zeros_like
@@ -89,8 +89,8 @@ def unrolled(
     )
 
 
-def learner_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **options: object) -> InnerLoopConfig:
-    """A float64 learner away from any special point: no weight or rate is zero or like another."""
+def config_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **options: object) -> InnerLoopConfig:
+    """A float64 network and rule away from any special point: no weight or rate is zero or like another."""
     network = network.double()
     names = frozenset(n for n, _ in network.named_parameters())
     adapted = options.pop("adapted", names)
@@ -104,11 +104,11 @@ def learner_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **o
     return InnerLoopConfig(network, rule, loss, frozenset(adapted), **options)
 
 
-def moved(learner: InnerLoopConfig, tasks: Episode, to: torch.device | torch.dtype) -> tuple[InnerLoopConfig, Episode]:
+def moved(config: InnerLoopConfig, tasks: Episode, to: torch.device | torch.dtype) -> tuple[InnerLoopConfig, Episode]:
     """Copies on a device, or in a dtype."""
-    network, rule = (copy.deepcopy(module).to(to) for module in (learner.network, learner.rule))
+    network, rule = (copy.deepcopy(module).to(to) for module in (config.network, config.rule))
     fields = (f.to(to) if f.is_floating_point() or isinstance(to, torch.device) else f for f in tasks)
-    return replace(learner, network=network, rule=rule), Episode(*fields)
+    return replace(config, network=network, rule=rule), Episode(*fields)
 
 
 def tasks_of(n_tasks: int, n_way: int, k_shot: int, n_query: int, shape: tuple[int, ...]) -> Episode:

@@ -76,7 +76,7 @@ class MetaLearner:
             task_index=torch.zeros(1, dtype=torch.int64),
         )
         theta = {n: p.detach() for n, p in module.network.named_parameters()}
-        learner = module.learner if classes is None else replace(module.learner, loss=_balanced_loss(task.support_y[0]))
+        learner = module.config if classes is None else replace(module.config, loss=_balanced_loss(task.support_y[0]))
         stack = inner_loop_of(learner, theta, task)
         taken, final, _ = stack.adapt(steps)
         loss_after, _, _ = stack.support(final, keep=False)

@@ -51,23 +51,23 @@ class AutogradInnerLoop(InnerLoop):
             return self._rows(start, self.shared)
 
     def prototype_rows_vjp(self, lam: Params) -> Params:
-        params = leaves({n: p for n, p in self.start.items() if n not in self.learner.rows})
+        params = leaves({n: p for n, p in self.start.items() if n not in self.config.rows})
         shared = self._shared_leaves()
         with torch.enable_grad():
             rows = self._rows(params, shared)
         return _pulled([(row, lam[n]) for n, row in rows.items() if row.requires_grad], params, shared)
 
     def _rows(self, params: Params, shared: Params) -> Params:
-        assert self.learner.prototypes is not None
-        name, head = self.learner.prototypes
+        assert self.config.prototypes is not None
+        name, head = self.config.prototypes
         # the head is called too, with rows of no consequence: what it reads is what is wanted
-        fixed = {**self.weights({}, shared), **{n: self.learner.theta[n] for n in self.learner.rows}}
+        fixed = {**self.weights({}, shared), **{n: self.config.theta[n] for n in self.config.rows}}
 
         def features(params: Params, x: Tensor) -> Tensor:
             read: list[Tensor] = []
             hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
             try:
-                call(self.learner.network, {**fixed, **params}, x, self.learner.slots)
+                call(self.config.network, {**fixed, **params}, x, self.config.slots)
             finally:
                 hook.remove()
             return read[0].flatten(1)
@@ -90,12 +90,12 @@ class AutogradInnerLoop(InnerLoop):
 
     def _query(self, params: Params, shared: Params) -> tuple[Tensor, Tensor]:
         x, y = self.query_set
-        if self.learner.transductive:
+        if self.config.transductive:
             outputs = self._outputs(params, shared, x)
         else:
             axis = len(self.lead)
             seen = self.support_set[0].shape[axis]
-            with statistics_from_first(self.learner.network, seen):
+            with statistics_from_first(self.config.network, seen):
                 both = self._outputs(params, shared, torch.cat([self.support_set[0], x], dim=axis))
             outputs = both.narrow(axis, seen, x.shape[axis])
         return self._losses(outputs, y), outputs
@@ -103,7 +103,7 @@ class AutogradInnerLoop(InnerLoop):
     def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
         fixed = {n: contiguous(t, False) for n, t in self.weights({}, shared).items()}
         params = {n: contiguous(t, bool(self.lead)) for n, t in params.items()}
-        network, slots = self.learner.network, self.learner.slots
+        network, slots = self.config.network, self.config.slots
 
         def of_one(params: Params, x: Tensor) -> Tensor:
             return call(network, {**fixed, **params}, x, slots)
@@ -112,11 +112,11 @@ class AutogradInnerLoop(InnerLoop):
 
     def _shared_leaves(self) -> Params:
         """What does not adapt, without a gradient where it is frozen."""
-        frozen = self.learner.frozen
+        frozen = self.config.frozen
         return {n: t.detach().requires_grad_(n not in frozen) for n, t in self.shared.items()}
 
     def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        loss = self.learner.loss
+        loss = self.config.loss
         return vmap(loss)(outputs, y) if self.lead else loss(outputs, y)
 
 

@@ -23,13 +23,13 @@ CLOSE = 0.05
 
 
 def able_engine(
-    engine: Engine, learner: InnerLoopConfig, tasks: Episode, first_order: bool
+    engine: Engine, config: InnerLoopConfig, tasks: Episode, first_order: bool
 ) -> tuple[Engine, str | None]:
     """``engine``, or ``Loop`` and the reason, in a line, where the engine cannot run the network or runs it wrongly.
 
     Args:
         engine: as chosen.
-        learner: what adapts.
+        config: what adapts.
         tasks: a meta-batch, of which the first task is used.
         first_order: whether the meta-gradient is to be without the Hessian term.
 
@@ -37,7 +37,7 @@ def able_engine(
         UserError: no engine can.
     """
     two = pair_of(tasks)
-    theta = nudged(learner.network)
+    theta = nudged(config.network)
 
     def gradient_by(engine: Engine, of: InnerLoopConfig) -> MetaGradient:
         def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
@@ -45,27 +45,27 @@ def able_engine(
 
         return engine.run(on, merge_gradients, of, two, 1)
 
-    expected = refuse_failing(lambda: gradient_by(Loop(), learner), learner, first_order)
+    expected = refuse_failing(lambda: gradient_by(Loop(), config), config, first_order)
     if not first_order:
-        refuse_wrong_second_order(learner, tasks)
+        refuse_wrong_second_order(config, tasks)
     if isinstance(engine, Loop):
         return engine, None
     # any error: the very same is done by the loop, which has just shown that the network itself has none
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "There is a performance drop")  # vmap in name alone
-            found = gradient_by(engine, replace(learner))
+            found = gradient_by(engine, replace(config))
     except Exception as error:
         why = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
     else:
         if _is_close(found, expected):
             return engine, None
         why = "it gives another gradient than one task after the other"
-    name, kind = type(engine).__name__.lower(), type(learner.network).__name__
+    name, kind = type(engine).__name__.lower(), type(config.network).__name__
     return Loop(), f"engine: loop in place of {name}, which cannot run {kind} ({why})"
 
 
-def refuse_failing(attempt: Callable[[], Result], learner: InnerLoopConfig, first_order: bool) -> Result:
+def refuse_failing(attempt: Callable[[], Result], config: InnerLoopConfig, first_order: bool) -> Result:
     """What ``attempt`` returns.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_failing(attempt: Callable[[], Result], learner: InnerLoopConfig, firs
         raise
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
         said = str(error).strip().partition("\n")[0]
-        kind = type(learner.network).__name__
+        kind = type(config.network).__name__
         twice = "is not implemented" in said or "twice" in said
         if twice and not first_order:
             raise UserError(

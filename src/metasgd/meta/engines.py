@@ -33,11 +33,11 @@ EngineName = Literal["auto", "loop", "threads", "vmap"]
 
 
 class Engine(ABC):
-    """Deals the tasks of a meta-batch to a function of (learner, tasks), and merges what it returns."""
+    """Deals the tasks of a meta-batch to a function of (configuration, tasks), and merges what it returns."""
 
     @abstractmethod
     def run(
-        self, work: Work[Part], merge: Merge[Part], learner: InnerLoopConfig, tasks: Episode, inner_steps: int
+        self, work: Work[Part], merge: Merge[Part], config: InnerLoopConfig, tasks: Episode, inner_steps: int
     ) -> Part:
         """``merge`` of what ``work`` gives for the tasks, of S inner steps, in their order."""
 
@@ -49,11 +49,11 @@ class Loop(Engine):
         self,
         work: Work[Part],
         merge: Merge[Part],
-        learner: InnerLoopConfig,
+        config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,  # noqa: ARG002
     ) -> Part:
-        return merge(work(learner, one) for one in _in_pieces(tasks, 1))
+        return merge(work(config, one) for one in _in_pieces(tasks, 1))
 
 
 class Vmap(Engine):
@@ -69,13 +69,13 @@ class Vmap(Engine):
         self._fitting: dict[tuple[int, ...], int] = {}
 
     def run(
-        self, work: Work[Part], merge: Merge[Part], learner: InnerLoopConfig, tasks: Episode, inner_steps: int
+        self, work: Work[Part], merge: Merge[Part], config: InnerLoopConfig, tasks: Episode, inner_steps: int
     ) -> Part:
         shape = (inner_steps, *tasks.support_x.shape[1:], *tasks.query_x.shape[1:])
         if shape not in self._fitting:
             budget = _budget_on(tasks.support_x.device) if self.budget is None else self.budget
-            self._fitting[shape] = max(1, budget // bytes_of_a_task(learner, tasks, inner_steps))
-        return merge(work(learner, stack) for stack in _in_pieces(tasks, min(self.at_most, self._fitting[shape])))
+            self._fitting[shape] = max(1, budget // bytes_of_a_task(config, tasks, inner_steps))
+        return merge(work(config, stack) for stack in _in_pieces(tasks, min(self.at_most, self._fitting[shape])))
 
 
 class Threads(Engine):
@@ -95,7 +95,7 @@ class Threads(Engine):
         self,
         work: Work[Part],
         merge: Merge[Part],
-        learner: InnerLoopConfig,
+        config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,  # noqa: ARG002
     ) -> Part:
@@ -104,10 +104,10 @@ class Threads(Engine):
         own = threading.local()
 
         def on(one: Episode) -> Part:
-            if not hasattr(own, "learner"):
-                own.learner = replace(learner, network=network_copy(learner.network))
+            if not hasattr(own, "config"):
+                own.config = replace(config, network=network_copy(config.network))
             with autocast():
-                return work(own.learner, one)
+                return work(own.config, one)
 
         with _one_thread_here():
             return merge(self._pool.map(on, _in_pieces(tasks, 1)))

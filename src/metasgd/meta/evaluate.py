@@ -15,23 +15,23 @@ from metasgd.meta.inner_loop import Loss as Loss
 from metasgd.rules.gradient_descent import Params
 
 
-def inner_loop_of(learner: InnerLoopConfig, theta: Params, tasks: Episode) -> InnerLoop:
+def inner_loop_of(config: InnerLoopConfig, theta: Params, tasks: Episode) -> InnerLoop:
     """``tasks`` side by side, their derivatives in closed form where that is known, and by autograd elsewhere.
 
     Args:
-        learner: what adapts.
-        theta: θ, by name; these values are used, not those in ``learner.network``.
+        config: what adapts.
+        theta: θ, by name; these values are used, not those in ``config.network``.
         tasks: b tasks.
     """
-    network = learner.feed_forward
+    network = config.feed_forward
     if (
         network is None
         or not network.fits(theta, tasks)
         or (tasks.n_tasks > 1 and not network.stacks)
         or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
     ):
-        return AutogradInnerLoop(learner, theta, tasks)
-    return ClosedFormInnerLoop(learner, network, theta, tasks)
+        return AutogradInnerLoop(config, theta, tasks)
+    return ClosedFormInnerLoop(config, network, theta, tasks)
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Evaluation:
 
 
 def evaluate(
-    learner: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
+    config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
 ) -> Evaluation:
     """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
-    stack = inner_loop_of(learner, theta, tasks)
+    stack = inner_loop_of(config, theta, tasks)
     steps, final, chosen = stack.adapt(inner_steps)
     params = [*(step.params for step in steps), final]
     evaluated = [stack.query(stack.for_query(params[s])) for s in after]

@@ -29,7 +29,7 @@ class Unroll(ABC):
     @abstractmethod
     def meta_gradient(
         self,
-        learner: InnerLoopConfig,
+        config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,
         first_order: bool,
@@ -38,7 +38,7 @@ class Unroll(ABC):
         """The gradient of the outer loss after S more inner steps.
 
         Args:
-            learner: what adapts.
+            config: what adapts.
             tasks: the meta-batch, inputs as the network takes them.
             inner_steps: S.
             first_order: leave out the Hessian term.
@@ -46,7 +46,7 @@ class Unroll(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+    def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
         """Whole runs, judged on the query sets after each number of inner steps in ``after`` (0 … S)."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Unroll(ABC):
         """
 
     @abstractmethod
-    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
         """Try the network on a small meta-batch, and make the runs in another way if it takes that; say which.
 
         Raises:
@@ -97,13 +97,13 @@ class FullUnroll(Unroll):
 
     def meta_gradient(
         self,
-        learner: InnerLoopConfig,
+        config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,
         first_order: bool,
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
-        theta = learner.theta
+        theta = config.theta
         recompute = self.recompute
         if recompute == "auto":
             recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
@@ -111,21 +111,21 @@ class FullUnroll(Unroll):
         def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
             return meta_gradient(one, theta, some, inner_steps, first_order, recompute, query_weights)
 
-        return self.engine.run(on, merge_gradients, learner, tasks, inner_steps)
+        return self.engine.run(on, merge_gradients, config, tasks, inner_steps)
 
-    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
-        theta = learner.theta
+    def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        theta = config.theta
 
         def on(one: InnerLoopConfig, some: Episode) -> Evaluation:
             return evaluate(one, theta, some, inner_steps, after)
 
-        return self.engine.run(on, merge_evaluations, learner, tasks, inner_steps)
+        return self.engine.run(on, merge_evaluations, config, tasks, inner_steps)
 
     def validate_tasks(self, tasks: Episode) -> None:
         """Any task can start from θ."""
 
-    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
-        self.engine, reason = able_engine(self.engine, learner, tasks, first_order)
+    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+        self.engine, reason = able_engine(self.engine, config, tasks, first_order)
         self.unable = self.unable or reason is not None
         return reason
 

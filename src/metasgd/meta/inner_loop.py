@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metasgd.episode import Episode
-from metasgd.meta.closed_form.from_module import read
+from metasgd.meta.closed_form.from_module import from_module
 from metasgd.meta.closed_form.network import FeedForward
 from metasgd.nn.calling import Slots, slots_of
 from metasgd.nn.heads import PrototypeHead
@@ -53,7 +53,7 @@ class InnerLoopConfig:
     @property
     def feed_forward(self) -> FeedForward | None:
         """The network by its layers, as it is now, if their derivatives are known in closed form and may be used."""
-        return read(self.network, self.loss) if self.closed_form else None
+        return from_module(self.network, self.loss) if self.closed_form else None
 
     @cached_property
     def theta(self) -> Params:
@@ -123,49 +123,49 @@ class InnerLoop(ABC):
         shared: θ of what does not adapt, of θ's own shapes.
     """
 
-    def __init__(self, learner: InnerLoopConfig, theta: Params, tasks: Episode) -> None:
-        self.learner = learner
+    def __init__(self, config: InnerLoopConfig, theta: Params, tasks: Episode) -> None:
+        self.config = config
         self.lead = () if tasks.n_tasks == 1 else (tasks.n_tasks,)
         support_x, support_y, query_x, query_y = ((f if self.lead else f[0]).contiguous() for f in tasks[:4])
         self.support_set = support_x, support_y
         self.query_set = query_x, query_y
         self.n_way = tasks.n_way
-        self.theta = {n: p.detach().contiguous() for n, p in theta.items() if n not in learner.rows}
-        self.shared = {n: p for n, p in self.theta.items() if n not in learner.adapted}
-        self.shared_rows = {n: tasks.n_way for n in self.shared if n in learner.agnostic}
+        self.theta = {n: p.detach().contiguous() for n, p in theta.items() if n not in config.rows}
+        self.shared = {n: p for n, p in self.theta.items() if n not in config.adapted}
+        self.shared_rows = {n: tasks.n_way for n in self.shared if n in config.agnostic}
 
     @cached_property
     def start(self) -> Params:
         """``θ_0`` of what a task has of its own, ``[*lead, …]``: what adapts, and a prototype head's rows."""
         start = {}
         for name, p in self.theta.items():
-            if name in self.learner.adapted:
-                rows = (self.n_way, *p.shape[1:]) if name in self.learner.agnostic else p.shape
+            if name in self.config.adapted:
+                rows = (self.n_way, *p.shape[1:]) if name in self.config.agnostic else p.shape
                 start[name] = p.expand(*self.lead, *rows)
-        return start if self.learner.prototypes is None else {**start, **self.prototype_rows(start)}
+        return start if self.config.prototypes is None else {**start, **self.prototype_rows(start)}
 
     def rows_of(self, log_scale: Tensor, features: Tensor) -> Params:
         """The rows of a prototype head that reads ``features [*lead, X, D]`` of the support set."""
-        assert self.learner.prototypes is not None
-        _, head = self.learner.prototypes
+        assert self.config.prototypes is not None
+        _, head = self.config.prototypes
         made = partial(head.rows, log_scale, n_way=self.n_way)
         y = self.support_set[1]
-        return dict(zip(self.learner.rows, (vmap(made)(features, y) if self.lead else made(features, y)), strict=True))
+        return dict(zip(self.config.rows, (vmap(made)(features, y) if self.lead else made(features, y)), strict=True))
 
     def for_query(self, params: Params) -> Params:
         """``params`` as the query set sees them: the rows of a prototype head times its temperature."""
-        if self.learner.prototypes is None:
+        if self.config.prototypes is None:
             return params
-        t = self.shared[f"{self.learner.prototypes[0]}.log_temperature"].exp()
-        return {**params, **{n: t * params[n] for n in self.learner.rows}}
+        t = self.shared[f"{self.config.prototypes[0]}.log_temperature"].exp()
+        return {**params, **{n: t * params[n] for n in self.config.rows}}
 
     def for_query_vjp(self, params: Params, grads: Params) -> Params:
         """The gradient in ``params`` and in the temperature, out of that in ``for_query(params)``."""
-        if self.learner.prototypes is None:
+        if self.config.prototypes is None:
             return grads
-        name = f"{self.learner.prototypes[0]}.log_temperature"
+        name = f"{self.config.prototypes[0]}.log_temperature"
         t = self.shared[name].exp()
-        rows = {n: t * grads[n] for n in self.learner.rows if n in grads}
+        rows = {n: t * grads[n] for n in self.config.rows if n in grads}
         total = torch.stack([(g * params[n]).sum() for n, g in rows.items()]).sum()
         return {**grads, **rows, name: total}
 
@@ -220,13 +220,13 @@ class InnerLoop(ABC):
 
     def first_state(self) -> State:
         """``m_0``."""
-        return self.learner.rule.init_state({n: p for n, p in self.start.items() if n in self.learner.adapted})
+        return self.config.rule.init_state({n: p for n, p in self.start.items() if n in self.config.adapted})
 
     def after(self, s: int, step: InnerStep) -> tuple[Params, State]:
         """``(θ_{s+1}, m_{s+1})``: the rule moves what adapts; what a task has else of its own stays."""
-        adapting = step.adapting(self.learner.adapted)
+        adapting = step.adapting(self.config.adapted)
         with torch.no_grad():
-            moved, state = self.learner.rule(s, adapting.params, adapting.grads, step.loss, step.state)
+            moved, state = self.config.rule(s, adapting.params, adapting.grads, step.loss, step.state)
         return (moved if adapting is step else {**step.params, **moved}), state
 
     def adapt(self, inner_steps: int) -> tuple[list[InnerStep], Params, dict[str, Tensor]]:

@@ -7,20 +7,20 @@ from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 
 
-def bytes_of_a_task(learner: InnerLoopConfig, tasks: Episode, inner_steps: int) -> int:
+def bytes_of_a_task(config: InnerLoopConfig, tasks: Episode, inner_steps: int) -> int:
     """What a task adds to a stack's meta-gradient at its peak, at most: an estimate from sizes.
 
     Every inner step keeps θ, m and g, and its activations with what their derivatives keep; in the reverse pass
     there are λ, ω, the gradients and their sums; the query set's activations and their gradients come on top.
 
     Args:
-        learner: what adapts.
+        config: what adapts.
         tasks: of the size in question.
         inner_steps: S.
     """
     n_support, n_query = tasks.support_x.shape[1], tasks.query_x.shape[1]
-    weights = sum(p.numel() for p in learner.network.parameters())
-    activations = _activations(learner.network, tasks.support_x[0])
+    weights = sum(p.numel() for p in config.network.parameters())
+    activations = _activations(config.network, tasks.support_x[0])
     step = 3 * weights + 2 * activations
     return tasks.query_x.element_size() * (inner_steps * step + 6 * weights + 2 * activations * n_query // n_support)
 

@@ -52,7 +52,7 @@ class _Reverse:
     def __init__(self, stack: InnerLoop, first_order: bool) -> None:
         self.stack = stack
         self.first_order = first_order
-        self.rule = stack.learner.rule
+        self.rule = stack.config.rule
         self.phi: Params = {}
         self.shared: Params = {}
         self.lam: Params = {}
@@ -72,7 +72,7 @@ class _Reverse:
 
     def step(self, s: int, step: InnerStep) -> None:
         """Go back over inner step s."""
-        seen = step.adapting(self.stack.learner.adapted)
+        seen = step.adapting(self.stack.config.adapted)
         lam = self.lam if seen is step else {n: self.lam[n] for n in seen.params}
         pulled = vjp(self.rule, s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
         self.lam, self.nu = (pulled.params if seen is step else {**self.lam, **pulled.params}), pulled.state
@@ -84,7 +84,7 @@ class _Reverse:
 
     def start(self) -> None:
         """Go back through the start of a prototype head's rows."""
-        if self.stack.learner.prototypes is not None:
+        if self.stack.config.prototypes is not None:
             self._add(self.stack.prototype_rows_vjp(self.lam))
 
 
@@ -94,7 +94,7 @@ def last_alone(inner_steps: int) -> list[float]:
 
 
 def meta_gradient(
-    learner: InnerLoopConfig,
+    config: InnerLoopConfig,
     theta: Params,
     tasks: Episode,
     inner_steps: int,
@@ -105,8 +105,8 @@ def meta_gradient(
     """The outer loss of ``tasks`` and its gradient in θ and φ, by the recursion at the head of this file.
 
     Args:
-        learner: what adapts.
-        theta: θ, by name; these values are used, not those in ``learner.network``.
+        config: what adapts.
+        theta: θ, by name; these values are used, not those in ``config.network``.
         tasks: b tasks; more than one are stacked.
         inner_steps: S; 0 leaves the tasks where they start.
         first_order: leave out the Hessian term.
@@ -115,7 +115,7 @@ def meta_gradient(
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
     """
     weights = last_alone(inner_steps) if query_weights is None else query_weights
-    stack = inner_loop_of(learner, theta, tasks)
+    stack = inner_loop_of(config, theta, tasks)
     reverse = _Reverse(stack, first_order)
     if not inner_steps:
         query_losses, outputs = reverse.query(stack.start, 1)
@@ -130,8 +130,8 @@ def meta_gradient(
     reverse.start()
     support_losses = torch.stack(backwards.losses, dim=-1) if inner_steps else query_losses.new_empty(tasks.n_tasks, 0)
     chosen = backwards.chosen
-    gathered = {n: g for n, g in (reverse.lam | reverse.shared).items() if n not in learner.frozen}
-    learned = {n: p for n, p in learner.phi.items() if p.requires_grad}
+    gathered = {n: g for n, g in (reverse.lam | reverse.shared).items() if n not in config.frozen}
+    learned = {n: p for n, p in config.phi.items() if p.requires_grad}
     b = tasks.n_tasks
     return MetaGradient(
         theta={n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p) for n, p in theta.items()},

@@ -18,7 +18,7 @@ STEP = 1e-8
 SAME = 1e-3
 
 
-def refuse_wrong_second_order(learner: InnerLoopConfig, tasks: Episode) -> None:
+def refuse_wrong_second_order(config: InnerLoopConfig, tasks: Episode) -> None:
     """Refuse a network whose Hessian-vector product is not how its gradient changes.
 
     Both are taken in float64, where that can be had: ``H d`` by autograd, and
@@ -26,22 +26,22 @@ def refuse_wrong_second_order(learner: InnerLoopConfig, tasks: Episode) -> None:
     torch has wrong, would otherwise give a wrong meta-gradient without a word.
 
     Args:
-        learner: what adapts.
+        config: what adapts.
         tasks: a meta-batch, of which the first task's support set is used.
 
     Raises:
         UserError: they differ in two directions.
     """
     task = Episode(*(f.double() if f.is_floating_point() else f for f in tasks.tasks(0, 1)))
-    theta = {n: p.double() if p.is_floating_point() else p for n, p in nudged(learner.network).items()}
+    theta = {n: p.double() if p.is_floating_point() else p for n, p in nudged(config.network).items()}
     try:
-        with _double_buffers(learner.network):
-            wrong = all(_is_wrong(AutogradInnerLoop(learner, theta, task), seed) for seed in (1, 2))
+        with _double_buffers(config.network):
+            wrong = all(_is_wrong(AutogradInnerLoop(config, theta, task), seed) for seed in (1, 2))
     except (RuntimeError, TypeError):
         return  # it cannot be run in float64
     if wrong:
         raise UserError(
-            f"{type(learner.network).__name__} has an operation whose second derivative, which the exact meta-gradient"
+            f"{type(config.network).__name__} has an operation whose second derivative, which the exact meta-gradient"
             " needs, is wrong: its gradient changes otherwise than autograd says. It may be a torch.autograd.Function"
             " that is differentiable once only. Write it out in other operations, or set first_order to true"
         )

@@ -74,7 +74,7 @@ class TruncatedUnroll(Unroll):
 
     def meta_gradient(
         self,
-        learner: InnerLoopConfig,
+        config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,
         first_order: bool,
@@ -85,11 +85,11 @@ class TruncatedUnroll(Unroll):
         indices = tasks.task_index.tolist()
         going_on = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
         runs = [
-            self.runs[place] if index == going_on[place] else new_run(learner, tasks.n_way, index)
+            self.runs[place] if index == going_on[place] else new_run(config, tasks.n_way, index)
             for place, index in enumerate(indices)
         ]
-        stack = _Stack(learner, tasks, self.minibatch_shots, runs, self.stacked)
-        phi = {n: p for n, p in learner.rule.named_parameters() if p.requires_grad}
+        stack = _Stack(config, tasks, self.minibatch_shots, runs, self.stacked)
+        phi = {n: p for n, p in config.rule.named_parameters() if p.requires_grad}
         losses, chosen, outer_losses = [], [], []
         with torch.enable_grad():
             for weight in weights:
@@ -101,11 +101,11 @@ class TruncatedUnroll(Unroll):
             found = torch.autograd.grad(torch.stack(outer_losses).sum(), list(phi.values()), allow_unused=True)
         # a run that diverged makes a gradient that is not finite, which no outer step follows, and starts again
         self.runs = [
-            run if ok else new_run(learner, tasks.n_way, run.task_index)
+            run if ok else new_run(config, tasks.n_way, run.task_index)
             for run, ok in zip(stack.runs(), query_losses.isfinite().tolist(), strict=True)
         ]
         return MetaGradient(
-            theta={n: torch.zeros_like(p) for n, p in learner.network.named_parameters()},
+            theta={n: torch.zeros_like(p) for n, p in config.network.named_parameters()},
             phi={n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(phi.items(), found, strict=True)},
             support_losses=torch.stack(losses, dim=1),
             query_losses=query_losses.detach(),
@@ -113,9 +113,9 @@ class TruncatedUnroll(Unroll):
             chosen={c: torch.stack([now[c] for now in chosen], dim=1) for c in chosen[0]},
         )
 
-    def evaluate(self, learner: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
-        runs = [new_run(learner, tasks.n_way, index) for index in tasks.task_index.tolist()]
-        stack = _Stack(learner, tasks, self.minibatch_shots, runs, self.stacked)
+    def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        runs = [new_run(config, tasks.n_way, index) for index in tasks.task_index.tolist()]
+        stack = _Stack(config, tasks, self.minibatch_shots, runs, self.stacked)
         losses, evaluated, chosen = [], [], []
         for s in range(inner_steps + 1):
             if s in after:
@@ -140,20 +140,20 @@ class TruncatedUnroll(Unroll):
                 " possible"
             )
 
-    def adjust(self, learner: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
+    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
         two = pair_of(tasks)
-        runs = [new_run(learner, two.n_way, index) for index in two.task_index.tolist()]
+        runs = [new_run(config, two.n_way, index) for index in two.task_index.tolist()]
 
         def attempt(stacked: bool) -> None:
-            stack = _Stack(learner, two, self.minibatch_shots, runs, stacked)
+            stack = _Stack(config, two, self.minibatch_shots, runs, stacked)
             losses = stack.step(create_graph=not first_order)
             outputs = stack.query()[1]
             if not first_order:
                 torch.autograd.grad(losses.sum() + outputs.sum(), list(stack.start.values()), allow_unused=True)
 
-        refuse_failing(lambda: attempt(False), learner, first_order)
+        refuse_failing(lambda: attempt(False), config, first_order)
         if not first_order:
-            refuse_wrong_second_order(learner, tasks)
+            refuse_wrong_second_order(config, tasks)
         # any error: the same has just been done without a stack
         try:
             with warnings.catch_warnings():
@@ -162,9 +162,7 @@ class TruncatedUnroll(Unroll):
         except Exception as error:
             self.stacked = False
             said = str(error).strip().partition("\n")[0].partition(". ")[0]
-            return (
-                f"long inner runs one after the other, as {type(learner.network).__name__} cannot be stacked ({said})"
-            )
+            return f"long inner runs one after the other, as {type(config.network).__name__} cannot be stacked ({said})"
         return None
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -178,10 +176,10 @@ class _Stack:
     """Runs side by side: weights ``[B, …]``, memory ``[B, …]`` and the steps taken ``[B]``."""
 
     def __init__(
-        self, learner: InnerLoopConfig, tasks: Episode, minibatch_shots: int, runs: Sequence[Run], stacked: bool
+        self, config: InnerLoopConfig, tasks: Episode, minibatch_shots: int, runs: Sequence[Run], stacked: bool
     ) -> None:
         self.stacked = stacked
-        self.learner, self.tasks, self.minibatch_shots = learner, tasks, minibatch_shots
+        self.config, self.tasks, self.minibatch_shots = config, tasks, minibatch_shots
         device = tasks.support_x.device
         self.steps = torch.tensor([run.step for run in runs], device=device)
         self.params = leaves({n: torch.stack([run.params[n] for run in runs]).to(device) for n in runs[0].params})
@@ -206,7 +204,7 @@ class _Stack:
             named = {n: g for n, g in zip(self.params, grads, strict=True) if g is not None}
             if len(named) < len(self.params):
                 raise UserError(unused_parameters([n for n in self.params if n not in named]))
-            self.params, self.state = self.learner.rule(self.steps, self.params, named, losses, self.state)
+            self.params, self.state = self.config.rule(self.steps, self.params, named, losses, self.state)
         self.steps = self.steps + 1
         return losses
 
@@ -220,8 +218,8 @@ class _Stack:
 
     def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         def of_one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            outputs = call(self.learner.network, params, x, self.learner.slots)
-            return self.learner.loss(outputs, y), outputs
+            outputs = call(self.config.network, params, x, self.config.slots)
+            return self.config.loss(outputs, y), outputs
 
         if self.stacked:
             params = {n: contiguous(p, True) for n, p in self.params.items()}
@@ -239,9 +237,9 @@ class _Stack:
         ]
 
 
-def new_run(learner: InnerLoopConfig, n_way: int, task_index: int) -> Run:
+def new_run(config: InnerLoopConfig, n_way: int, task_index: int) -> Run:
     """A run from random weights, which are a function of the task's number and the network's own initialisation."""
-    network = network_copy(learner.network, share=False)
+    network = network_copy(config.network, share=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RUN_SEED + task_index)
         initialise_again(network)
@@ -249,9 +247,9 @@ def new_run(learner: InnerLoopConfig, n_way: int, task_index: int) -> Run:
     params = {
         n: p.detach().expand(n_way, *p.shape[1:]) if n in agnostic else p.detach()
         for n, p in network.named_parameters()
-        if n in learner.adapted
+        if n in config.adapted
     }
-    return Run(task_index, 0, params, learner.rule.init_state(params))
+    return Run(task_index, 0, params, config.rule.init_state(params))
 
 
 def validate_initialisable(network: nn.Module) -> None:

@@ -135,7 +135,7 @@ class MetaSGDModule(LightningModule):
         # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
         unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
         self.learned = outer.learned(network) - unseen
-        self.learner = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
+        self.config = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -164,7 +164,7 @@ class MetaSGDModule(LightningModule):
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         gradient = self._meta_gradient(batch, step=batch_idx)
-        loss = attach_gradient(gradient.query_losses.mean(), gradient, self.learner.theta, self.learner.phi)
+        loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
         norm = self._outer_step(batch, gradient, step=batch_idx)
@@ -187,13 +187,13 @@ class MetaSGDModule(LightningModule):
         """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        for name, p in self.learner.theta.items():
+        for name, p in self.config.theta.items():
             if name not in self.learned:
                 p.grad = None
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
-        norm = self.outer.clip([*self.learner.theta.values(), *self.learner.phi.values()])
+        norm = self.outer.clip([*self.config.theta.values(), *self.config.phi.values()])
         finite = bool(norm.isfinite())
         self.skipped.count(not finite)
         if self.skipped.in_a_row >= self.outer.max_skipped_steps:
@@ -285,14 +285,14 @@ class MetaSGDModule(LightningModule):
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
         tasks = self.as_inputs(batch)
         with without_chance(self.network, self.silenced):
-            return self.runs.evaluate(self.learner, tasks, steps, after)
+            return self.runs.evaluate(self.config, tasks, steps, after)
 
     def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
         first_order = self.first_order or step < self.outer.first_order_until
         weights = self.outer.query_weights(step, self.inner_steps)
         tasks = self.as_inputs(batch)
         with without_chance(self.network, self.silenced):
-            return self.runs.meta_gradient(self.learner, tasks, self.inner_steps, first_order, weights)
+            return self.runs.meta_gradient(self.config, tasks, self.inner_steps, first_order, weights)
 
     def as_inputs(self, batch: Episode) -> Episode:
         """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
@@ -314,15 +314,15 @@ class MetaSGDModule(LightningModule):
         """
         validate_tasks(self.network, batch.support_x[0], batch.support_y[0], batch.n_way)
         self.runs.validate_tasks(batch)
-        known = self.learner.feed_forward is not None  # by its layers, of which none leaves anything to find out
+        known = self.config.feed_forward is not None  # by its layers, of which none leaves anything to find out
         found = self.silenced if known else random_modules(self.network, batch.support_x[0])
         if found != self.silenced:
             rank_zero_info(f"switched off while adapting, being random: {listed(self.network, found)}")
             self.silenced = found
         with without_chance(self.network, found):
-            if not self.learner.transductive:
+            if not self.config.transductive:
                 by_support = isinstance(self.runs, FullUnroll)
                 refuse_mixing(self.network, batch.support_x[0], batch.query_x[0], by_support)
-            adjusted = None if known else self.runs.adjust(self.learner, batch, self.first_order)
+            adjusted = None if known else self.runs.adjust(self.config, batch, self.first_order)
         if adjusted is not None:
             rank_zero_info(adjusted)

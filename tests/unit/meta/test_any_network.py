@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, tasks_of
+from support.by_hand import config_of, curves_of, largest_difference, tasks_of
 from torch import nn
 from torch.func import functional_call
 
@@ -286,11 +286,11 @@ UNABLE = {
 """The engine that cannot run a network."""
 
 
-def expected_gradient(learner, tasks, steps):
+def expected_gradient(config, tasks, steps):
     """Of Meta-SGD, by one graph of everything."""
-    network = BY_HAND[type(learner.network)]().double()
-    theta = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in learner.network.named_parameters()}
-    alpha = {n: learner.rule.alpha[key_of(n)].detach().clone().requires_grad_() for n in sorted(learner.adapted)}
+    network = BY_HAND[type(config.network)]().double()
+    theta = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in config.network.named_parameters()}
+    alpha = {n: config.rule.alpha[key_of(n)].detach().clone().requires_grad_() for n in sorted(config.adapted)}
     total = torch.zeros((), dtype=torch.float64)
     for b in range(tasks.n_tasks):
         x, y, qx, qy = (field[b] for field in tasks[:4])
@@ -301,10 +301,10 @@ def expected_gradient(learner, tasks, steps):
             return out["logits"] if isinstance(out, dict) else out
 
         for _ in range(steps):
-            loss = learner.loss(forward(p, x), y)
+            loss = config.loss(forward(p, x), y)
             g = torch.autograd.grad(loss, [p[n] for n in alpha], create_graph=True)
             p = {**p, **{n: p[n] - alpha[n] * d for n, d in zip(alpha, g, strict=True)}}
-        total = total + learner.loss(forward(p, qx), qy)
+        total = total + config.loss(forward(p, qx), qy)
     learned = [t for t in (*theta.values(), *alpha.values()) if t.requires_grad]
     grads = dict(zip(map(id, learned), torch.autograd.grad(total, learned), strict=True))
     return (
@@ -317,43 +317,43 @@ def learner_for(network):
     torch.manual_seed(5)
     made = network()
     learned = {n for n, p in made.named_parameters() if p.requires_grad}
-    return learner_of(made, PerParameter(0.05), 2, loss=F.mse_loss, adapted=learned)
+    return config_of(made, PerParameter(0.05), 2, loss=F.mse_loss, adapted=learned)
 
 
 @pytest.mark.parametrize("network", BY_HAND)
 def test_the_meta_gradient_is_that_of_one_graph_under_every_engine(network, monkeypatch):
     monkeypatch.setattr(engines, "CPU_THREADS", 2)
     tasks = curves_of(3, 4, 5)
-    learner = learner_for(network)
-    before = {n: t.clone() for n, t in learner.network.state_dict().items()}
-    theta, phi = expected_gradient(learner, tasks, 2)
+    config = learner_for(network)
+    before = {n: t.clone() for n, t in config.network.state_dict().items()}
+    theta, phi = expected_gradient(config, tasks, 2)
     for name, engine in {"loop": Loop, "threads": Threads, "vmap": Vmap, "auto": Vmap}.items():
-        runs = FullUnroll(learner.network, name, recompute="auto")
-        runs.setup(learner.network, CPU, 1)
-        said = runs.adjust(learner, tasks, first_order=False)
+        runs = FullUnroll(config.network, name, recompute="auto")
+        runs.setup(config.network, CPU, 1)
+        said = runs.adjust(config, tasks, first_order=False)
         able = engine.__name__.lower() != UNABLE.get(network)
         assert (said is None) == able, said
         assert type(runs.engine) is (engine if able else Loop)
         if not able:
             unable = engine.__name__.lower()
             assert said.startswith(f"engine: loop in place of {unable}, which cannot run {network.__name__} (")
-            runs.setup(learner.network, CPU, 1)
+            runs.setup(config.network, CPU, 1)
             assert type(runs.engine) is Loop  # also where a run sets up again
-        found = runs.meta_gradient(learner, tasks, 2, False)
+        found = runs.meta_gradient(config, tasks, 2, False)
         assert largest_difference(found.theta, theta) < EXACT
         assert largest_difference(found.phi, phi) < EXACT
-        evaluated = runs.evaluate(learner, tasks, 2, [0, 2])
+        evaluated = runs.evaluate(config, tasks, 2, [0, 2])
         torch.testing.assert_close(evaluated.query_losses[:, 1], found.query_losses, rtol=0, atol=1e-9)
-    after = learner.network.state_dict()
+    after = config.network.state_dict()
     assert all(torch.equal(t, after[n]) for n, t in before.items())
 
 
 def test_attention_in_evaluation_mode_is_the_same_as_in_training():
-    learner, tasks = learner_for(Encoder), curves_of(3, 4, 5)
-    runs = FullUnroll(learner.network, "vmap", recompute=False)
-    training = runs.evaluate(learner, tasks, 2, [2]).outputs
-    learner.network.eval()
-    torch.testing.assert_close(runs.evaluate(learner, tasks, 2, [2]).outputs, training, rtol=0, atol=0)
+    config, tasks = learner_for(Encoder), curves_of(3, 4, 5)
+    runs = FullUnroll(config.network, "vmap", recompute=False)
+    training = runs.evaluate(config, tasks, 2, [2]).outputs
+    config.network.eval()
+    torch.testing.assert_close(runs.evaluate(config, tasks, 2, [2]).outputs, training, rtol=0, atol=0)
 
 
 class Doubled(torch.autograd.Function):
@@ -397,16 +397,16 @@ class Detached(Sequences):
     ],
 )
 def test_what_no_engine_can_is_refused_in_one_message(network, said):
-    learner = learner_of(network(), PerParameter(0.05), 2, loss=F.mse_loss)
+    config = config_of(network(), PerParameter(0.05), 2, loss=F.mse_loss)
     with pytest.raises(UserError, match=said) as it:
-        FullUnroll(learner.network, "auto", recompute=False).adjust(learner, curves_of(2, 4, 5), first_order=False)
+        FullUnroll(config.network, "auto", recompute=False).adjust(config, curves_of(2, 4, 5), first_order=False)
     assert len(it.value.problems) == 1
 
 
 def test_what_has_no_second_derivative_trains_to_first_order():
-    learner = learner_of(OnlyOnce(), PerParameter(0.05), 2, loss=F.mse_loss)
-    runs = FullUnroll(learner.network, "loop", recompute=False)
-    assert runs.adjust(learner, curves_of(2, 4, 5), first_order=True) is None
+    config = config_of(OnlyOnce(), PerParameter(0.05), 2, loss=F.mse_loss)
+    runs = FullUnroll(config.network, "loop", recompute=False)
+    assert runs.adjust(config, curves_of(2, 4, 5), first_order=True) is None
 
 
 class Shared(Sequences):
@@ -422,19 +422,19 @@ class Shared(Sequences):
 
 
 def test_threads_see_what_was_changed_between_two_outer_steps():
-    learner, tasks = learner_for(Shared), curves_of(3, 4, 5)
-    engines_of = {name: FullUnroll(learner.network, name, recompute=False) for name in ("loop", "threads")}
+    config, tasks = learner_for(Shared), curves_of(3, 4, 5)
+    engines_of = {name: FullUnroll(config.network, name, recompute=False) for name in ("loop", "threads")}
     seen = []
-    network = learner.network
+    network = config.network
     for change in (lambda: None, lambda: network.mean.add_(0.5), lambda: setattr(network, "factor", 2.0)):
         change()
-        loop, threads = (runs.meta_gradient(learner, tasks, 2, False) for runs in engines_of.values())
+        loop, threads = (runs.meta_gradient(config, tasks, 2, False) for runs in engines_of.values())
         assert largest_difference(loop.theta, threads.theta) < 1e-12
         seen.append(loop.query_losses)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
-    learner.network.register_buffer("mean", torch.full((4,), -1.0, dtype=torch.float64))  # another tensor in its place
-    loop, threads = (runs.meta_gradient(learner, tasks, 2, False) for runs in engines_of.values())
+    config.network.register_buffer("mean", torch.full((4,), -1.0, dtype=torch.float64))  # another tensor in its place
+    loop, threads = (runs.meta_gradient(config, tasks, 2, False) for runs in engines_of.values())
     assert largest_difference(loop.theta, threads.theta) < 1e-12
 
 
@@ -501,20 +501,20 @@ def test_a_rule_may_leave_a_class_agnostic_head_where_it_is(steps):
     network = nn.Sequential()
     network.body = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     network.head = ClassAgnosticHead(4)
-    learner = learner_of(network, BodyAlone(), steps)
+    config = config_of(network, BodyAlone(), steps)
     tasks = tasks_of(3, 3, 2, 2, (3,))
     found = {}
-    assert learner.feed_forward is not None
+    assert config.feed_forward is not None
     for closed in (True, False):
-        own = replace(learner, closed_form=closed)
+        own = replace(config, closed_form=closed)
         found[closed] = FullUnroll(network, "loop", recompute=False).meta_gradient(own, tasks, steps, False)
     assert largest_difference(found[True].theta, found[False].theta) < 1e-10
     assert largest_difference(found[True].phi, found[False].phi) < 1e-10
 
 
 def long_runs_of(network):
-    learner = learner_of(network, Scalar(0.05), 4, loss=F.mse_loss)
-    return TruncatedUnroll(2), learner, curves_of(2, 4, 5)
+    config = config_of(network, Scalar(0.05), 4, loss=F.mse_loss)
+    return TruncatedUnroll(2), config, curves_of(2, 4, 5)
 
 
 def test_long_runs_of_what_cannot_be_stacked_go_one_after_the_other():
@@ -522,14 +522,14 @@ def test_long_runs_of_what_cannot_be_stacked_go_one_after_the_other():
         pass
 
     torch.manual_seed(0)
-    runs, learner, tasks = long_runs_of(Gru())
-    said = runs.adjust(learner, tasks, first_order=False)
+    runs, config, tasks = long_runs_of(Gru())
+    said = runs.adjust(config, tasks, first_order=False)
     assert said.startswith("long inner runs one after the other, as Gru cannot be stacked (")
     torch.manual_seed(0)
     by_hand, other, _ = long_runs_of(Stackable())
     assert by_hand.adjust(other, tasks, first_order=False) is None
     for _ in range(2):  # the second goes on where the first ended
-        found, expected = runs.meta_gradient(learner, tasks, 2, False), by_hand.meta_gradient(other, tasks, 2, False)
+        found, expected = runs.meta_gradient(config, tasks, 2, False), by_hand.meta_gradient(other, tasks, 2, False)
         assert largest_difference(found.phi, expected.phi) < EXACT
         torch.testing.assert_close(found.outputs, expected.outputs, rtol=0, atol=EXACT)
 
@@ -539,15 +539,15 @@ def test_long_runs_leave_frozen_layers_as_they_are():
     network.body[1].requires_grad_(False)
     weight = network.body[1].weight.clone()
     adapted = {"head.weight", "head.bias"}
-    learner = learner_of(network, Scalar(0.05), 4, loss=F.mse_loss, adapted=adapted)
+    config = config_of(network, Scalar(0.05), 4, loss=F.mse_loss, adapted=adapted)
     weight = network.body[1].weight.clone()
     runs = TruncatedUnroll(2)
-    first = runs.meta_gradient(learner, curves_of(2, 4, 5), 2, False).outputs
+    first = runs.meta_gradient(config, curves_of(2, 4, 5), 2, False).outputs
     assert set(runs.runs[0].params) == adapted
     assert torch.equal(network.body[1].weight, weight)
     with torch.no_grad():
         network.body[1].weight.mul_(2)
-    assert not torch.allclose(TruncatedUnroll(2).meta_gradient(learner, curves_of(2, 4, 5), 2, False).outputs, first)
+    assert not torch.allclose(TruncatedUnroll(2).meta_gradient(config, curves_of(2, 4, 5), 2, False).outputs, first)
 
 
 class Spare(Sequences):
@@ -563,7 +563,7 @@ class Spare(Sequences):
     "make", [lambda network: TruncatedUnroll(2), lambda network: FullUnroll(network, "auto", False)]
 )
 def test_parameters_that_nothing_depends_on_are_named_together(make):
-    learner = learner_of(Spare(), Scalar(0.05), 4, loss=F.mse_loss)
+    config = config_of(Spare(), Scalar(0.05), 4, loss=F.mse_loss)
     with pytest.raises(UserError, match=r"should adapt: spare\.weight, spare\.bias\. ") as it:
-        make(learner.network).adjust(learner, curves_of(2, 4, 5), first_order=False)
+        make(config.network).adjust(config, curves_of(2, 4, 5), first_order=False)
     assert len(it.value.problems) == 1

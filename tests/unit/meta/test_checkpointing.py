@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, tasks_of
+from support.by_hand import config_of, curves_of, largest_difference, tasks_of
 from support.live_bytes import LiveBytes
 
 from metasgd.meta.checkpointing import Backwards
@@ -15,8 +15,8 @@ from metasgd.rules.optimizer_network import OptimizerNetwork
 
 
 def curves(inner_steps, n_tasks=2):
-    learner = learner_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), inner_steps, loss=F.mse_loss)
-    return inner_loop_of(learner, dict(learner.network.named_parameters()), curves_of(n_tasks, 5, 6))
+    config = config_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), inner_steps, loss=F.mse_loss)
+    return inner_loop_of(config, dict(config.network.named_parameters()), curves_of(n_tasks, 5, 6))
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -54,12 +54,12 @@ def test_no_step_is_taken_more_often_than_said(inner_steps, times, monkeypatch):
 
 def test_a_hundred_steps_hold_little_more_than_one():
     network = Conv4(n_way=5, width=24)
-    learner = learner_of(network, PerParameter(0.01), 100)
+    config = config_of(network, PerParameter(0.01), 100)
     tasks = tasks_of(1, 5, 1, 15, (1, 28, 28))
 
     def held(inner_steps):
         with LiveBytes() as count:
-            FullUnroll(network, "loop", recompute="auto").meta_gradient(learner, tasks, inner_steps, first_order=False)
+            FullUnroll(network, "loop", recompute="auto").meta_gradient(config, tasks, inner_steps, first_order=False)
         return count.peak
 
     one = held(1)

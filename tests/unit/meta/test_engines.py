@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
+from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
 
 from metasgd.meta import engines
 from metasgd.meta.engines import Loop, Threads, Vmap, attach_gradient, choose_engine
@@ -18,22 +18,22 @@ ENGINES = {"loop": Loop, "vmap": lambda: Vmap(2), "vmap whole": lambda: Vmap(100
 
 @pytest.fixture(params=["conv", "dense"])
 def work(request):
-    """A learner and five of its tasks."""
+    """A configuration and five of its tasks."""
     if request.param == "conv":
-        return learner_of(Conv4(width=3, image_size=12), PerParameter(0.1), 2), tasks_of(5, 3, 1, 2, (1, 12, 12))
-    return learner_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), 2, loss=F.mse_loss), curves_of(5, 4, 6)
+        return config_of(Conv4(width=3, image_size=12), PerParameter(0.1), 2), tasks_of(5, 3, 1, 2, (1, 12, 12))
+    return config_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), 2, loss=F.mse_loss), curves_of(5, 4, 6)
 
 
-def gradient_by(engine, learner, tasks):
-    theta = dict(learner.network.named_parameters())
-    return engine.run(lambda own, some: meta_gradient(own, theta, some, 2), merge_gradients, learner, tasks, 2)
+def gradient_by(engine, config, tasks):
+    theta = dict(config.network.named_parameters())
+    return engine.run(lambda own, some: meta_gradient(own, theta, some, 2), merge_gradients, config, tasks, 2)
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_gives_the_gradient_of_all_tasks_together(name, work):
-    learner, tasks = work
-    whole = meta_gradient(learner, dict(learner.network.named_parameters()), tasks, 2)
-    found = gradient_by(ENGINES[name](), learner, tasks)
+    config, tasks = work
+    whole = meta_gradient(config, dict(config.network.named_parameters()), tasks, 2)
+    found = gradient_by(ENGINES[name](), config, tasks)
     assert largest_difference(found.theta, whole.theta) < 1e-10
     assert largest_difference(found.phi, whole.phi) < 1e-10
     torch.testing.assert_close(found.query_losses, whole.query_losses)
@@ -50,11 +50,11 @@ def test_every_engine_repeats_itself_to_the_bit(name, work):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_judges_alike(name, work):
-    learner, tasks = work
-    theta = dict(learner.network.named_parameters())
-    whole = evaluate(learner, theta, tasks, 2, [0, 2])
+    config, tasks = work
+    theta = dict(config.network.named_parameters())
+    whole = evaluate(config, theta, tasks, 2, [0, 2])
     found = ENGINES[name]().run(
-        lambda own, some: evaluate(own, theta, some, 2, [0, 2]), merge_evaluations, learner, tasks, 2
+        lambda own, some: evaluate(own, theta, some, 2, [0, 2]), merge_evaluations, config, tasks, 2
     )
     torch.testing.assert_close(found.query_losses, whole.query_losses)
     torch.testing.assert_close(found.outputs, whole.outputs)
@@ -76,7 +76,7 @@ def test_all_stays_on_the_device_and_no_value_is_waited_for(name, work, monkeypa
 
 
 def test_threads_never_share_a_network(work):
-    learner, tasks = work
+    config, tasks = work
     seen, lock, all_three = {}, threading.Lock(), threading.Barrier(3, timeout=60)
 
     def note(own, some):
@@ -86,38 +86,38 @@ def test_threads_never_share_a_network(work):
             seen.setdefault(id(own.network), set()).add(threading.get_ident())
         return gradient_by(Loop(), own, some)
 
-    Threads(3).run(note, merge_gradients, learner, tasks, 2)
+    Threads(3).run(note, merge_gradients, config, tasks, 2)
     assert len(seen) == 3
-    assert id(learner.network) not in seen
+    assert id(config.network) not in seen
 
 
 def test_threads_take_the_callers_autocast(work):
-    learner, tasks = work
+    config, tasks = work
     seen = []
 
     def note(own, some):
         seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
-        return gradient_by(Loop(), learner, some)
+        return gradient_by(Loop(), config, some)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        Threads(1).run(note, merge_gradients, learner, tasks, 2)
+        Threads(1).run(note, merge_gradients, config, tasks, 2)
     assert set(seen) == {(True, torch.bfloat16)}
 
 
 def test_delivery_through_backward_gives_every_parameter_the_mean_over_tasks(work):
-    learner, tasks = work
-    theta, phi = dict(learner.network.named_parameters()), dict(learner.rule.named_parameters())
-    found = gradient_by(Loop(), learner, tasks)
+    config, tasks = work
+    theta, phi = dict(config.network.named_parameters()), dict(config.rule.named_parameters())
+    found = gradient_by(Loop(), config, tasks)
     attach_gradient(found.query_losses.mean(), found, theta, phi).backward()
     assert largest_difference({n: p.grad * 5 for n, p in theta.items()}, found.theta) < 1e-12
     assert largest_difference({n: p.grad * 5 for n, p in phi.items()}, found.phi) < 1e-12
 
 
 def test_delivery_passes_by_what_is_frozen(work):
-    learner, tasks = work
-    learner.network.requires_grad_(False)
-    theta, phi = dict(learner.network.named_parameters()), dict(learner.rule.named_parameters())
-    found = gradient_by(Loop(), learner, tasks)
+    config, tasks = work
+    config.network.requires_grad_(False)
+    theta, phi = dict(config.network.named_parameters()), dict(config.rule.named_parameters())
+    found = gradient_by(Loop(), config, tasks)
     attach_gradient(found.query_losses.mean(), found, theta, phi).backward()
     assert all(p.grad is None for p in theta.values())
     assert all(p.grad is not None for p in phi.values())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import largest_difference, learner_of, tasks_of
+from support.by_hand import config_of, largest_difference, tasks_of
 from torch import nn
 
 from metasgd.meta.meta_gradient import meta_gradient
@@ -44,7 +44,7 @@ def learner_and_tasks(make, n_tasks):
     torch.manual_seed(0)
     tasks = tasks_of(n_tasks, 3, 2, 2, (2, 8, 8))
     laid = {f: torch.stack([x.to(memory_format=torch.channels_last) for x in getattr(tasks, f)]) for f in INPUTS}
-    return learner_of(make(), PerParameterMomentum(0.1), 3), tasks, tasks._replace(**laid)
+    return config_of(make(), PerParameterMomentum(0.1), 3), tasks, tasks._replace(**laid)
 
 
 INPUTS = ("support_x", "query_x")
@@ -78,13 +78,13 @@ def test_the_rule_is_that_of_torch():
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("transductive", [True, False])
 def test_a_stack_takes_any_layout(network, transductive, monkeypatch):
-    learner, tasks, laid = learner_and_tasks(NETWORKS[network], 2)
-    plain = replace(learner, network=copy.deepcopy(learner.network).to(memory_format=torch.contiguous_format))
+    config, tasks, laid = learner_and_tasks(NETWORKS[network], 2)
+    plain = replace(config, network=copy.deepcopy(config.network).to(memory_format=torch.contiguous_format))
     if not transductive:
-        learner, plain = (replace(own, transductive=network != "Conv4") for own in (learner, plain))
+        config, plain = (replace(own, transductive=network != "Conv4") for own in (config, plain))
     expected = meta_gradient(plain, plain.theta, tasks, 3)
     monkeypatch.setattr(F, "batch_norm", raising)
-    found = meta_gradient(learner, learner.theta, laid, 3)
+    found = meta_gradient(config, config.theta, laid, 3)
     assert largest_difference(found.theta, expected.theta) < EXACT
     assert largest_difference(found.phi, expected.phi) < EXACT
 
@@ -92,17 +92,17 @@ def test_a_stack_takes_any_layout(network, transductive, monkeypatch):
 @pytest.mark.parametrize("n_tasks", [1, 2])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_all_that_reaches_a_network_is_contiguous(network, n_tasks):
-    learner, _, laid = learner_and_tasks(NETWORKS[network], n_tasks)
+    config, _, laid = learner_and_tasks(NETWORKS[network], n_tasks)
     seen = []
 
     def look(module, given):
         seen.extend([*module.parameters(), *module.buffers(), *given])
 
-    learner.network.register_forward_pre_hook(look)
-    meta_gradient(learner, learner.theta, laid, 3, recompute=True)
+    config.network.register_forward_pre_hook(look)
+    meta_gradient(config, config.theta, laid, 3, recompute=True)
     assert len(seen) > 10
     assert all(t.is_contiguous() for t in seen)
-    assert not all(p.is_contiguous() for p in learner.network.parameters())
+    assert not all(p.is_contiguous() for p in config.network.parameters())
 
 
 def test_a_network_may_write_into_its_inputs():
@@ -118,6 +118,6 @@ def test_a_network_may_write_into_its_inputs():
     found = []
     for first in (Writing(), Reading()):
         torch.manual_seed(0)
-        learner = learner_of(nn.Sequential(first, nn.Linear(4, 3)), PerParameterMomentum(0.1), 2)
-        found.append(meta_gradient(learner, learner.theta, tasks, 2).theta)
+        config = config_of(nn.Sequential(first, nn.Linear(4, 3)), PerParameterMomentum(0.1), 2)
+        found.append(meta_gradient(config, config.theta, tasks, 2).theta)
     assert largest_difference(*found) < EXACT

@@ -1,6 +1,6 @@
 import pytest
 import torch.nn.functional as F
-from support.by_hand import curves_of, learner_of, tasks_of
+from support.by_hand import config_of, curves_of, tasks_of
 from support.live_bytes import LiveBytes
 
 from metasgd.meta.engines import Vmap
@@ -10,17 +10,17 @@ from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 
 WORKS = {
-    "small": lambda: (learner_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss), curves_of(16, 5, 10)),
+    "small": lambda: (config_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss), curves_of(16, 5, 10)),
     "wide": lambda: (
-        learner_of(MLP(1, [200, 200], 1), PerParameterMomentum(0.01), 1, loss=F.mse_loss),
+        config_of(MLP(1, [200, 200], 1), PerParameterMomentum(0.01), 1, loss=F.mse_loss),
         curves_of(16, 5, 10),
     ),
     "many points": lambda: (
-        learner_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss),
+        config_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss),
         curves_of(16, 50, 100),
     ),
     "images": lambda: (
-        learner_of(Conv4(width=8, image_size=12), PerParameter(0.01), 1),
+        config_of(Conv4(width=8, image_size=12), PerParameter(0.01), 1),
         tasks_of(4, 5, 1, 5, (1, 12, 12)),
     ),
 }
@@ -29,24 +29,24 @@ WORKS = {
 @pytest.mark.parametrize("inner_steps", [1, 3, 10])
 @pytest.mark.parametrize("name", WORKS)
 def test_the_estimate_is_above_what_a_stacked_task_holds_and_of_its_size(name, inner_steps):
-    learner, tasks = WORKS[name]()
-    theta = dict(learner.network.named_parameters())
+    config, tasks = WORKS[name]()
+    theta = dict(config.network.named_parameters())
     with LiveBytes() as seen:
-        meta_gradient(learner, theta, tasks, inner_steps)
+        meta_gradient(config, theta, tasks, inner_steps)
     held = seen.peak / tasks.n_tasks
-    assert held < bytes_of_a_task(learner, tasks, inner_steps) < 4 * held
+    assert held < bytes_of_a_task(config, tasks, inner_steps) < 4 * held
 
 
 @pytest.mark.parametrize(("tasks_in_budget", "sizes"), [(2.5, [2, 2, 1]), (0.1, [1] * 5), (100, [4, 1])])
 def test_a_stack_is_made_to_fit(tasks_in_budget, sizes):
-    learner, tasks = learner_of(MLP(1, [8], 1), PerParameter(0.01), 3, loss=F.mse_loss), curves_of(5, 4, 6)
-    theta = dict(learner.network.named_parameters())
+    config, tasks = config_of(MLP(1, [8], 1), PerParameter(0.01), 3, loss=F.mse_loss), curves_of(5, 4, 6)
+    theta = dict(config.network.named_parameters())
     made = []
 
     def note(own, some):
         made.append(some.n_tasks)
         return meta_gradient(own, theta, some, 3)
 
-    engine = Vmap(at_most=4, budget=int(tasks_in_budget * bytes_of_a_task(learner, tasks, 3)))
-    engine.run(note, merge_gradients, learner, tasks, 3)
+    engine = Vmap(at_most=4, budget=int(tasks_in_budget * bytes_of_a_task(config, tasks, 3)))
+    engine.run(note, merge_gradients, config, tasks, 3)
     assert made == sizes

@@ -19,7 +19,7 @@ EXACT = 1e-10
 TOTAL = 12
 
 
-def learner_of(inputs=("loss", "trend", "progress")):
+def config_of(inputs=("loss", "trend", "progress")):
     torch.manual_seed(0)
     network = MLP(1, [8], 1).double()
     rule = OptimizerNetwork(0.05, 0.6, hidden=[6], inputs=inputs)
@@ -49,23 +49,23 @@ def by_hand(rule, p, m, average, x, y, qx, qy, first, steps):
 
 
 def test_segments_as_unrolled_by_hand_each_from_where_the_last_one_ended():
-    learner, tasks = learner_of(), curves_of(3, 4, 6)
+    config, tasks = config_of(), curves_of(3, 4, 6)
     runs = TruncatedUnroll(minibatch_shots=1)
-    phi = list(learner.rule.parameters())
+    phi = list(config.rule.parameters())
     stands = None
     for segment in range(3):
-        found = runs.meta_gradient(learner, tasks, 4, first_order=False)
+        found = runs.meta_gradient(config, tasks, 4, first_order=False)
         if stands is None:
             stands = [
                 (start, {n: torch.zeros_like(t) for n, t in start.items()}, torch.zeros((), dtype=torch.float64))
-                for start in random_starts(learner, tasks)
+                for start in random_starts(config, tasks)
             ]
         losses = []
         for b, (p, m, average) in enumerate(stands):
             p = {n: t.detach().requires_grad_() for n, t in p.items()}
             x, y, qx, qy = (field[b] for field in tasks[:4])
             loss, p, m, average = by_hand(
-                learner.rule, p, {n: t.detach() for n, t in m.items()}, average.detach(), x, y, qx, qy, 4 * segment, 4
+                config.rule, p, {n: t.detach() for n, t in m.items()}, average.detach(), x, y, qx, qy, 4 * segment, 4
             )
             stands[b] = p, m, average
             losses.append(loss)
@@ -77,33 +77,33 @@ def test_segments_as_unrolled_by_hand_each_from_where_the_last_one_ended():
 
 
 def test_the_multi_step_loss_counts_the_query_after_each_inner_step():
-    learner, tasks = learner_of(), curves_of(2, 4, 6)
+    config, tasks = config_of(), curves_of(2, 4, 6)
     weights = [0.2, 0.0, 0.8]
-    found = TruncatedUnroll(minibatch_shots=1).meta_gradient(learner, tasks, 3, False, weights)
+    found = TruncatedUnroll(minibatch_shots=1).meta_gradient(config, tasks, 3, False, weights)
     losses = []
-    for b, start in enumerate(random_starts(learner, tasks)):
+    for b, start in enumerate(random_starts(config, tasks)):
         x, y, qx, qy = (field[b] for field in tasks[:4])
         for steps, weight in enumerate(weights, start=1):
             p = {n: t.requires_grad_() for n, t in start.items()}
             m, average = {n: torch.zeros_like(t) for n, t in p.items()}, torch.zeros((), dtype=torch.float64)
-            losses.append(weight * by_hand(learner.rule, p, m, average, x, y, qx, qy, 0, steps)[0])
-    grads = torch.autograd.grad(sum(losses), list(learner.rule.parameters()))
+            losses.append(weight * by_hand(config.rule, p, m, average, x, y, qx, qy, 0, steps)[0])
+    grads = torch.autograd.grad(sum(losses), list(config.rule.parameters()))
     for ours, theirs in zip(found.phi.values(), grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=EXACT)
 
 
-def random_starts(learner, tasks):
+def random_starts(config, tasks):
     """The weights that runs of these tasks start from, as a run of no step would leave them."""
-    evaluated = TruncatedUnroll(1).evaluate(learner, tasks, 0, [0])
-    starts = [new_run(learner, tasks.n_way, i).params for i in tasks.task_index.tolist()]
+    evaluated = TruncatedUnroll(1).evaluate(config, tasks, 0, [0])
+    starts = [new_run(config, tasks.n_way, i).params for i in tasks.task_index.tolist()]
     for b, start in enumerate(starts):
         torch.testing.assert_close(evaluated.outputs[b, 0], mlp(start, tasks.query_x[b]))
     return starts
 
 
 def test_runs_start_from_weights_of_their_own_each_time_the_same():
-    learner, tasks = learner_of(), curves_of(3, 4, 6)
-    first, again = random_starts(learner, tasks), random_starts(learner, tasks)
+    config, tasks = config_of(), curves_of(3, 4, 6)
+    first, again = random_starts(config, tasks), random_starts(config, tasks)
     for a, b in zip(first, again, strict=True):
         assert all(torch.equal(a[n], b[n]) for n in a)
     assert not torch.equal(first[0]["head.weight"], first[1]["head.weight"])
@@ -163,32 +163,32 @@ def test_a_weight_that_nothing_draws_is_refused_by_its_module():
 
 
 def test_a_place_with_a_new_task_starts_a_new_run():
-    learner, tasks = learner_of(), curves_of(2, 4, 6)
+    config, tasks = config_of(), curves_of(2, 4, 6)
     runs = TruncatedUnroll(1)
-    runs.meta_gradient(learner, tasks, 4, first_order=False)
+    runs.meta_gradient(config, tasks, 4, first_order=False)
     changed = tasks._replace(task_index=torch.tensor([0, 7]))
-    runs.meta_gradient(learner, changed, 4, first_order=False)
+    runs.meta_gradient(config, changed, 4, first_order=False)
     assert [(run.task_index, run.step) for run in runs.runs] == [(0, 8), (7, 4)]
 
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_saved_runs_go_on_to_the_same_bits(first_order):
-    learner, tasks = learner_of(), curves_of(3, 4, 6)
+    config, tasks = config_of(), curves_of(3, 4, 6)
     straight, stopped, resumed = TruncatedUnroll(1), TruncatedUnroll(1), TruncatedUnroll(1)
     for runs in (straight, stopped):
-        runs.meta_gradient(learner, tasks, 4, first_order)
+        runs.meta_gradient(config, tasks, 4, first_order)
     resumed.load_state_dict(stopped.state_dict())
-    expected, found = (runs.meta_gradient(learner, tasks, 4, first_order) for runs in (straight, resumed))
+    expected, found = (runs.meta_gradient(config, tasks, 4, first_order) for runs in (straight, resumed))
     assert all(torch.equal(expected.phi[n], found.phi[n]) for n in expected.phi)
     assert torch.equal(expected.query_losses, found.query_losses)
 
 
 def test_a_run_that_diverged_starts_again():
-    learner, tasks = learner_of(), curves_of(2, 4, 6)
+    config, tasks = config_of(), curves_of(2, 4, 6)
     runs = TruncatedUnroll(1)
-    runs.meta_gradient(learner, tasks, 4, first_order=False)
+    runs.meta_gradient(config, tasks, 4, first_order=False)
     runs.runs[1].params["head.weight"].fill_(math.inf)
-    found = runs.meta_gradient(learner, tasks, 4, first_order=False)
+    found = runs.meta_gradient(config, tasks, 4, first_order=False)
     assert not found.query_losses[1].isfinite()
     assert [run.step for run in runs.runs] == [8, 0]
 

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import conv4, learner_of
+from support.by_hand import config_of, conv4
 from torch import nn
 
 from metasgd.errors import UserError
@@ -26,7 +26,7 @@ from metasgd.rules.gradient_descent import PerParameter
 )
 def test_conv4_as_written_out(size, downsample, stride, width):
     network = Conv4(n_way=5, head="linear", in_channels=3, width=width, image_size=size, downsample=downsample)
-    learner_of(network, PerParameter(), 1)  # away from special points, float64
+    config_of(network, PerParameter(), 1)  # away from special points, float64
     x = torch.randn(6, 3, size, size, dtype=torch.float64)
     torch.testing.assert_close(network(x), conv4(dict(network.named_parameters()), x, stride))
 
@@ -36,7 +36,7 @@ def test_normalised_features_lose_their_last_relu_and_their_length(downsample, s
     torch.manual_seed(0)
     n = 6
     network = Conv4(n_way=n, head="linear", width=5, image_size=20, downsample=downsample, features="normalised")
-    learner_of(network, PerParameter(), 1)  # away from special points, float64
+    config_of(network, PerParameter(), 1)  # away from special points, float64
     with torch.no_grad():
         network.body[3][1].bias.sub_(1)  # the largest of several values is below zero as well
     p, x = dict(network.named_parameters()), torch.randn(7, 1, 20, 20, dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_normalised_features_lose_their_last_relu_and_their_length(downsample, s
 def test_with_normalised_features_the_first_step_tells_classes_by_the_cosine():
     torch.manual_seed(0)
     network = Conv4(width=4, features="normalised")
-    learner_of(network, PerParameter(), 1)
+    config_of(network, PerParameter(), 1)
     with torch.no_grad():
         for p in network.head.parameters():
             p.zero_()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, tasks_of, unrolled
+from support.by_hand import config_of, curves_of, largest_difference, tasks_of, unrolled
 
 from metasgd.meta.evaluate import inner_loop_of
 from metasgd.meta.meta_gradient import meta_gradient
@@ -51,11 +51,11 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_rule_as_its_equation_unrolled_by_hand(name, n_tasks, first_order, recompute):
     rule = RULES[name]()
-    learner = learner_of(MLP(1, [8], 1), rule, 4, loss=F.mse_loss)
+    config = config_of(MLP(1, [8], 1), rule, 4, loss=F.mse_loss)
     tasks = curves_of(n_tasks, 5, 6)
-    loss, theta, phi = unrolled(learner, tasks, 4, by_equation(rule), first_order)
-    theta_now = dict(learner.network.named_parameters())
-    ours = meta_gradient(learner, theta_now, tasks, 4, first_order, recompute)
+    loss, theta, phi = unrolled(config, tasks, 4, by_equation(rule), first_order)
+    theta_now = dict(config.network.named_parameters())
+    ours = meta_gradient(config, theta_now, tasks, 4, first_order, recompute)
     closely = {"atol": EXACT, "rtol": EXACT}  # with momentum, losses grow large
     torch.testing.assert_close(ours.query_losses.sum(), loss, **closely)
     torch.testing.assert_close(ours.theta, theta, **closely)
@@ -69,10 +69,10 @@ def test_rule_as_its_equation_unrolled_by_hand(name, n_tasks, first_order, recom
 @pytest.mark.parametrize("name", ["momentum", "per_layer_per_step"])
 def test_rule_on_conv4_as_unrolled_by_hand(name):
     rule = RULES[name]()
-    learner = learner_of(Conv4(width=3, image_size=12), rule, 2)
+    config = config_of(Conv4(width=3, image_size=12), rule, 2)
     tasks = tasks_of(2, 3, 1, 2, (1, 12, 12))
-    _, theta, phi = unrolled(learner, tasks, 2, by_equation(rule))
-    ours = meta_gradient(learner, dict(learner.network.named_parameters()), tasks, 2)
+    _, theta, phi = unrolled(config, tasks, 2, by_equation(rule))
+    ours = meta_gradient(config, dict(config.network.named_parameters()), tasks, 2)
     assert largest_difference(ours.theta, theta) < EXACT
     assert largest_difference(ours.phi, phi) < EXACT
 
@@ -80,18 +80,18 @@ def test_rule_on_conv4_as_unrolled_by_hand(name):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("rule_class", [Fixed, Scalar])
 def test_trajectory_of_torch_sgd(rule_class, momentum):
-    learner = learner_of(MLP(1, [8], 1), rule_class(0.03, momentum=momentum), 6, loss=F.mse_loss)
+    config = config_of(MLP(1, [8], 1), rule_class(0.03, momentum=momentum), 6, loss=F.mse_loss)
     with torch.no_grad():
-        learner.rule.eta.fill_(0.03)
+        config.rule.eta.fill_(0.03)
     task = curves_of(1, 5, 6)
-    start = dict(learner.network.named_parameters())
-    steps, final, _ = inner_loop_of(learner, start, task).adapt(6)
-    optimizer = torch.optim.SGD(learner.network.parameters(), lr=learner.rule.eta.item(), momentum=momentum)
+    start = dict(config.network.named_parameters())
+    steps, final, _ = inner_loop_of(config, start, task).adapt(6)
+    optimizer = torch.optim.SGD(config.network.parameters(), lr=config.rule.eta.item(), momentum=momentum)
     for expected in [*[step.params for step in steps[1:]], final]:
         optimizer.zero_grad()
-        F.mse_loss(learner.network(task.support_x[0]), task.support_y[0]).backward()
+        F.mse_loss(config.network(task.support_x[0]), task.support_y[0]).backward()
         optimizer.step()
-        assert largest_difference(dict(learner.network.named_parameters()), expected) < 1e-12
+        assert largest_difference(dict(config.network.named_parameters()), expected) < 1e-12
 
 
 def test_steps_beyond_training_use_the_last_rate():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, unrolled
+from support.by_hand import config_of, curves_of, largest_difference, unrolled
 
 from metasgd.errors import UserError
 from metasgd.meta.meta_gradient import meta_gradient
@@ -41,11 +41,11 @@ def by_equation(rule):
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_as_its_equation_unrolled_by_hand(per_layer, inputs, n_tasks, first_order, recompute):
     rule = OptimizerNetwork(0.05, 0.3, hidden=[6], inputs=inputs, per_layer=per_layer)
-    learner = learner_of(MLP(1, [8], 1), rule, 3, loss=F.mse_loss)
+    config = config_of(MLP(1, [8], 1), rule, 3, loss=F.mse_loss)
     tasks = curves_of(n_tasks, 5, 6)
-    loss, theta, phi = unrolled(learner, tasks, 3, by_equation(rule), first_order)
-    theta_now = dict(learner.network.named_parameters())
-    ours = meta_gradient(learner, theta_now, tasks, 3, first_order, recompute)
+    loss, theta, phi = unrolled(config, tasks, 3, by_equation(rule), first_order)
+    theta_now = dict(config.network.named_parameters())
+    ours = meta_gradient(config, theta_now, tasks, 3, first_order, recompute)
     assert abs(ours.query_losses.sum() - loss) < EXACT
     assert largest_difference(ours.theta, theta) < EXACT
     assert largest_difference(ours.phi, phi) < EXACT
@@ -90,11 +90,11 @@ def test_a_gradient_of_zero_has_a_finite_derivative():
 
 
 def test_what_was_chosen_is_reported_for_every_task_and_step():
-    learner = learner_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), 3, loss=F.mse_loss)
-    theta = dict(learner.network.named_parameters())
+    config = config_of(MLP(1, [8], 1), OptimizerNetwork(0.05, 0.3), 3, loss=F.mse_loss)
+    theta = dict(config.network.named_parameters())
     for n_tasks in (1, 4):
-        found = meta_gradient(learner, theta, curves_of(n_tasks, 5, 6), 3)
-        eta, mu = learner.rule.choose(learner.rule.read(0, found.support_losses, {}))
+        found = meta_gradient(config, theta, curves_of(n_tasks, 5, 6), 3)
+        eta, mu = config.rule.choose(config.rule.read(0, found.support_losses, {}))
         torch.testing.assert_close(found.chosen["learning_rate"], eta)
         torch.testing.assert_close(found.chosen["momentum"], mu)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, learner_of, unrolled
+from support.by_hand import config_of, curves_of, unrolled
 
 from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import MLP
@@ -31,10 +31,10 @@ def by_equation(rule):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_as_its_equation_unrolled_by_hand(n_tasks, recompute):
-    learner = learner_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3, hidden=[6]), 4, loss=F.mse_loss)
+    config = config_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3, hidden=[6]), 4, loss=F.mse_loss)
     tasks = curves_of(n_tasks, 5, 6)
-    loss, theta, phi = unrolled(learner, tasks, 4, by_equation(learner.rule))
-    ours = meta_gradient(learner, dict(learner.network.named_parameters()), tasks, 4, recompute=recompute)
+    loss, theta, phi = unrolled(config, tasks, 4, by_equation(config.rule))
+    ours = meta_gradient(config, dict(config.network.named_parameters()), tasks, 4, recompute=recompute)
     torch.testing.assert_close(ours.query_losses.sum(), loss, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours.theta, theta, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(ours.phi, phi, rtol=1e-7, atol=1e-9)
@@ -42,14 +42,14 @@ def test_as_its_equation_unrolled_by_hand(n_tasks, recompute):
 
 
 def test_tasks_at_different_steps_of_their_runs_are_stepped_each_by_its_own():
-    learner = learner_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3), 9, loss=F.mse_loss)
-    rule, generator = learner.rule, torch.Generator().manual_seed(0)
+    config = config_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3), 9, loss=F.mse_loss)
+    rule, generator = config.rule, torch.Generator().manual_seed(0)
 
     def some(*shape):
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    params, grads = ({n: some(2, *p.shape) for n, p in learner.network.named_parameters()} for _ in range(2))
-    state = {k: some(2, *t.shape) for k, t in rule.init_state(dict(learner.network.named_parameters())).items()}
+    params, grads = ({n: some(2, *p.shape) for n, p in config.network.named_parameters()} for _ in range(2))
+    state = {k: some(2, *t.shape) for k, t in rule.init_state(dict(config.network.named_parameters())).items()}
     losses = some(2)
     moved, left = rule(torch.tensor([1, 8]), params, grads, losses, state)
     for b, step in enumerate((1, 8)):
@@ -94,10 +94,10 @@ def test_a_constant_answer_is_adamw(monkeypatch, scale_free, weight_decay):
 
 
 def test_without_a_gradient_nothing_moves_and_derivatives_are_finite():
-    learner = learner_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3), 3, loss=F.mse_loss)
-    params = {n: p.detach() for n, p in learner.network.named_parameters()}
+    config = config_of(MLP(1, [8], 1), ScaledOptimizerNetwork(0.01, 0.3), 3, loss=F.mse_loss)
+    params = {n: p.detach() for n, p in config.network.named_parameters()}
     grads = {n: torch.zeros_like(p, requires_grad=True) for n, p in params.items()}
-    moved, _ = learner.rule(0, params, grads, torch.tensor(1.0).double(), learner.rule.init_state(params))
+    moved, _ = config.rule(0, params, grads, torch.tensor(1.0).double(), config.rule.init_state(params))
     assert all(torch.equal(moved[n], p) for n, p in params.items())
     sum(p.sum() for p in moved.values()).backward()
     assert all(g.grad.isfinite().all() for g in grads.values())

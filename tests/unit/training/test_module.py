@@ -293,7 +293,7 @@ def test_what_the_network_has_frozen_neither_adapts_nor_learns():
 def test_a_network_that_the_outer_step_leaves_alone_still_adapts_and_can_be_used_again():
     module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=True))
     again = MetaSGDModule(module.network, Scalar(0.02), loss="mse")
-    assert again.learner.adapted == module.learner.adapted == set(dict(module.network.named_parameters()))
+    assert again.config.adapted == module.config.adapted == set(dict(module.network.named_parameters()))
     trainer_of().fit(module, data_of())
     assert all(p.requires_grad and p.grad is None for p in module.network.parameters())
 

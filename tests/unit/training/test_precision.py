@@ -22,14 +22,14 @@ def test_exact_meta_gradients_are_finite_and_close_to_those_of_float32(make, n_t
     network, rule, steps = Conv4(width=16), make(), 3
     theta = dict(network.named_parameters())
     rule.bind(theta, steps)
-    learner = InnerLoopConfig(network, rule, F.cross_entropy, frozenset(theta))
+    config = InnerLoopConfig(network, rule, F.cross_entropy, frozenset(theta))
     labels = torch.arange(5).repeat(n_tasks, 1)
     images = torch.rand(n_tasks, 5, 1, 28, 28), torch.rand(n_tasks, 25, 1, 28, 28)
     tasks = Episode(images[0], labels, images[1], labels.repeat_interleave(5, dim=1), labels, torch.arange(n_tasks))
     found = {}
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            gradient = meta_gradient(learner, theta, tasks, steps)
+            gradient = meta_gradient(config, theta, tasks, steps)
         tensors = [*gradient.theta.values(), *gradient.phi.values()]
         assert {t.dtype for t in [*tensors, *gradient.chosen.values(), gradient.query_losses]} == {torch.float32}
         found[enabled] = torch.cat([t.flatten() for t in tensors])

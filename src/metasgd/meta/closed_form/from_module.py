@@ -37,7 +37,7 @@ CALLS = ("forward", "__call__", "_call_impl", "__iter__", "__getattr__", "__geta
 SEQUENTIAL = tuple(getattr(nn.Sequential, name) for name in CALLS)
 
 
-def read(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
+def from_module(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward | None:
     """``network`` and ``loss`` by their closed forms; None if anything is not known to the letter."""
     form = next((form for known, form in LOSS_FORMS.items() if known is loss), None)
     modules = _in_sequence(network)

@@ -26,17 +26,17 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
     first inner step moves the head alone, and the passes below it are left out.
     """
 
-    def __init__(self, learner: InnerLoopConfig, network: FeedForward, theta: Params, tasks: Episode) -> None:
-        super().__init__(learner, theta, tasks)
+    def __init__(self, config: InnerLoopConfig, network: FeedForward, theta: Params, tasks: Episode) -> None:
+        super().__init__(config, theta, tasks)
         self.network = network
         lead = len(self.lead)
-        self.query_is_known = learner.transductive or not network.normalises
+        self.query_is_known = config.transductive or not network.normalises
         (support_x, support_y), (query_x, query_y) = self.support_set, self.query_set
         self.head = network.layers[-1]
         self.rows_start_alike = (
-            learner.prototypes is None
+            config.prototypes is None
             and network.loss.shift_invariant
-            and self.head.names <= learner.agnostic
+            and self.head.names <= config.agnostic
             and self.head.weight in self.start
         )
         self.prepared_support = network.prepared(support_x, lead), support_y
@@ -48,8 +48,8 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         return self.rows_of(self._log_scale, features)
 
     def prototype_rows_vjp(self, lam: Params) -> Params:
-        assert self.learner.prototypes is not None
-        below = self.weights({n: p for n, p in self.start.items() if n not in self.learner.rows}, self.shared)
+        assert self.config.prototypes is not None
+        below = self.weights({n: p for n, p in self.start.items() if n not in self.config.rows}, self.shared)
         with torch.no_grad():
             features, saved = self.network.features(below, self.prepared_support[0])
         log_scale, features = self._log_scale.detach().requires_grad_(), features.requires_grad_()
@@ -59,12 +59,12 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         of_scale, of_features = torch.autograd.grad(outs, (log_scale, features), cotangents)
         with torch.no_grad():
             found = self.network.features_vjp(below, saved, of_features)
-        return {**self._of_own_shape(found), f"{self.learner.prototypes[0]}.log_scale": of_scale}
+        return {**self._of_own_shape(found), f"{self.config.prototypes[0]}.log_scale": of_scale}
 
     @property
     def _log_scale(self) -> Tensor:
-        assert self.learner.prototypes is not None
-        return self.shared[f"{self.learner.prototypes[0]}.log_scale"]
+        assert self.config.prototypes is not None
+        return self.shared[f"{self.config.prototypes[0]}.log_scale"]
 
     @torch.no_grad()
     def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
@@ -82,14 +82,14 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
 
     def _moves(self, params: Params) -> frozenset[str]:
         """Names of the parameters whose gradient is not known to be zero at these."""
-        return self.learner.adapted & self.head.names if self._rows_alike(params) else self.learner.adapted
+        return self.config.adapted & self.head.names if self._rows_alike(params) else self.config.adapted
 
     def _rows_alike(self, params: Params) -> bool:
         return self.rows_start_alike and params is self.start
 
     def _with_zeros(self, grads: Params) -> Params:
         """The gradients of all that adapts, in the network's order."""
-        of = ((n, p) for n, p in self.start.items() if n in self.learner.adapted)
+        of = ((n, p) for n, p in self.start.items() if n in self.config.adapted)
         return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in of}
 
     @torch.no_grad()

@@ -216,7 +216,7 @@ class RecordTest(Callback):
             k_shot=shape.k_shot,
             n_query=shape.n_query,
             inner_steps=pl_module.eval_inner_steps,
-            transductive=pl_module.learner.transductive if uses_batch_statistics(pl_module.network) else None,
+            transductive=pl_module.config.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,
             source=self.source["class_path"].rpartition(".")[2],

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import curves_of, largest_difference, learner_of, moved, tasks_of
+from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
@@ -23,18 +23,18 @@ from metasgd.rules.optimizer_network import OptimizerNetwork
 EXACT = 1e-10
 
 
-def agree(learner, tasks, inner_steps=2, **options):
+def agree(config, tasks, inner_steps=2, **options):
     """Closed forms were used, and give what autograd gives."""
-    theta = dict(learner.network.named_parameters())
-    general = replace(learner, closed_form=False)
-    assert isinstance(inner_loop_of(learner, theta, tasks), ClosedFormInnerLoop)
+    theta = dict(config.network.named_parameters())
+    general = replace(config, closed_form=False)
+    assert isinstance(inner_loop_of(config, theta, tasks), ClosedFormInnerLoop)
     assert not isinstance(inner_loop_of(general, theta, tasks), ClosedFormInnerLoop)
-    found, expected = (meta_gradient(own, theta, tasks, inner_steps, **options) for own in (learner, general))
+    found, expected = (meta_gradient(own, theta, tasks, inner_steps, **options) for own in (config, general))
     assert largest_difference(found.theta, expected.theta) < EXACT
     assert largest_difference(found.phi, expected.phi) < EXACT
     for field in ("support_losses", "query_losses", "outputs"):
         torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=EXACT, rtol=0)
-    evaluated, as_expected = (evaluate(own, theta, tasks, inner_steps, [0, inner_steps]) for own in (learner, general))
+    evaluated, as_expected = (evaluate(own, theta, tasks, inner_steps, [0, inner_steps]) for own in (config, general))
     torch.testing.assert_close(evaluated.outputs, as_expected.outputs, atol=EXACT, rtol=0)
     torch.testing.assert_close(evaluated.query_losses, as_expected.query_losses, atol=EXACT, rtol=0)
 
@@ -51,17 +51,17 @@ IMAGES = tasks_of(1, 3, 2, 3, (1, 16, 16))
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
 @pytest.mark.parametrize("width", [3, 9])
 def test_conv4(width, downsample, recompute, first_order):
-    learner = learner_of(conv(downsample, width=width), PerParameter(0.1), 2)
-    agree(learner, IMAGES, recompute=recompute, first_order=first_order)
+    config = config_of(conv(downsample, width=width), PerParameter(0.1), 2)
+    agree(config, IMAGES, recompute=recompute, first_order=first_order)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
 @pytest.mark.parametrize("head", ["linear", "class_agnostic"])
 def test_conv4_with_normalised_features(head, downsample, inner_steps):
-    learner = learner_of(conv(downsample, head, features="normalised"), PerParameter(0.1), inner_steps)
-    agree(learner, IMAGES, inner_steps)
-    agree(replace(learner, transductive=False), IMAGES, inner_steps)
+    config = config_of(conv(downsample, head, features="normalised"), PerParameter(0.1), inner_steps)
+    agree(config, IMAGES, inner_steps)
+    agree(replace(config, transductive=False), IMAGES, inner_steps)
 
 
 @pytest.mark.parametrize("adapted", ["2.weight", "4.weight", "6.bias"])
@@ -77,8 +77,8 @@ def test_normalised_features_of_a_dense_network_of_which_a_part_adapts(n_tasks, 
         nn.Linear(6, 3),
     )
     for rule in (PerParameter(0.1), OptimizerNetwork(0.05, 0.3)):
-        learner = learner_of(network, rule, 2, adapted=frozenset({adapted}))
-        agree(learner, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
+        config = config_of(network, rule, 2, adapted=frozenset({adapted}))
+        agree(config, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
 
 
 @pytest.mark.parametrize("adapted", ["head", "body.3", "body.0.1", "body.1.0.bias", "body.1.1.bias", "body.2.1.weight"])
@@ -86,9 +86,9 @@ def test_normalised_features_of_a_dense_network_of_which_a_part_adapts(n_tasks, 
 def test_conv4_of_which_a_part_adapts(head, adapted):
     network = conv(head=head)
     names = frozenset(n for n, _ in network.named_parameters() if n.startswith(adapted))
-    agree(learner_of(network, PerParameter(0.1), 2, adapted=names), IMAGES)
+    agree(config_of(network, PerParameter(0.1), 2, adapted=names), IMAGES)
     # a rule that reads the loss brings in the first derivatives of what does not adapt
-    agree(learner_of(conv(head=head), OptimizerNetwork(0.05, 0.3), 2, adapted=names), IMAGES)
+    agree(config_of(conv(head=head), OptimizerNetwork(0.05, 0.3), 2, adapted=names), IMAGES)
 
 
 @pytest.mark.parametrize("rule", [PerParameter, PerParameterMomentum, OptimizerNetwork])
@@ -98,29 +98,29 @@ def test_a_class_agnostic_head_on_stacked_tasks(n_tasks, inner_steps, rule):
     network = nn.Sequential(OrderedDict(body=nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU())))
     network.append(ClassAgnosticHead(8))
     for again in (False, True):
-        learner = learner_of(network, rule(0.05), inner_steps)
-        agree(learner, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)), inner_steps, recompute=again)
+        config = config_of(network, rule(0.05), inner_steps)
+        agree(config, tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)), inner_steps, recompute=again)
 
 
 def test_a_class_agnostic_head_alone():
     agree(
-        learner_of(nn.Sequential(nn.Flatten(), ClassAgnosticHead(16)), PerParameter(0.1), 2),
+        config_of(nn.Sequential(nn.Flatten(), ClassAgnosticHead(16)), PerParameter(0.1), 2),
         tasks_of(3, 3, 2, 3, (1, 4, 4)),
     )
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_first_step_moves_a_class_agnostic_head_alone(keep):
-    learner = learner_of(conv(), PerParameter(0.1), 2)
-    theta = dict(learner.network.named_parameters())
+    config = config_of(conv(), PerParameter(0.1), 2)
+    theta = dict(config.network.named_parameters())
     assert theta["head.weight"].abs().min() > 0
-    stack = inner_loop_of(learner, theta, IMAGES)
+    stack = inner_loop_of(config, theta, IMAGES)
     _, grads, _ = stack.support(stack.start, keep)
-    _, by_autograd, _ = AutogradInnerLoop(learner, theta, IMAGES).support(stack.start, keep)
+    _, by_autograd, _ = AutogradInnerLoop(config, theta, IMAGES).support(stack.start, keep)
     for name, g in grads.items():
         assert name.startswith("head.") or not g.any()
         torch.testing.assert_close(g, by_autograd[name], atol=1e-15, rtol=1e-12)
-    moved, _ = learner.rule(0, stack.start, grads, torch.zeros(()), {})
+    moved, _ = config.rule(0, stack.start, grads, torch.zeros(()), {})
     _, grads, _ = stack.support(moved, keep)
     assert all(g.any() for name, g in grads.items() if name != "body.0.0.bias")  # which BatchNorm takes away
 
@@ -129,38 +129,38 @@ def test_the_first_step_moves_a_class_agnostic_head_alone(keep):
 @pytest.mark.parametrize("n_tasks", [1, 3])
 @pytest.mark.parametrize("rule", [PerParameter(0.05), PerParameterMomentum(0.05), OptimizerNetwork(0.05, 0.3)])
 def test_dense_network_with_any_rule(rule, n_tasks, first_order):
-    learner = learner_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss)
-    agree(learner, curves_of(n_tasks, 5, 6), first_order=first_order, query_weights=[0.3, 0.7])
+    config = config_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss)
+    agree(config, curves_of(n_tasks, 5, 6), first_order=first_order, query_weights=[0.3, 0.7])
 
 
 @pytest.mark.parametrize("sizes", [(1, 5, 1), (3, 1, 2), (2, 4, 3)])
 @pytest.mark.parametrize("n_tasks", [2, 17])
 def test_products_of_few_and_of_many_tasks(n_tasks, sizes):
     n_in, hidden, n_out = sizes
-    learner = learner_of(MLP(n_in, [hidden, 6], n_out), PerParameter(0.02), 2, loss=F.mse_loss)
+    config = config_of(MLP(n_in, [hidden, 6], n_out), PerParameter(0.02), 2, loss=F.mse_loss)
     generator = torch.Generator().manual_seed(5)
     x, y, query_x, query_y = (
         torch.randn(n_tasks, points, width, generator=generator, dtype=torch.float64)
         for points in (5, 6)
         for width in (n_in, n_out)
     )
-    agree(learner, curves_of(n_tasks, 5, 6)._replace(support_x=x, support_y=y, query_x=query_x, query_y=query_y))
+    agree(config, curves_of(n_tasks, 5, 6)._replace(support_x=x, support_y=y, query_x=query_x, query_y=query_y))
 
 
 @pytest.mark.parametrize("adapted", ["head.bias", "body.1.bias", "body.3.weight"])
 def test_dense_network_of_which_a_part_adapts(adapted):
     for rule in (PerParameter(0.05), OptimizerNetwork(0.05, 0.3)):
-        learner = learner_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss, adapted=frozenset({adapted}))
-        agree(learner, curves_of(3, 5, 6))
+        config = config_of(MLP(1, [8, 7], 1), rule, 2, loss=F.mse_loss, adapted=frozenset({adapted}))
+        agree(config, curves_of(3, 5, 6))
 
 
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_dense_classifier_of_images(n_tasks):
-    agree(learner_of(MLP(16, [8], 3), PerParameter(0.1), 2), tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
+    agree(config_of(MLP(16, [8], 3), PerParameter(0.1), 2), tasks_of(n_tasks, 3, 2, 3, (1, 4, 4)))
 
 
 def test_query_normalised_by_support_statistics():
-    agree(learner_of(conv(), PerParameter(0.1), 2, transductive=False), IMAGES)
+    agree(config_of(conv(), PerParameter(0.1), 2, transductive=False), IMAGES)
 
 
 def test_a_network_of_ones_own_layers():
@@ -174,16 +174,16 @@ def test_a_network_of_ones_own_layers():
         nn.ReLU(),
         nn.Linear(6, 3),
     )
-    agree(learner_of(network, PerParameter(0.1), 2), IMAGES)
+    agree(config_of(network, PerParameter(0.1), 2), IMAGES)
 
 
 def test_a_network_of_few_modules_that_come_twice():
     relu, pool = nn.ReLU(), nn.MaxPool2d(2)
     first, second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
     network = nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), nn.Linear(48, 3))
-    learner = learner_of(network, PerParameter(0.1), 2)
-    agree(learner, IMAGES)
-    evaluated = evaluate(learner, learner.theta, IMAGES, 0, [0])
+    config = config_of(network, PerParameter(0.1), 2)
+    agree(config, IMAGES)
+    evaluated = evaluate(config, config.theta, IMAGES, 0, [0])
     torch.testing.assert_close(evaluated.outputs[0, 0], network(IMAGES.query_x[0]), atol=EXACT, rtol=0)
 
 
@@ -308,8 +308,8 @@ IMAGED = {
 def test_what_is_not_known_to_the_letter_is_left_to_autograd(kind):
     torch.manual_seed(0)
     network = (DENSE | IMAGED)[kind]()
-    learner = learner_of(network, PerParameter(0.1), 1, loss=F.mse_loss)
-    assert learner.feed_forward is None
+    config = config_of(network, PerParameter(0.1), 1, loss=F.mse_loss)
+    assert config.feed_forward is None
 
 
 @pytest.mark.parametrize("patch", ["forward", "__call__"])
@@ -334,51 +334,51 @@ def test_a_hook_on_all_modules_leaves_all_to_autograd():
 def test_a_network_is_read_anew_for_every_use():
     """What it does may change between two outer steps."""
     tasks = tasks_of(2, 4, 2, 3, (4,))
-    learner = learner_of(dense(), PerParameter(0.1), 2)
-    agree(learner, tasks)
-    before = meta_gradient(learner, learner.theta, tasks, 2)
-    learner.network[1].forward = torch.tanh
-    assert type(inner_loop_of(learner, learner.theta, tasks)) is AutogradInnerLoop
-    found = meta_gradient(learner, learner.theta, tasks, 2)
-    fresh = learner_of(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), PerParameter(0.1), 2)
-    expected = meta_gradient(replace(learner, network=fresh.network), learner.theta, tasks, 2)
+    config = config_of(dense(), PerParameter(0.1), 2)
+    agree(config, tasks)
+    before = meta_gradient(config, config.theta, tasks, 2)
+    config.network[1].forward = torch.tanh
+    assert type(inner_loop_of(config, config.theta, tasks)) is AutogradInnerLoop
+    found = meta_gradient(config, config.theta, tasks, 2)
+    fresh = config_of(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), PerParameter(0.1), 2)
+    expected = meta_gradient(replace(config, network=fresh.network), config.theta, tasks, 2)
     assert largest_difference(found.theta, expected.theta) < EXACT
     assert largest_difference(found.theta, before.theta) > 1e-3
-    del learner.network[1].forward
-    agree(learner, tasks)
+    del config.network[1].forward
+    agree(config, tasks)
 
 
 def test_settings_may_change_between_two_uses():
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.MaxPool2d(2), nn.Flatten()
     ).append(nn.Linear(256, 3))
-    learner = learner_of(network, PerParameter(0.1), 2)
-    agree(learner, IMAGES)
+    config = config_of(network, PerParameter(0.1), 2)
+    agree(config, IMAGES)
     network[0].dilation, network[0].padding = 2, 2
     network[1].eps, network[1].momentum = 0.5, 0.9
     network[2].stride, network[2].padding = None, 1
     network[4].weight.data, network[4].in_features = torch.randn(3, 324, dtype=torch.float64) / 10, 324
-    agree(replace(learner, rule=learner_of(network, PerParameter(0.1), 2).rule), IMAGES)
+    agree(replace(config, rule=config_of(network, PerParameter(0.1), 2).rule), IMAGES)
 
 
 def test_parameters_with_arithmetic_of_their_own_are_left_to_autograd():
-    learner = learner_of(dense(), PerParameter(0.1), 1)
-    learner.network[0].weight = Weight(learner.network[0].weight.detach())
+    config = config_of(dense(), PerParameter(0.1), 1)
+    config.network[0].weight = Weight(config.network[0].weight.detach())
     tasks = tasks_of(1, 4, 2, 3, (4,))
-    assert type(inner_loop_of(learner, dict(learner.network.named_parameters()), tasks)) is AutogradInnerLoop
+    assert type(inner_loop_of(config, dict(config.network.named_parameters()), tasks)) is AutogradInnerLoop
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_left_to_autograd(dtype):
-    learner, tasks = moved(learner_of(dense(), PerParameter(0.1), 1), tasks_of(1, 4, 2, 3, (4,)), dtype)
-    assert type(inner_loop_of(learner, learner.theta, tasks)) is AutogradInnerLoop
+    config, tasks = moved(config_of(dense(), PerParameter(0.1), 1), tasks_of(1, 4, 2, 3, (4,)), dtype)
+    assert type(inner_loop_of(config, config.theta, tasks)) is AutogradInnerLoop
 
 
 def test_sizes_that_do_not_fit_are_left_to_autograd_which_says_so():
     """A stack of products would take a single feature for all of them."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.ReLU(), nn.Linear(6, 3))
-    learner = learner_of(network, PerParameter(0.1), 1)
-    stack = inner_loop_of(learner, learner.theta, tasks_of(2, 3, 2, 3, (6,)))
+    config = config_of(network, PerParameter(0.1), 1)
+    stack = inner_loop_of(config, config.theta, tasks_of(2, 3, 2, 3, (6,)))
     with pytest.raises(RuntimeError, match="size"):
         stack.query(stack.start)
     assert read(nn.Sequential(nn.Linear(4, 5), nn.RMSNorm(4, None, False), nn.Linear(5, 3)), F.mse_loss) is None
@@ -389,7 +389,7 @@ def test_examples_that_cross_entropy_ignores():
         support_y, query_y = tasks.support_y.clone(), tasks.query_y.clone()
         support_y[:, 1], query_y[:, 3:5] = -100, -100
         network = MLP(16, [8], 3) if tasks is not IMAGES else conv()
-        agree(learner_of(network, PerParameter(0.1), 2), tasks._replace(support_y=support_y, query_y=query_y))
+        agree(config_of(network, PerParameter(0.1), 2), tasks._replace(support_y=support_y, query_y=query_y))
 
 
 def test_no_layer_writes_into_what_it_was_given():
@@ -438,13 +438,13 @@ class Watched:
 
 
 def test_a_loss_of_ones_own_is_left_to_autograd():
-    learner = learner_of(MLP(1, [8], 1), PerParameter(0.1), 1, loss=lambda a, b: (a - b).abs().mean())
-    assert learner.feed_forward is None
+    config = config_of(MLP(1, [8], 1), PerParameter(0.1), 1, loss=lambda a, b: (a - b).abs().mean())
+    assert config.feed_forward is None
 
 
 def test_stacked_convolutions_and_autocast_are_left_to_autograd():
-    learner = learner_of(conv(), PerParameter(0.1), 1)
-    theta = dict(learner.network.named_parameters())
-    assert type(inner_loop_of(learner, theta, tasks_of(2, 3, 2, 3, (1, 16, 16)))) is AutogradInnerLoop
+    config = config_of(conv(), PerParameter(0.1), 1)
+    theta = dict(config.network.named_parameters())
+    assert type(inner_loop_of(config, theta, tasks_of(2, 3, 2, 3, (1, 16, 16)))) is AutogradInnerLoop
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert type(inner_loop_of(learner, theta, IMAGES)) is AutogradInnerLoop
+        assert type(inner_loop_of(config, theta, IMAGES)) is AutogradInnerLoop

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from support.by_hand import learner_of, tasks_of
+from support.by_hand import config_of, tasks_of
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.parametrize import register_parametrization
@@ -107,20 +107,20 @@ def network_of(draw, x):
     return nn.Sequential(nn.Sequential(*layers[:split]), *layers[split:]) if split else nn.Sequential(*layers)
 
 
-def unrolled(learner, tasks, inner_steps, first_order):
+def unrolled(config, tasks, inner_steps, first_order):
     """The gradient of the outer loss in θ and φ, through one graph of everything."""
-    theta, phi = dict(learner.network.named_parameters()), dict(learner.rule.named_parameters())
+    theta, phi = dict(config.network.named_parameters()), dict(config.rule.named_parameters())
     total = 0
     for x, y, query_x, query_y in zip(*tasks[:4], strict=True):
-        p = {n: t.expand(tasks.n_way, *t.shape[1:]) if n in learner.agnostic else t for n, t in theta.items()}
-        moving = {n: p[n] for n in learner.theta if n in learner.adapted}
-        state = learner.rule.init_state(moving)
+        p = {n: t.expand(tasks.n_way, *t.shape[1:]) if n in config.agnostic else t for n, t in theta.items()}
+        moving = {n: p[n] for n in config.theta if n in config.adapted}
+        state = config.rule.init_state(moving)
         for s in range(inner_steps):
-            loss = learner.loss(functional_call(learner.network, p | moving, (x.clone(),)), y)
+            loss = config.loss(functional_call(config.network, p | moving, (x.clone(),)), y)
             g = torch.autograd.grad(loss, list(moving.values()), create_graph=True)
             g = [t.detach() for t in g] if first_order else g
-            moving, state = learner.rule(s, moving, dict(zip(moving, g, strict=True)), loss, state)
-        total = total + learner.loss(functional_call(learner.network, p | moving, (query_x.clone(),)), query_y)
+            moving, state = config.rule(s, moving, dict(zip(moving, g, strict=True)), loss, state)
+        total = total + config.loss(functional_call(config.network, p | moving, (query_x.clone(),)), query_y)
     inputs = [*theta.values(), *phi.values()]
     found = torch.autograd.grad(total, inputs, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)]
@@ -128,7 +128,7 @@ def unrolled(learner, tasks, inner_steps, first_order):
 
 
 def drawn(seed):
-    """A learner, its tasks, and the options of its meta-gradient."""
+    """A config, its tasks, and the options of its meta-gradient."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
     images = draw.random() < 0.6
@@ -144,36 +144,34 @@ def drawn(seed):
         tasks = tasks._replace(**one_hot)
     rule = draw.choice([PerParameter(0.1), PerParameterMomentum(0.1), OptimizerNetwork(0.05, 0.3)])
     steps = draw.randint(1, 3)
-    learner = learner_of(network, rule, steps, adapted=frozenset(adapted), loss=loss)
-    return learner, tasks, steps, {"first_order": draw.random() < 0.2, "recompute": draw.random() < 0.5}
+    config = config_of(network, rule, steps, adapted=frozenset(adapted), loss=loss)
+    return config, tasks, steps, {"first_order": draw.random() < 0.2, "recompute": draw.random() < 0.5}
 
 
 @pytest.mark.parametrize(
     "seed", [*range(DEFAULT), *(pytest.param(s, marks=pytest.mark.slow) for s in range(DEFAULT, ALL))]
 )
 def test_any_order_of_layers(seed):
-    learner, tasks, steps, options = drawn(seed)
-    expected = unrolled(learner, tasks, steps, options["first_order"])
-    gradient = meta_gradient(learner, learner.theta, tasks, steps, **options)
+    config, tasks, steps, options = drawn(seed)
+    expected = unrolled(config, tasks, steps, options["first_order"])
+    gradient = meta_gradient(config, config.theta, tasks, steps, **options)
     found = torch.cat([g.flatten() for part in (gradient.theta, gradient.phi) for g in part.values()])
     assert found.isfinite().all()
-    assert (found - expected).norm() <= EXACT * max(1, expected.norm()), learner.network
+    assert (found - expected).norm() <= EXACT * max(1, expected.norm()), config.network
 
 
 def test_every_closed_form_is_among_the_orders_drawn_by_default():
     learners = [drawn(seed)[:2] for seed in range(DEFAULT)]
     closed = [
-        learner
-        for learner, tasks in learners
-        if type(inner_loop_of(learner, learner.theta, tasks)) is ClosedFormInnerLoop
+        config for config, tasks in learners if type(inner_loop_of(config, config.theta, tasks)) is ClosedFormInnerLoop
     ]
-    kinds = Counter(type(layer).__name__ for learner in closed for layer in learner.feed_forward.layers)
+    kinds = Counter(type(layer).__name__ for config in closed for layer in config.feed_forward.layers)
     assert len(closed) > DEFAULT / 2
     assert set(kinds) == {"Linear", "Conv2d", "BatchNorm", "RMSNorm", "ReLU", "MaxPool2d", "Flatten"}
     assert min(kinds.values()) > 5
     pairs = {
         tuple(type(layer).__name__ for layer in two)
-        for learner in closed
-        for two in pairwise(learner.feed_forward.layers)
+        for config in closed
+        for two in pairwise(config.feed_forward.layers)
     }
     assert {("RMSNorm", "ReLU"), ("BatchNorm", "ReLU"), ("ReLU", "RMSNorm"), ("ReLU", "ReLU")} <= pairs
