@@ -11,19 +11,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from support.runs import ROOT
 from support.strokes import write_tree
 
 from metasgd.data.glyphs.letters import Letter, letters
-
-ROOT = Path(__file__).parents[1]
-TINY = [
-    "--config",
-    str(ROOT / "configs" / "sinusoid.yaml"),
-    *("--trainer.max_steps", "8", "--trainer.val_check_interval", "4", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
-    *("--data.val_tasks", "20", "--data.test_tasks", "40"),
-]
-"""Arguments of a run that takes no time: sinusoid, 8 outer steps, validations after 4 and 8."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

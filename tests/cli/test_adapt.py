@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
+from support.runs import TINY
 from support.strokes import drawing, photograph
 
 import metasgd as package

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support.runs import ROOT
 
 OMNIGLOT = ROOT.parent / "shared/data/omniglot"
 if not OMNIGLOT.is_dir():

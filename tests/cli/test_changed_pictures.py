@@ -1,8 +1,8 @@
 """Pictures that are added between two lives of a run, or before its test."""
 
 import numpy as np
-from conftest import ROOT
 from PIL import Image
+from support.runs import ROOT
 
 from metasgd.data.images.image_folder import split_by_name
 

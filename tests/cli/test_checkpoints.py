@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from support.runs import ROOT
 
 from metasgd.learner.load import load
 from metasgd.meta.objectives import OBJECTIVES

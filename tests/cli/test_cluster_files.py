@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
 from support.agents import ENVIRONMENT, Agent, free_port, succeeded
-from test_fit import state
+from support.runs import ROOT, TINY, state
 
 from metasgd.cli.app import main
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from support.runs import ROOT, TINY
 
 import metasgd
 from metasgd.cli.app import main

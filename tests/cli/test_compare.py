@@ -6,8 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import TINY
-from test_fit import succeeded
+from support.runs import TINY, succeeded
 
 from metasgd.cli.app import main
 

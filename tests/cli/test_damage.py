@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 from support.fake_omniglot import BACKGROUND, EVALUATION, drawings, write_archive
+from support.runs import ROOT
 from support.strokes import drawing, write_tree
 
 

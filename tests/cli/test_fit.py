@@ -7,41 +7,7 @@ import sys
 import time
 
 import pytest
-import torch
-from conftest import TINY
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-RUN = "runs/sinusoid/version_0"
-
-
-def scalars(folder, tag):
-    """What TensorBoard shows of a run, with the events of every process that wrote to it."""
-    accumulator = EventAccumulator(str(folder)).Reload()
-    return [(e.step, e.value) for e in accumulator.Scalars(tag)]
-
-
-def state(path):
-    return torch.load(path, weights_only=True)
-
-
-def assert_same(a, b):
-    """That two nests of plain types and tensors are the same to the bit."""
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        a, b = list(a.values()), list(b.values())
-    if isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_same(one, other)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
-def succeeded(done):
-    assert done.returncode == 0, done.stderr
-    return done
+from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
 
 @pytest.fixture(scope="module")

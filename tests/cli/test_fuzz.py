@@ -5,7 +5,7 @@ import random
 import warnings
 
 import pytest
-from conftest import ROOT
+from support.runs import ROOT
 
 spec = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
 fuzz = importlib.util.module_from_spec(spec)

@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY
 from support.agents import wait_for
-from test_fit import RUN, assert_same, scalars, state, succeeded
+from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
 STEPS = 150
 

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import TINY
 from fsspec.implementations.memory import MemoryFileSystem
+from support.runs import TINY
 from upath import UPath
 
 from metasgd.cli.app import main

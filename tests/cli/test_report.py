@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from markupsafe import escape
 from PIL import Image
+from support.runs import TINY
 
 from metasgd.cli.report import hardest_pairs, recorded_in, report
 from metasgd.data.class_pool import ClassPool

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import TINY
-from test_fit import assert_same, scalars, state, succeeded
+from support.runs import TINY, assert_same, scalars, state, succeeded
 
 from metasgd.cli.app import main
 

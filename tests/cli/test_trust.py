@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY
+from support.runs import ROOT, TINY
 
 from metasgd.cli.app import main
 from metasgd.errors import UserError

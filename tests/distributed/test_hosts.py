@@ -9,10 +9,9 @@ import signal
 import subprocess
 
 import pytest
-from conftest import TINY
 from support.agents import ENVIRONMENT, Agent, succeeded, wait_for
-from test_fit import scalars, state
-from test_torchrun import DOUBLE, JOB, RUN, close
+from support.hosts import DOUBLE, JOB, JOB_RUN, close
+from support.runs import TINY, scalars, state
 
 pytestmark = pytest.mark.slow  # each starts and kills several trainings
 
@@ -98,7 +97,7 @@ def test_two_hosts_of_two_processes_train_as_one_process(hosts, tmp_path, metasg
     elsewhere = ["--trainer.logger.init_args.save_dir", "alone"]
     done = metasgd("fit", *TINY, *DOUBLE, *elsewhere)
     assert done.returncode == 0, done.stderr
-    together, alone = tmp_path / RUN, tmp_path / "alone/sinusoid/version_0"
+    together, alone = tmp_path / JOB_RUN, tmp_path / "alone/sinusoid/version_0"
     for name in ("last", "best"):
         a, b = (state(run / "checkpoints" / f"{name}.ckpt")["state_dict"] for run in (alone, together))
         assert close(a, b)
@@ -117,7 +116,7 @@ LONGER = [
 
 def test_a_host_that_disappears_ends_the_others_in_time_and_the_job_resumes(hosts, tmp_path):
     a, b = (hosts.agent(h, "fit", *LONGER, cwd=tmp_path) for h in (0, 1))
-    run = tmp_path / RUN
+    run = tmp_path / JOB_RUN
     last = run / "checkpoints" / "last.ckpt"
     wait_for(last)
     hosts.lose_b()
@@ -136,7 +135,7 @@ def test_a_host_that_disappears_ends_the_others_in_time_and_the_job_resumes(host
 def test_a_cut_link_ends_both_sides_and_the_job_resumes(hosts, tmp_path):
     """The workers by the limit; the agent of b, which waits for the store on a, when TCP gives the connection up."""
     a, b = (hosts.agent(h, "fit", *LONGER, "--trainer.max_steps", "100000", cwd=tmp_path) for h in (0, 1))
-    last = tmp_path / RUN / "checkpoints" / "last.ckpt"
+    last = tmp_path / JOB_RUN / "checkpoints" / "last.ckpt"
     wait_for(last)
     hosts.cut()
     try:

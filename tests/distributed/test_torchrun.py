@@ -6,27 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from support.agents import Agent, free_port, succeeded, wait_for, worker
-from test_fit import scalars, state
+from support.hosts import DOUBLE, JOB, JOB_RUN, close
+from support.runs import TINY, scalars, state
 
 pytestmark = pytest.mark.slow  # each starts and kills several trainings
-
-RUN = "runs/sinusoid/version_7"
-JOB = ["--ckpt_path", "resume", "--trainer.logger.init_args.version", "7"]
-DOUBLE = ["--trainer.precision", "64-true"]
 
 
 def host(rank, port, *arguments, cwd):
     """The agent of one host of two; torchrun knows it by its rank among the hosts."""
     where = ["--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
     return Agent(*where, "--master-port", port, "-m", "metasgd", *arguments, cwd=cwd)
-
-
-def close(a, b):
-    """Whether two states are the same up to the rounding of sums, in float64."""
-    assert a.keys() == b.keys()
-    return all(torch.allclose(a[n].double(), b[n].double(), rtol=1e-9, atol=1e-12) for n in a)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +31,7 @@ def two_hosts(tmp_path_factory):
 def test_two_hosts_train_as_one_process_and_save_once(two_hosts, metasgd, tmp_path):
     done = metasgd("fit", *TINY, *DOUBLE)
     assert done.returncode == 0, done.stderr
-    alone, together = tmp_path / "runs/sinusoid/version_0", two_hosts / RUN
+    alone, together = tmp_path / "runs/sinusoid/version_0", two_hosts / JOB_RUN
     for name in ("last", "best"):
         a, b = (state(run / "checkpoints" / f"{name}.ckpt") for run in (alone, together))
         assert close(a["state_dict"], b["state_dict"])
@@ -56,7 +46,7 @@ def test_two_hosts_train_as_one_process_and_save_once(two_hosts, metasgd, tmp_pa
 
 
 def test_a_run_of_two_hosts_goes_on_with_one_process(two_hosts, metasgd):
-    path = str(two_hosts / RUN / "checkpoints" / "last.ckpt")
+    path = str(two_hosts / JOB_RUN / "checkpoints" / "last.ckpt")
     elsewhere = ["--trainer.logger.init_args.save_dir", "here", "--trainer.logger.init_args.version", "1"]
     done = metasgd("fit", *TINY, *DOUBLE, *elsewhere, "--trainer.max_steps", "10", "--ckpt_path", path)
     assert done.returncode == 0, done.stderr
@@ -64,7 +54,7 @@ def test_a_run_of_two_hosts_goes_on_with_one_process(two_hosts, metasgd):
 
 
 def test_a_job_that_had_finished_ends_at_once(two_hosts):
-    last = two_hosts / RUN / "checkpoints" / "last.ckpt"
+    last = two_hosts / JOB_RUN / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     port = free_port()
     succeeded(*(host(rank, port, "fit", *TINY, *DOUBLE, *JOB, cwd=two_hosts) for rank in (0, 1)))
@@ -78,7 +68,7 @@ def test_hosts_without_a_common_folder_are_refused(two_hosts, tmp_path):
     assert without.exit_code() != 0
     assert with_run.exit_code() != 0
     assert "found no checkpoint, process 0 found version_7/last.ckpt of outer step 8" in without.printed()
-    assert state(two_hosts / RUN / "checkpoints" / "last.ckpt")["global_step"] == 8
+    assert state(two_hosts / JOB_RUN / "checkpoints" / "last.ckpt")["global_step"] == 8
 
 
 LONGER = [
@@ -94,7 +84,7 @@ def whole(tmp_path_factory):
     """The folder of a run of two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
     succeeded(Agent(*ON_ONE_HOST, "-m", "metasgd", "fit", *LONGER, cwd=folder))
-    return folder / RUN
+    return folder / JOB_RUN
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the worker to kill in Linux's /proc")
@@ -103,7 +93,7 @@ def test_a_killed_worker_leads_to_a_restart_that_loses_and_doubles_nothing(rank,
     run_id = f"killed-{os.getpid()}-{rank}"
     elastic = [*ON_ONE_HOST, "--rdzv-id", run_id, "--max-restarts", 1]
     agent = Agent(*elastic, "-m", "metasgd", "fit", *LONGER, cwd=tmp_path)
-    run = tmp_path / RUN
+    run = tmp_path / JOB_RUN
     last = run / "checkpoints" / "last.ckpt"
     wait_for(last)
     os.kill(worker(run_id, rank), signal.SIGKILL)
@@ -121,7 +111,7 @@ def test_a_killed_worker_leads_to_a_restart_that_loses_and_doubles_nothing(rank,
 def test_a_job_told_to_stop_saves_and_goes_on_when_it_is_started_again(tmp_path, whole):
     """torchrun passes SIGTERM on to its workers, which agree on the outer step after which they leave."""
     agent = Agent(*ON_ONE_HOST, "-m", "metasgd", "fit", *LONGER, cwd=tmp_path)
-    run = tmp_path / RUN
+    run = tmp_path / JOB_RUN
     last = run / "checkpoints" / "last.ckpt"
     wait_for(last)
     agent.process.terminate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from support.runs import ROOT
 
 from metasgd.runs.folders import read_checkpoint
 from metasgd.training.module import SKIPPED_KEY

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
 from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
-from test_fit import scalars, state
+from support.runs import TINY, scalars, state
 
 from metasgd.cli.app import main
 from metasgd.meta.engines import Loop, Vmap

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support.runs import ROOT
 
 SOURCE = ROOT / "src" / "metasgd"
 FILES = sorted(SOURCE.rglob("*.py"))

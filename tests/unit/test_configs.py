@@ -1,8 +1,8 @@
 """Every shipped configuration, built as ``fit`` would build it."""
 
 import pytest
-from conftest import ROOT
 from jsonargparse import auto_parser
+from support.runs import ROOT
 
 from metasgd.cli.app import MetaSGDCLI
 from metasgd.cli.commands import COMMANDS

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from support.by_hand import curves_of, largest_difference, unrolled
+from support.runs import ROOT
 
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import meta_gradient

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY
+from support.runs import TINY
 
 from metasgd.errors import UserError
 from metasgd.learner.load import load

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
-from test_fit import assert_same
+from support.runs import assert_same
 from torch.utils.data import DataLoader, TensorDataset
 
 from metasgd.errors import UserError

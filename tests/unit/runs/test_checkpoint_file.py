@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import ROOT
+from support.runs import ROOT
 
 from metasgd.errors import UserError
 from metasgd.runs.checkpoint_file import read_checkpoint, sealed

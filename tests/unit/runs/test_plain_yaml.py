@@ -1,7 +1,7 @@
 import pytest
 import yaml
-from conftest import ROOT
 from jsonargparse import get_loader
+from support.runs import ROOT
 
 from metasgd.runs.plain_yaml import load_yaml
 

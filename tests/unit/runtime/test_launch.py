@@ -4,9 +4,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY
 from lightning import Trainer
 from support.agents import free_port
+from support.runs import TINY
 
 from metasgd.cli.app import main
 from metasgd.errors import UserError

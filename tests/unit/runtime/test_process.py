@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY
 from lightning import Trainer
+from support.runs import TINY
 
 from metasgd.runtime.process import NoProfiler, forget_absent_gpus
 

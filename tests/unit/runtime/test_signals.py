@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from support.agents import wait_for
+from support.runs import TINY
 
 from metasgd.runs.folders import read_checkpoint
 from metasgd.runtime.signals import ONE_MESSAGE, StopSignals, is_lost_process, leave, reason_of_loss, requeue_signal

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import TINY
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 

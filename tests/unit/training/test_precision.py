@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from support.runs import TINY
 
 from metasgd.cli.app import main
 from metasgd.episode import Episode

@@ -5,7 +5,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_fit import assert_same
+from support.runs import assert_same
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
 

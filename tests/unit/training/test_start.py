@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from support.runs import TINY
 from torch import nn
 from upath import UPath
 

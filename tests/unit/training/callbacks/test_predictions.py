@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
-from conftest import TINY
+from support.runs import TINY
 
 
 def table(path):
