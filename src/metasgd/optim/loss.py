@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from metasgd.errors import UserError
@@ -30,7 +29,7 @@ def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
             f"{type(rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure that"
             " returns it"
         )
-    number = float(torch.as_tensor(loss).detach())
+    number = float(loss.detach() if isinstance(loss, Tensor) else loss)
     if not math.isfinite(number):
         raise LossNotFiniteError(
             f"loss is {number}, but {type(rule).__name__} reads it, and a finite one is needed: the training has"
