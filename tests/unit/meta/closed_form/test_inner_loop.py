@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
 from metasgd.meta.autograd import AutogradInnerLoop
-from metasgd.meta.closed_form.from_module import read
+from metasgd.meta.closed_form.from_module import from_module
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.evaluate import evaluate, inner_loop_of
 from metasgd.meta.meta_gradient import meta_gradient
@@ -316,19 +316,19 @@ def test_what_is_not_known_to_the_letter_is_left_to_autograd(kind):
 @pytest.mark.parametrize("kind", [nn.Linear, nn.ReLU, nn.Sequential, nn.Module])
 def test_a_class_that_was_changed_is_left_to_autograd(kind, patch, monkeypatch):
     network = dense()
-    assert read(network, F.mse_loss) is not None
+    assert from_module(network, F.mse_loss) is not None
     if kind is not nn.Module or patch == "__call__":
         monkeypatch.setattr(kind, patch, lambda self, x: x)
-        assert read(network, F.mse_loss) is None
+        assert from_module(network, F.mse_loss) is None
 
 
 def test_a_hook_on_all_modules_leaves_all_to_autograd():
     hook = nn.modules.module.register_module_forward_hook(lambda module, x, y: None)
     try:
-        assert read(dense(), F.mse_loss) is None
+        assert from_module(dense(), F.mse_loss) is None
     finally:
         hook.remove()
-    assert read(dense(), F.mse_loss) is not None
+    assert from_module(dense(), F.mse_loss) is not None
 
 
 def test_a_network_is_read_anew_for_every_use():
@@ -381,7 +381,7 @@ def test_sizes_that_do_not_fit_are_left_to_autograd_which_says_so():
     stack = inner_loop_of(config, config.theta, tasks_of(2, 3, 2, 3, (6,)))
     with pytest.raises(RuntimeError, match="size"):
         stack.query(stack.start)
-    assert read(nn.Sequential(nn.Linear(4, 5), nn.RMSNorm(4, None, False), nn.Linear(5, 3)), F.mse_loss) is None
+    assert from_module(nn.Sequential(nn.Linear(4, 5), nn.RMSNorm(4, None, False), nn.Linear(5, 3)), F.mse_loss) is None
 
 
 def test_examples_that_cross_entropy_ignores():
@@ -405,7 +405,7 @@ def test_no_layer_writes_into_what_it_was_given():
     ).double()
     p = {n: t.detach() for n, t in network.named_parameters()}
     x = noise(torch.empty(5, 2, 7, 7))
-    for layer in read(network, F.cross_entropy).layers:
+    for layer in from_module(network, F.cross_entropy).layers:
         watched = Watched(p)
         dot = watched({n: noise(p[n]) for n in layer.names})
         y, kept = layer.forward(p, watched(x))
