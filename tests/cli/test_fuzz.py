@@ -1,4 +1,4 @@
-"""A seeded handful of benchmarks/fuzz.py, which feeds damaged and invented files to whatever reads files."""
+"""A seeded handful of tests/stress/fuzz.py, which feeds damaged and invented files to whatever reads files."""
 
 import importlib.util
 import random
@@ -7,7 +7,7 @@ import warnings
 import pytest
 from support.runs import ROOT
 
-spec = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
+spec = importlib.util.spec_from_file_location("fuzz", ROOT / "tests" / "stress" / "fuzz.py")
 fuzz = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fuzz)
 

@@ -1,0 +1,268 @@
+"""docs/results.md out of the records in experiments/records: nothing in it is typed by hand but the words."""
+
+import math
+import re
+from collections.abc import Iterable
+from statistics import mean, stdev
+from typing import Any
+
+Record = dict[str, Any]
+
+HEAD = """# Results
+
+Made by `python experiments/results.py tables` from the records in `experiments/records`, which
+`python experiments/results.py run NAME` writes. Every figure is a mean over test tasks of classes (or curves) never
+trained on, ± the half-width of its 95 % confidence interval, from one checkpoint, chosen on the validation tasks.
+Published figures stand in brackets.
+"""
+SECTIONS = {
+    "sinusoid": (
+        "Sinusoid regression",
+        "Mean squared error after one inner step on 10,000 curves of 100 query points, by the number of support points;"
+        " in brackets the figures of Li et al. 2017, table 1. Meta-trained for 60,000 outer steps of 4 curves. MAML's"
+        " rate is 0.01, fixed.",
+    ),
+    "omniglot": (
+        "Omniglot",
+        "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step; in brackets the figures of Li"
+        " et al. 2017, table 2. Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
+        " own statistics), as published; in the rows that say so, as many queries a class as shots (on 4,000 tasks of"
+        " 5 ways, 2,000 of 20), as in the code published with MAML, where these statistics are of a small set with each"
+        " class in equal parts. That code also"
+        " turns each of a task's test characters by a multiple of 90° at random, and so do the rows that say that:"
+        " those that resemble one another then mostly come in different turns. A learner with the"
+        " class-agnostic head and one inner step, as all of these, tells classes by a learned dot product with the"
+        " support set's features: the body does not adapt. Normalised features, all of one length, make it a cosine.",
+    ),
+    "omniglot-official": (
+        "Omniglot, 30 background and 20 evaluation alphabets",
+        "Accuracy in % on 1,000 tasks; `within one alphabet` draws all the classes of a task from one alphabet.",
+    ),
+    "precision": (
+        "Mixed precision",
+        "Accuracy in % on the same 1,000 Omniglot tasks after a short training (400 outer steps) in float32 and in"
+        " bf16-mixed, tested in the precision of the training, on CPU.",
+    ),
+    "transfer": (
+        "From printed letters to handwriting",
+        "Accuracy in % on 1,000 Omniglot tasks of a learner that was meta-trained on glyphs alone.",
+    ),
+    "rules-glyphs": (
+        "All update rules on glyphs",
+        "Accuracy in % on the same 1,000 tasks of scripts never seen, every rule with the same budget.",
+    ),
+    "rules-sinusoid": (
+        "All update rules on sinusoid",
+        "Mean squared error on the same 10,000 curves, every rule with the same budget, 3 inner steps. Means: a few"
+        " curves on which a rule diverges show.",
+    ),
+    "optimizer-network": (
+        "The optimizer network against hand-chosen rates",
+        "Accuracy in % on the same 1,000 tasks of unseen scripts, 3 inner steps, three seeds (initial weights and"
+        " training tasks), every learner with the same budget.",
+    ),
+    "long-runs": (
+        "What the optimizer network reads in long runs",
+        "Accuracy in % of networks trained from random weights for 200 steps on 32 letters of unseen scripts, 20 such"
+        " trainings, by what the optimizer network reads. Meta-trained in segments of 50 inner steps where nothing else"
+        " is said.",
+    ),
+}
+
+
+def document(records: list[Record]) -> str:
+    parts = [HEAD]
+    for key, (title, text) in SECTIONS.items():
+        own = [r for r in records if r["table"] == key]
+        if not own:
+            continue
+        parts += [f"\n## {title}\n\n{text}\n\n", results_table(own)]
+        if key == "optimizer-network":
+            parts.append(paired_table(own))
+        parts += ["\nHow:\n\n", how_table(own, records)]
+    comparisons = [r for r in records if r["table"] == "ordinary"]
+    if comparisons:
+        parts.append(f"\n## {ORDINARY}\n")
+        parts += [comparison(r) for r in comparisons]
+    return "".join(parts)
+
+
+ORDINARY = "Ordinary training by the learned optimizer, and by others that were tuned"
+
+
+def comparison(record: Record) -> str:
+    """What ``compare`` printed, the best row first."""
+    metric = record["metric"]
+    finite = [r for r in record["rows"] if r[f"test/{metric}"] is not None]
+    best_first = sorted(finite, key=lambda r: r[f"test/{metric}"], reverse=metric == "accuracy")
+    best_first += [r for r in record["rows"] if r not in finite]
+    rows = []
+    for r in best_first:
+        name, knob = (
+            (r["optimizer"], f"{r['learning_rate']:.3g}") if r["tuned"] else (f"**{r['optimizer']}**", "untuned")
+        )
+        steps = "never" if r["steps_to_target"] is None else str(r["steps_to_target"])
+        rows.append(
+            [
+                name,
+                knob,
+                tested(r, metric),
+                "–" if r["val/loss"] is None else f"{r['val/loss']:.3f}",
+                steps,
+                *(shown(r[off], metric) for off in ("val_off_low", "val_off_high")),
+            ]
+        )
+    head = ["optimizer", "learning rate", f"test {metric}", "validation loss", "steps to loss", "÷√10", "×√10"]
+    return (
+        f"\n**{record['row']}.** `{record['command']}` ({record['machine']}):\n\n{markdown(head, rows)}"
+        f"\n{record['terms']}\n\n![The curves](images/{record['name']}.png)\n"
+    )
+
+
+def tested(row: Record, metric: str) -> str:
+    """A row's test figure, ± the standard deviation over its seeds."""
+    return figure(row[f"test/{metric}"], row[f"test/{metric}_sd"], metric)
+
+
+def leaders(records: list[Record]) -> str:
+    """Of each comparison: what was learned, and the best of those that were tuned."""
+    rows = []
+    for record in (r for r in records if r["table"] == "ordinary"):
+        metric = record["metric"]
+        by_name = {r["optimizer"]: r for r in record["rows"]}
+        best = max if metric == "accuracy" else min
+        tuned = best(
+            (r for r in record["rows"] if r["tuned"] and r[f"test/{metric}"] is not None),
+            key=lambda r: r[f"test/{metric}"],
+        )
+        others = [tested(r, metric) for name, r in by_name.items() if not r["tuned"] and name != "learned"]
+        best_tuned = f"{tuned['optimizer']}: {tested(tuned, metric)}"
+        rows.append([record["row"], tested(by_name["learned"], metric), best_tuned, *others])
+    return markdown(["trained", "learned, untuned", "the best of six that were tuned", "learned, unscaled"], rows)
+
+
+FOUR = ("20-way 1-shot", "20-way 5-shot", "5-way 1-shot", "5-way 5-shot")
+SUMMARY = (
+    ("omniglot_60w1s-wider", FOUR, f"Omniglot, 423 unseen characters: {'; '.join(FOUR)}"),
+    (
+        "omniglot_60w1s-wider-as-maml",
+        FOUR,
+        "the same checkpoint on the same four, evaluated as MAML's code does: rotated characters, K queries a class",
+    ),
+    (
+        "omniglot_official-normalised",
+        ("20-way 1-shot within one alphabet",),
+        "Omniglot, 20-way 1-shot within one of 20 alphabets never seen, trained on 30 others",
+    ),
+    (
+        "glyphs-handwriting-normalised",
+        ("Omniglot, 423 characters",),
+        "Omniglot by a learner that saw glyphs alone, 5-way 1-shot",
+    ),
+    ("sinusoid-5-meta-sgd", ("5-shot",), "sinusoid, 5 points, one inner step, mean squared error"),
+)
+"""The records and tests that the README names, in its words."""
+
+
+def summary(records: list[Record]) -> str:
+    """The README's few lines."""
+    by_name = {r["name"]: r for r in records}
+    rows = []
+    for name, columns, words in SUMMARY:
+        if name in by_name:
+            record = by_name[name]
+            tests = [record["tests"][column] for column in columns]
+            trained = lineage(record, records)
+            unit = " %" if tests[0]["metric"] == "accuracy" else ""
+            rows.append(
+                [
+                    words,
+                    "; ".join(figure(test["mean"], test["ci95"], test["metric"]) for test in tests) + unit,
+                    "; ".join(record["published"][column] for column in columns if column in record["published"]),
+                    f"{sum(r['seconds'] for r in trained) / 60:.0f} min, {record['machine'].split(', torch')[0]}",
+                    f"`python experiments/results.py run {' '.join(_needed(record, trained))}`",
+                ]
+            )
+    return markdown(["learner and tasks", "ours", "published", "training", "command"], rows)
+
+
+def _needed(record: Record, trained: list[Record]) -> list[str]:
+    """What to run for a record: the runs that it went on from, its own, and where that has another name the tests."""
+    match = re.search(r"logger\.init_args\.name (\S+)", record["fit"])
+    assert match is not None
+    return list(dict.fromkeys([*(r["name"] for r in trained[:-1]), match[1], record["name"]]))
+
+
+def results_table(records: list[Record]) -> str:
+    """A row for each row named in the records; several seeds of one row stand side by side in its cells."""
+    columns = list(dict.fromkeys(column for r in records for column in r["tests"]))
+    rows = []
+    for row in dict.fromkeys(r["row"] for r in records):
+        seeds = [r for r in records if r["row"] == row]
+        rows.append([row, *(cell(seeds, column) for column in columns)])
+    return markdown(["", *columns], rows)
+
+
+def cell(seeds: list[Record], column: str) -> str:
+    found = [r["tests"][column] for r in seeds if column in r["tests"]]
+    if not found:
+        return ""
+    published = seeds[0]["published"].get(column)
+    text = ", ".join(figure(t["mean"], t["ci95"], t["metric"]) for t in found)
+    if len(found) > 1:
+        text = f"**{shown(mean(t['mean'] for t in found), found[0]['metric'])}** ({text})"
+    return f"{text} [{published}]" if published else text
+
+
+def paired_table(records: list[Record]) -> str:
+    """The first row against the others, task by task; a seed's learners met the same tasks."""
+    first, *others = dict.fromkeys(r["row"] for r in records)
+    by_seed = {(r["row"], r["seed"]): next(iter(r["tests"].values()))["first_tasks"] for r in records}
+    rows = []
+    for other in others:
+        gaps = []
+        for row, seed in by_seed:
+            if row == other and (first, seed) in by_seed:
+                gaps += [a - b for a, b in zip(by_seed[first, seed], by_seed[other, seed], strict=True)]
+        if gaps:
+            half = 1.96 * stdev(gaps) / math.sqrt(len(gaps))
+            rows.append([other, f"{100 * mean(gaps):+.2f} ± {100 * half:.2f}", str(len(gaps))])
+    return f"\n{first}, minus each of the others on the same tasks:\n\n" + markdown(
+        ["against", "difference, points", "pairs"], rows
+    )
+
+
+def lineage(record: Record, records: list[Record]) -> list[Record]:
+    """The record, and before it those of the runs that it went on from with ``--init_from``."""
+    before = re.search(r"--init_from runs/([^/ ]+)/", record["fit"])
+    return [*(one for r in records if before and r["name"] == before[1] for one in lineage(r, records)), record]
+
+
+def how_table(records: list[Record], everything: list[Record]) -> str:
+    rows = [
+        [
+            f"`{r['name']}`",
+            f"`{r['fit']}`",
+            " + ".join(f"{one['outer_steps']:,}" for one in lineage(r, everything)),
+            " + ".join(f"{one['seconds'] / 60:.0f}" for one in lineage(r, everything)) + " min",
+            r["machine"],
+            next(iter(r["tests"].values()))["protocol"],
+        ]
+        for r in records
+    ]
+    return markdown(["run", "command", "outer steps", "time", "machine", "protocol"], rows)
+
+
+def figure(value: float | None, ci95: float | None, metric: str) -> str:
+    return shown(value, metric) + ("" if ci95 is None else f" ± {shown(ci95, metric)}")
+
+
+def shown(value: float | None, metric: str) -> str:
+    if value is None:
+        return "–"  # diverged, or was not tried
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
