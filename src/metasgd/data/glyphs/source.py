@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -225,25 +227,15 @@ def _between_knots(side: int) -> NDArray[np.float64]:
 
 def _blurred(mask: Mask) -> Mask:
     """The mask with a rim of ``BLUR`` pixels, blurred twice by a box, so that its edges can be cut anywhere."""
-    blurred = np.pad(mask, BLUR).astype(np.float64)
-    for axis in (0, 1):
-        for _ in range(2):
-            padded = np.concatenate([np.zeros_like(blurred.take([0], axis)), blurred.cumsum(axis=axis)], axis=axis)
-            n, half = blurred.shape[axis], BLUR // 2
-            upper = np.minimum(np.arange(n) + half + 1, n)
-            lower = np.maximum(np.arange(n) - half, 0)
-            blurred = (padded.take(upper, axis) - padded.take(lower, axis)) / (2 * half + 1)
-    return blurred.astype(np.float32)
+    blurred = torch.from_numpy(np.pad(mask, BLUR)).double()[None]
+    for _ in range(2):
+        blurred = F.avg_pool2d(blurred, BLUR, stride=1, padding=BLUR // 2)
+    return blurred[0].float().numpy()
 
 
 def _sample(mask: Mask, places: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mask between its pixels, bilinear; nothing outside it."""
-    padded = np.pad(mask, 1)
-    y, x = (p + (n - 1) / 2 + 1 for p, n in zip(places, mask.shape, strict=True))
-    y, x = y.clip(0, padded.shape[0] - 1.001), x.clip(0, padded.shape[1] - 1.001)
-    top, left = y.astype(np.intp), x.astype(np.intp)
-    down, right = y - top, x - left
-    above = padded[top, left] * (1 - right) + padded[top, left + 1] * right
-    below = padded[top + 1, left] * (1 - right) + padded[top + 1, left + 1] * right
-    sampled: NDArray[np.float64] = above * (1 - down) + below * down
-    return sampled
+    height, width = mask.shape
+    grid = torch.from_numpy(np.stack([2 * places[1] / width, 2 * places[0] / height], axis=-1))
+    sampled = F.grid_sample(torch.from_numpy(mask).double()[None, None], grid[None], align_corners=False)
+    return sampled[0, 0].numpy()
