@@ -1,13 +1,12 @@
 """A meta-trained learner out of a checkpoint alone."""
 
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
@@ -16,6 +15,7 @@ from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.checked_imports import imports_checked
 from metasgd.learner.meta_learner import MetaLearner
+from metasgd.learner.size_limit import SizeLimit
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import saved_config
@@ -55,7 +55,8 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
     outer = config["model"].get("outer") or {}
     options = config["model"] | {"outer": {name: outer[name] for name in OF_THE_OUTER_PROBLEM if name in outer}}
-    module: MetaSGDModule = built(MetaSGDModule, options, f"the model of the checkpoint {path}", trust)
+    what, weights = f"the model of the checkpoint {path}", content["state_dict"]
+    module: MetaSGDModule = built(MetaSGDModule, options, what, trust, weights=weights)
     validate_shapes(path, content, module)
     module.load_state_dict(content["state_dict"])
     return MetaLearner(module, config)
@@ -76,7 +77,14 @@ def load_source(config: Mapping[str, Any], trust: bool = False, known: Collectio
     return source if isinstance(source, ClassSource) else None
 
 
-def built(kind: type, options: Any, what: str, trust: bool, known: Collection[str] = ()) -> Any:
+def built(
+    kind: type,
+    options: Any,
+    what: str,
+    trust: bool,
+    known: Collection[str] = (),
+    weights: Mapping[str, Tensor] = {},
+) -> Any:
     """An object out of the configuration that a checkpoint carries.
 
     Args:
@@ -85,6 +93,7 @@ def built(kind: type, options: Any, what: str, trust: bool, known: Collection[st
         what: it is, for messages.
         trust: import any class that the options name.
         known: class paths that the user's own configuration names.
+        weights: of the checkpoint, which say how large the object can be.
 
     Raises:
         UserError: a class is not to be imported, or the object cannot be built.
@@ -96,7 +105,9 @@ def built(kind: type, options: Any, what: str, trust: bool, known: Collection[st
         parser.add_class_arguments(kind, "made")
     check = partial(validate_class_path, kinds=KINDS, known=known)
     try:
-        with nullcontext() if trust else imports_checked(check):
+        if trust:
+            return parser.instantiate(parser.parse_object({"made": options})).made
+        with imports_checked(check), SizeLimit(weights):
             return parser.instantiate(parser.parse_object({"made": options})).made
     except UserError as error:
         raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -103,7 +104,32 @@ class OuterProblem:
                 f"model.outer.rule_settings has {', '.join(unknown)}, which {type(optimizer).__name__} does not know:"
                 f" use {', '.join(optimizer.defaults)}"
             )
+        self._validate_rule_settings(optimizer)
         return optimizer
+
+    def _validate_rule_settings(self, optimizer: Optimizer) -> None:
+        """Refuse settings for φ that the optimizer would refuse for all; of a group's own it looks at none.
+
+        Raises:
+            UserError: names them, with the optimizer's reason.
+        """
+        own = self.rule_settings
+        if not own:
+            return
+        kind: Any = type(optimizer)
+        taken = signature(kind).parameters
+        settings = {name: value for name, value in {**optimizer.defaults, **own}.items() if name in taken}
+        odd = [name for name, value in own.items() if isinstance(value, float) and not math.isfinite(value)]
+        reason = f"{odd[0]} is not finite" if odd else ""
+        try:
+            kind([nn.Parameter(torch.zeros(1))], **settings)
+        except (ValueError, TypeError) as error:
+            reason = str(error)
+        if reason:
+            raise UserError(
+                f"model.outer.rule_settings is {own}, which {kind.__name__} does not take ({reason}): use values that"
+                " model.outer.optimizer.init_args takes as well"
+            )
 
     def make_scheduler(self, optimizer: Optimizer, max_steps: int) -> LRScheduler | None:
         """The schedule of the optimizer's settings.

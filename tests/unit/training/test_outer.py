@@ -28,6 +28,27 @@ def test_a_misspelt_setting_is_refused(network):
         outer.make_optimizer(network, Scalar())
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr": -1}, "Invalid learning rate: -1"),
+        ({"lr": "fast"}, "not supported between"),
+        ({"lr": math.inf}, "lr is not finite"),
+        ({"lr": math.nan}, "Invalid learning rate: nan"),
+        ({"betas": [0.9, 1.5]}, "Invalid beta parameter"),
+        ({"weight_decay": -0.1}, "Invalid weight_decay"),
+    ],
+)
+def test_settings_that_the_optimizer_would_refuse_for_all_are_refused_for_the_rule(network, settings, said):
+    with pytest.raises(UserError, match=f"model.outer.rule_settings is .*which Adam does not take .*{said}"):
+        OuterProblem(rule_settings=settings).make_optimizer(network, Scalar())
+
+
+def test_settings_for_the_rule_are_held_to_those_that_it_shares(network):
+    outer = OuterProblem(lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9), rule_settings={"nesterov": True})
+    assert outer.make_optimizer(network, Scalar()).param_groups[1]["nesterov"]
+
+
 def test_nothing_to_learn_is_refused(network):
     network.requires_grad_(False)
     with pytest.raises(UserError, match="freeze_network is true, .* and Fixed has nothing"):
