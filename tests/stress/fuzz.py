@@ -9,8 +9,10 @@ anything that takes longer than LIMIT seconds is a finding: its bytes are printe
 
 import argparse
 import contextlib
+import copy
 import io
 import json
+import math
 import pickle
 import random
 import signal
@@ -21,10 +23,12 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 import torch
+import yaml
 from PIL import Image
 
 from metasgd.cli.app import main as metasgd
@@ -33,14 +37,30 @@ from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.archive import Limits, read_images
 from metasgd.data.omniglot.files import decode_drawing
 from metasgd.errors import UserError
+from metasgd.learner.load import load
 from metasgd.runs.folders import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30  # seconds for one input
 LONGEST = 20_000  # bytes
+CALLED = "called"
+FIT = [
+    *("fit", "--config", str(ROOT / "configs" / "sinusoid.yaml"), "--trainer.max_steps", "2"),
+    *("--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
+    *("--data.val_tasks", "5", "--model.outer.scheduler", "cosine"),
+]
 POINTERS = (0x8769, 0x8825, 0xA005, 0x927C, 0x9286)
 ODD = "aB9 _-.,;:'\"[]{}()<>$%&#@!?=+~*|\\\t\n\u00e9\u05d0\u4e2d\U0001f600\u202e/"
-SHARES = {"images": 33, "exif": 15, "classes": 5, "archives": 22, "checkpoints": 23, "configs": 2}
+SHARES = {
+    "images": 33,
+    "exif": 15,
+    "classes": 5,
+    "archives": 22,
+    "checkpoints": 18,
+    "metadata": 3,
+    "class_paths": 2,
+    "configs": 2,
+}
 """Of 100 inputs; a configuration takes a second where the others take a millisecond."""
 
 
@@ -102,6 +122,88 @@ def checkpoints(chance: random.Random, folder: Path) -> Path:
     else:
         torch.save(tree, content)
     return written(folder / "x.ckpt", damaged(content.getvalue(), chance))
+
+
+@cache
+def trained() -> dict[str, object]:
+    """All that a run of a few steps leaves in its checkpoint."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        if metasgd([*FIT, "--trainer.logger.init_args.save_dir", folder]):
+            raise RuntimeError("the run that the checkpoints are altered from cannot be made")
+        return torch.load(next(Path(folder).rglob("last.ckpt")), weights_only=True)
+
+
+def places(value: object, at: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    """The places of all values in nested dictionaries and lists."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in pairs:
+        yield (*at, key)
+        yield from places(below, (*at, key))
+
+
+def alter(tree: object, chance: random.Random, values: list[object]) -> None:
+    """Take something out of the tree, or put another value in its place or beside it."""
+    *way, last = chance.choice(list(places(tree)))
+    for key in way:
+        tree = tree[key]
+    if chance.random() < 0.2:
+        del tree[last]
+    elif chance.random() < 0.2 and isinstance(tree, dict):
+        tree[chance.choice(["x", 3, "step", "state_dict", "optimizer"])] = chance.choice(values)
+    else:
+        tree[last] = chance.choice(values)
+
+
+def metadata(chance: random.Random, folder: Path) -> Path:
+    """An intact file with other content."""
+    content = copy.deepcopy(trained())
+    itself: list[object] = []
+    itself.append(itself)
+    odd = [None, True, -1, 0, 10**9, 10**30, 1.5, math.nan, math.inf, "", "x", b"x", [], {}, [None], {"x": 1}, itself]
+    odd += [torch.zeros(()), torch.zeros(7), torch.full((2, 3), math.nan), torch.zeros(2, dtype=torch.complex64)]
+    odd += [torch.ones(1).expand(10**9), torch.zeros(3).to_sparse()]
+    if chance.random() < 0.5:
+        config = yaml.safe_load(content["metasgd_config"])
+        for _ in range(chance.randint(1, 2)):
+            alter(
+                config, chance, [*[o for o in odd if not isinstance(o, torch.Tensor)], "{a: 1, a: 2}", "[[[", "!!x y"]
+            )
+        content["metasgd_config"] = yaml.safe_dump(config)
+        if chance.random() < 0.2:
+            bomb = "a: &a [x, x]\n" + "".join(
+                f"b{i}: &b{i} [*{'a' if not i else f'b{i - 1}'}, *a]\n" for i in range(60)
+            )
+            content["metasgd_config"] += chance.choice(
+                [bomb, "model: 1", "x: &x [*x]", "x: " + "[" * 5000, "x: !!set {}"]
+            )
+    else:
+        for _ in range(chance.randint(1, 2)):
+            alter(content, chance, odd)
+    torch.save(content, folder / "x.ckpt")
+    return folder / "x.ckpt"
+
+
+def class_paths(chance: random.Random, folder: Path) -> Path:
+    """A checkpoint that names what would leave the file CALLED."""
+    content = copy.deepcopy(trained())
+    config = yaml.safe_load(content["metasgd_config"])
+    command = f"touch {folder / CALLED}"
+    calls: list[object] = [
+        {"class_path": "os.system", "init_args": {"command": command}},
+        {"class_path": "subprocess.Popen", "init_args": {"args": ["sh", "-c", command]}},
+        {"class_path": "builtins.exec", "init_args": {"source": f"open({str(folder / CALLED)!r}, 'w')"}},
+        {"class_path": "torch.save", "init_args": {"obj": 1, "f": str(folder / CALLED)}},
+        {"class_path": "pathlib.Path.touch", "init_args": {"self": str(folder / CALLED)}},
+        {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": str(folder), "model": "x", "source": "local"}},
+    ]
+    for module in ("torch", "torch.utils.cpp_extension", "lightning.pytorch.cli", "torchvision.datasets.utils"):
+        calls.append({"class_path": f"{module}.os.system", "init_args": {"command": command}})
+    calls += [str(call["class_path"]) for call in calls if isinstance(call, dict)]
+    calls += [yaml.safe_dump(call) for call in calls if isinstance(call, dict)]
+    alter(config, chance, calls)
+    content["metasgd_config"] = yaml.safe_dump(config)
+    torch.save(content, folder / "x.ckpt")
+    return folder / "x.ckpt"
 
 
 def configs(chance: random.Random, folder: Path) -> Path:
@@ -175,14 +277,33 @@ def read_archive(path: Path) -> None:
 
 
 def read_config(path: Path) -> None:
+    ended(["fit", "--config", str(path)], 2)
+
+
+def ended(arguments: list[str], *codes: int) -> int:
+    """The exit code of a command, which must be one of these."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            code = metasgd(["fit", "--config", str(path)])
+            code = metasgd(arguments)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-    if code != 2 or "Traceback" in said.getvalue():
+    if code not in codes or "Traceback" in said.getvalue():
         raise RuntimeError(f"left with {code}: {said.getvalue()[-2000:]}")
+    return code
+
+
+def read_metadata(path: Path) -> None:
+    load(path)
+    ended([*FIT, "--trainer.max_steps", "4", "--ckpt_path", str(path)], 0, 2)
+
+
+def read_class_paths(path: Path) -> None:
+    try:
+        load(path)
+    finally:
+        if (path.parent / CALLED).exists():
+            raise RuntimeError("what the checkpoint names was called")
 
 
 KINDS: dict[str, tuple[Callable[[random.Random, Path], Path], Callable[[Path], object]]] = {
@@ -191,6 +312,8 @@ KINDS: dict[str, tuple[Callable[[random.Random, Path], Path], Callable[[Path], o
     "classes": (classes, read_classes),
     "archives": (archives, read_archive),
     "checkpoints": (checkpoints, read_checkpoint),
+    "metadata": (metadata, read_metadata),
+    "class_paths": (class_paths, read_class_paths),
     "configs": (configs, read_config),
 }
 
