@@ -110,7 +110,7 @@ def built(
         with imports_checked(check), SizeLimit(weights):
             return parser.instantiate(parser.parse_object({"made": options})).made
     except UserError as error:
-        raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error
+        raise UserError(*(f"{what} cannot be built: {problem}" for problem in error.problems)) from error
     except ERRORS as error:
         raise UserError(
             f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its own classes must be"
