@@ -15,6 +15,7 @@ import json
 import math
 import pickle
 import random
+import resource
 import signal
 import struct
 import sys
@@ -43,6 +44,7 @@ from metasgd.runs.folders import read_checkpoint
 ROOT = Path(__file__).parents[2]
 LIMIT = 30  # seconds for one input
 LONGEST = 20_000  # bytes
+MOST_MEMORY = 6 * 2**30  # bytes of this process, beyond which it is a finding
 CALLED = "called"
 FIT = [
     *("fit", "--config", str(ROOT / "configs" / "sinusoid.yaml"), "--trainer.max_steps", "2"),
@@ -353,6 +355,7 @@ def main() -> None:
     parser.add_argument("--only", choices=KINDS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     sys.argv = ["metasgd"]
     shares = SHARES if options.only is None else {options.only: 100}
     found: dict[str, Counter[str]] = {kind: Counter() for kind in shares}

@@ -31,7 +31,7 @@ class SizeLimit(TorchDispatchMode):
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.has = sum(t.numel() for t in weights.values())
         self.most = max(SLACK * self.has, LEAST)
         self.calls = self.made = 0

@@ -24,6 +24,8 @@ TRAINING_WEIGHTS_KEY = "metasgd_training_weights"
 RUNS_KEY = "metasgd_long_runs"
 """The inner runs under way."""
 MOST_VALUES = 2_000_000
+MOST_STRETCHED = 2**20
+"""Elements of a tensor that are more than are stored for it, as expand makes it."""
 DEEPEST = 40
 _VERSION = re.compile(r"\d+(\.\d+){0,3}([-.+]?[0-9A-Za-z]+)*")
 
@@ -146,6 +148,8 @@ def _is_bounded(content: Any) -> bool:
             return False
         if isinstance(value, Tensor):
             if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+                return False
+            if value.numel() > MOST_STRETCHED and value.nbytes > value.untyped_storage().nbytes():
                 return False
         elif isinstance(value, dict):
             waiting += [(below, depth + 1) for pair in value.items() for below in pair]

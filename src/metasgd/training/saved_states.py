@@ -54,6 +54,8 @@ def validate_optimizer(path: Path | UPath, state: Mapping[str, Any], optimizer: 
             raise _unfit(path, f"its optimizer has other states of a parameter of shape {tuple(p.shape)}: {differing}")
         for name, value in saved.items():
             what = f"its optimizer's {name} of a parameter of shape {tuple(p.shape)}"
+            if isinstance(value, Tensor) and (value.numel() > max(p.numel(), 1) and own):
+                raise _unfit(path, f"{what} has the shape {tuple(value.shape)}")
             if isinstance(value, Tensor) and not value.isfinite().all():
                 raise _unfit(path, f"{what} is not finite")
             # a learned optimizer keeps a number, or one for each row, or for each part of a complex one

@@ -75,7 +75,9 @@ def test_each_part_of_another_kind_is_refused(key):
             validate_content(PATH, content)
 
 
-@pytest.mark.parametrize("odd", [nested(60), nested(10**5), shared(40), itself(), torch.zeros(2).to_sparse()])
+@pytest.mark.parametrize(
+    "odd", [nested(60), nested(10**5), shared(40), itself(), torch.zeros(2).to_sparse(), torch.ones(1).expand(10**9)]
+)
 def test_what_cannot_be_walked_is_refused_wherever_it_is(odd):
     for content in (WHOLE | {"of a callback": odd}, WHOLE | {"loops": {"fit_loop": {"x": odd}}}):
         with pytest.raises(UserError, match="x.ckpt cannot be used: it is nested deeper than"):
