@@ -18,7 +18,7 @@ COUNTING = ("aten::arange", "aten::eye", "aten::linspace", "aten::logspace", "at
 """What makes as many elements as a number says; all others are given sizes."""
 
 
-class SizeLimit(TorchDispatchMode):
+class SizeLimit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While open, no tensor of more elements is made than the weights of a checkpoint give reason for.
 
     A width of 10^9 in its configuration is refused before any memory is taken.
