@@ -240,14 +240,14 @@ def test_support_pictures_that_disagree_are_pointed_out(tmp_path, adapt, unequal
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("folder.onnx", "--save is .*folder.onnx, which is a folder"),
+        ("folder.pt", "--save is .*folder.pt, which is a folder"),
         ("file/x.pt", "--save is .*file/x.pt: it cannot be written .Not a directory"),
         ("n" * 300 + ".pt", "--save is .*it cannot be written .File name too long"),
         ("x.onnx", "writing ONNX needs onnx and onnxscript, not installed here: pip install onnx onnxscript"),
     ],
 )
 def test_what_cannot_be_saved_is_told_before_the_work(tmp_path, adapt, unequal, monkeypatch, place, said):
-    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "folder.pt").mkdir()
     (tmp_path / "file").touch()
     monkeypatch.setattr("metasgd.nn.export.find_spec", lambda name: None)
     monkeypatch.setattr(package.learner.meta_learner.MetaLearner, "adapt", None)  # which is not reached
@@ -266,7 +266,7 @@ def test_names_that_a_spreadsheet_would_run_are_guarded(tmp_path, adapt):
     code, said, rows = adapt(tmp_path / "support", tmp_path / "query")
     assert code == 0, said
     assert list(rows[0])[3:] == ["-1", "'=cmd()", "[red]"]
-    assert [row["file"] for row in rows] == ["-1/0.png", "'=cmd()/0.png", "[red]/0.png"]
+    assert [row["file"] for row in rows] == ["'-1/0.png", "'=cmd()/0.png", "[red]/0.png"]
 
 
 def wrong_suffix(support, query):
