@@ -6,6 +6,7 @@ autograd. Since all that may change at any time, a network is read again for eve
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch.nn.functional as F
@@ -63,6 +64,8 @@ def from_module(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward 
             if width not in (None, takes):
                 return None
             width = gives
+        if isinstance(layer, BatchNorm) and isinstance(layers[-1], Conv2d):
+            layers[-1] = replace(layers[-1], bias_cancels=True)
         layers.append(layer)
     if not layers or not isinstance(layers[-1], Linear):
         return None

@@ -100,13 +100,16 @@ class Conv2d(Layer):
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0)
     dilation: tuple[int, ...] = (1, 1)
+    bias_cancels: bool = False
+    """Whether the next layer subtracts the mean, and with it the bias: its gradient is zero, which sums would only
+    come near, by several times the rounding of all the others."""
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
         return self._map(x, p[self.weight], p.get(self.bias)), (x,)
 
     def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
-        dx, dw, db = self._pull(dy, kept[0], p[self.weight], needs_dx, True, bool(self.bias))
-        return dx, {self.weight: dw, self.bias: db} if self.bias else {self.weight: dw}
+        dx, dw, _ = self._pull(dy, kept[0], p[self.weight], needs_dx, True, False)
+        return dx, {self.weight: dw, **self._of_bias(p, dy)}
 
     def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
         weight_dot = dot.get(self.weight)
@@ -126,7 +129,7 @@ class Conv2d(Layer):
         self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
         x, weight = kept[0], p[self.weight]
-        found = {self.bias: dy_dot.sum(dim=(0, 2, 3))} if self.bias else {}
+        found = self._of_bias(p, dy_dot)
         # the two terms of each in one convolution: of the weight over examples, of the input over channels
         both_dy, both_x = (torch.cat([dy_dot, dy]), torch.cat([x, dot_kept[0]])) if dot_kept else (dy_dot, x)
         found[self.weight] = self._pull(both_dy, both_x, weight, False, True, False)[1]
@@ -135,6 +138,11 @@ class Conv2d(Layer):
         if self.weight in dot:
             dy_dot, weight = torch.cat([dy_dot, dy], dim=1), torch.cat([weight, dot[self.weight]])
         return self._pull(dy_dot, x, weight, True, False, False)[0], found
+
+    def _of_bias(self, p: Params, dy: Tensor) -> Params:
+        if not self.bias:
+            return {}
+        return {self.bias: torch.zeros_like(p[self.bias]) if self.bias_cancels else dy.sum(dim=(0, 2, 3))}
 
     def _map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
