@@ -72,7 +72,7 @@ def errors(learner, task, inner_steps):
 
 
 def assert_close(module, task):
-    closed, autograd = errors(module.learner, task, module.inner_steps)
+    closed, autograd = errors(module.config, task, module.inner_steps)
     # long runs start from random weights, and a rule that divides by the size of gradients makes much of rounding
     assert closed < (max(CLOSE, 3 * autograd) if isinstance(module.runs, TruncatedUnroll) else CLOSE)
 
@@ -91,7 +91,7 @@ def test_a_shipped_checkpoint(name):
 
 def test_sixty_ways():
     module = metasgd.load(ROOT / "checkpoints" / "omniglot" / "model.ckpt").module
-    assert errors(module.learner, task_for(module, 60, 1, 5), 1)[0] < CLOSE
+    assert errors(module.config, task_for(module, 60, 1, 5), 1)[0] < CLOSE
 
 
 @pytest.mark.parametrize("name", cases("configs", CONFIGS))
@@ -111,7 +111,7 @@ def test_inputs_that_vary_little_around_a_large_mean(name):
     task = task_for(module, 20, 1, 5)
     generator = torch.Generator().manual_seed(1)
     noise = {f: 100 + 0.1 * torch.randn(getattr(task, f).shape, generator=generator) for f in ("support_x", "query_x")}
-    closed, autograd = errors(module.learner, task._replace(**noise), module.inner_steps)
+    closed, autograd = errors(module.config, task._replace(**noise), module.inner_steps)
     assert closed < 10 * autograd
 
 
