@@ -92,7 +92,7 @@ def round_of(config: Path, folder: str, steps: int, more: list[str]) -> dict[str
 
     def bare(step: int) -> None:  # noqa: ARG001
         tasks = module.as_inputs(batch)
-        found = module.runs.meta_gradient(module.config, tasks, module.inner_steps, module.first_order)
+        found = module.meta_gradient(tasks)
         attach_gradient(found.query_losses.mean(), found, theta, phi).backward()
         optimizer.step()
         optimizer.zero_grad()

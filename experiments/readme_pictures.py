@@ -22,14 +22,14 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def curves() -> None:
-    module = metasgd.load(ROOT / "checkpoints" / "sinusoid" / "model.ckpt").module
+    module = metasgd.load(ROOT / "checkpoints" / "sinusoid" / "model.ckpt").model
     tasks = SinusoidSampler("test", 0, TaskShape(1, 5, 10)).draw_whole(np.arange(4), 200)
     evaluated = evaluate(module.config, dict(module.network.named_parameters()), tasks, 1, (0, 1))
     curves_figure(tasks, evaluated.outputs, (0, 1)).savefig(IMAGES / "curves.png", dpi=80)
 
 
 def task(root: Path) -> None:
-    module = metasgd.load(ROOT / "checkpoints" / "omniglot" / "model.ckpt").module
+    module = metasgd.load(ROOT / "checkpoints" / "omniglot" / "model.ckpt").model
     source = Omniglot()
     cache = Path(default_cache_dir()).expanduser()
     source.prepare(root, cache)

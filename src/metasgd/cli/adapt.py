@@ -94,7 +94,7 @@ def adapt(
         validate_onnx_installed()
     learner = load(ckpt_path, trust_checkpoint)
     source = load_source(learner.config, trust_checkpoint)
-    if source is None or learner.module.objective.metric != "accuracy":
+    if source is None or learner.model.objective.metric != "accuracy":
         raise UserError(
             f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
             " metasgd.load(path).adapt(x, y) in Python"
@@ -124,7 +124,7 @@ def adapt(
     show.print(_loss_in_words(adapted))
     show.print(_left_out_in_words(learner, support_x, labels, inner_steps))
     if adapted.rates_:
-        order = [name for name, _ in learner.module.network.named_parameters()]
+        order = [name for name, _ in learner.model.network.named_parameters()]
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     if save is not None and network is not None:

@@ -69,12 +69,12 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
         evaluated = _evaluate(learner, config.get("data"), tasks, trust_checkpoint)
     except UserError as error:
         missing = str(error)
-    rates = {n: rate.detach().float() for n, rate in learner.module.update_rule.learned_rates().items()}
+    rates = {n: rate.detach().float() for n, rate in learner.model.update_rule.learned_rates().items()}
     content = page(
         Page(
             title=f"{folder.resolve().parent.name} / {folder.resolve().name}",
-            metric=learner.module.objective.metric,
-            checkpoint=f"{checkpoint.name} {after(int(learner.module.outer_steps))}",
+            metric=learner.model.objective.metric,
+            checkpoint=f"{checkpoint.name} {after(int(learner.model.outer_steps))}",
             config=config,
             curves=_curves(folder),
             rates=rates,
@@ -173,7 +173,7 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Judged
     data: EpisodicDataModule = built(EpisodicDataModule, options, "the data of the run", trust)
     data.prepare_data()
     data.setup("test")
-    sampler, module = data.samplers["test"], learner.module.eval()
+    sampler, module = data.samplers["test"], learner.model.eval()
     measured, drawn, predicted = [], [], []
     for start in range(0, n, BATCH):
         batch = sampler.draw(np.arange(start, min(start + BATCH, n)))

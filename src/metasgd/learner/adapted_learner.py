@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import UserError
+from metasgd.meta.model import MetaModel
 from metasgd.nn.calling import call, logits_of
 from metasgd.rules.gradient_descent import Params
-from metasgd.training.module import MetaSGDModule
 
 Labels = NDArray[Any]
 
@@ -36,7 +36,7 @@ class AdaptedLearner:
     support_losses_: NDArray[np.float64]
     rates_: list[Params]
     input_shape: tuple[int, ...]
-    _module: MetaSGDModule = field(repr=False)
+    _model: MetaModel = field(repr=False)
     _params: Params = field(repr=False)
 
     @torch.no_grad()
@@ -48,14 +48,14 @@ class AdaptedLearner:
             transductive: let BatchNorm normalise by the statistics of x, as in the published protocols, instead
                 of the support set's; then examples influence each other.
         """
-        inputs = as_inputs(self._module.network, x)
+        inputs = as_inputs(self._model.network, x)
         if inputs[0].numel() != self.n_features_in_:
             raise UserError(
                 f"x has the shape {tuple(inputs.shape)}, but this learner was adapted to examples of"
                 f" {self.n_features_in_} values each"
             )
         if transductive:
-            outputs = call(self._module.network, self._params, inputs)
+            outputs = call(self._model.network, self._params, inputs)
         else:
             outputs = logits_of(self.network(inputs), self.network)
         array: NDArray[np.float32] = outputs.cpu().numpy()

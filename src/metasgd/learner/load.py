@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -13,24 +12,21 @@ from upath import UPath
 
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
-from metasgd.learner.checked_imports import imports_checked
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.learner.size_limit import SizeLimit
+from metasgd.meta.model import MetaModel
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import saved_config
 from metasgd.runs.folders import validate_shapes
-from metasgd.training.module import MetaSGDModule
 
 KINDS = (nn.Module, Source, Optimizer, LRScheduler)
 """What a configuration is built of."""
-OF_THE_OUTER_PROBLEM = ("freeze_network",)
-"""The options of the outer problem that a learner depends on; the rest is of training."""
 ERRORS = (
-    *(ArgumentError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
     *(RuntimeError, TypeError, ValueError),
 )
-"""What parsers and constructors raise at options that make no sense to them."""
+"""What constructors raise at options that make no sense to them."""
 
 
 def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
@@ -53,13 +49,12 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     config = saved_config(path, content)
     if config is None:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
-    outer = config["model"].get("outer") or {}
-    options = config["model"] | {"outer": {name: outer[name] for name in OF_THE_OUTER_PROBLEM if name in outer}}
+    options = {name: value for name, value in config["model"].items() if name != "outer"}
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
-    module: MetaSGDModule = built(MetaSGDModule, options, what, trust, weights=weights)
-    validate_shapes(path, content, module)
-    module.load_state_dict(content["state_dict"])
-    return MetaLearner(module, config)
+    model: MetaModel = built(MetaModel, options, what, trust, weights=weights)
+    validate_shapes(path, content, model)
+    model.load_state_dict(content["state_dict"])
+    return MetaLearner(model, config)
 
 
 def load_source(config: Mapping[str, Any], trust: bool = False, known: Collection[str] = ()) -> ClassSource | None:
@@ -98,6 +93,10 @@ def built(
     Raises:
         UserError: a class is not to be imported, or the object cannot be built.
     """
+    from jsonargparse import ArgumentError, ArgumentParser  # which takes long to import
+
+    from metasgd.learner.checked_imports import imports_checked
+
     parser = ArgumentParser(exit_on_error=False)
     if kind is Source:
         parser.add_argument("--made", type=Source)
@@ -111,7 +110,7 @@ def built(
             return parser.instantiate(parser.parse_object({"made": options})).made
     except UserError as error:
         raise UserError(*(f"{what} cannot be built: {problem}" for problem in error.problems)) from error
-    except ERRORS as error:
+    except (ArgumentError, *ERRORS) as error:
         raise UserError(
             f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its own classes must be"
             " importable here, in the versions that it was trained with."

@@ -23,12 +23,12 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
 from metasgd.meta.evaluate import Loss, inner_loop_of
 from metasgd.meta.inner_loop import InnerStep
+from metasgd.meta.model import MetaModel
 from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics
 from metasgd.nn.networks import class_agnostic_names
 from metasgd.nn.validation import validate_tasks
 from metasgd.rules.gradient_descent import Params, UpdateRule
-from metasgd.training.module import MetaSGDModule
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ class MetaLearner:
     """A network and its update rule as they were meta-trained: what a checkpoint holds.
 
     Attributes:
-        module: both, with their learned weights, on the CPU.
+        model: both, with their learned weights, on the CPU; ``module`` is another name for it.
         config: the configuration of the run that wrote the checkpoint, as in its config.yaml.
     """
 
-    module: MetaSGDModule
+    model: MetaModel
     config: dict[str, Any]
+
+    @property
+    def module(self) -> MetaModel:
+        """``model``, under its name in earlier versions."""
+        return self.model
 
     def adapt(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None) -> "AdaptedLearner":
         """Learn a new task from a few examples; the learner itself stays as it is.
@@ -57,11 +62,11 @@ class MetaLearner:
             UserError: the examples do not fit the network, each other, or the number of classes that its head
                 tells apart.
         """
-        module = self.module.eval()
-        steps = module.eval_inner_steps if inner_steps is None else inner_steps
+        model = self.model.eval()
+        steps = model.eval_inner_steps if inner_steps is None else inner_steps
         raise_problems(too_small("", ("inner_steps", steps, 0)))
-        inputs = as_inputs(module.network, x)
-        if module.objective.metric == "accuracy":
+        inputs = as_inputs(model.network, x)
+        if model.objective.metric == "accuracy":
             classes, targets = self._classes(y, len(inputs))
         else:
             classes, targets = None, self._targets(y, len(inputs))
@@ -75,20 +80,20 @@ class MetaLearner:
             classes=torch.arange(n_way)[None],
             task_index=torch.zeros(1, dtype=torch.int64),
         )
-        theta = {n: p.detach() for n, p in module.network.named_parameters()}
-        learner = module.config if classes is None else replace(module.config, loss=_balanced_loss(task.support_y[0]))
-        stack = inner_loop_of(learner, theta, task)
+        theta = {n: p.detach() for n, p in model.network.named_parameters()}
+        config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
+        stack = inner_loop_of(config, theta, task)
         taken, final, _ = stack.adapt(steps)
         loss_after, _, _ = stack.support(final, keep=False)
         params = stack.weights(stack.for_query(final), stack.shared)
         return AdaptedLearner(
-            network=freeze_statistics(module.network, params, task.support_x[0], n_way),
+            network=freeze_statistics(model.network, params, task.support_x[0], n_way),
             classes_=classes,
             n_features_in_=inputs[0].numel(),
             support_losses_=np.array([*(float(step.loss) for step in taken), float(loss_after)]),
-            rates_=_rates(module.update_rule, taken),
+            rates_=_rates(model.update_rule, taken),
             input_shape=tuple(inputs.shape[1:]),
-            _module=module,
+            _model=model,
             _params=params,
         )
 
@@ -99,7 +104,7 @@ class MetaLearner:
 
         Yields the number of each example whose class has others, and its predicted class.
         """
-        inputs, labels = as_inputs(self.module.network, x), np.asarray(y)
+        inputs, labels = as_inputs(self.model.network, x), np.asarray(y)
         for i in np.flatnonzero(_has_others(labels)):
             others = np.arange(len(labels)) != i
             adapted = self.adapt(inputs[torch.from_numpy(others)], labels[others], inner_steps)
@@ -126,7 +131,7 @@ class MetaLearner:
 
     @torch.no_grad()
     def _validate_fit(self, inputs: Tensor, targets: Tensor, classes: Labels | None) -> None:
-        network = self.module.network
+        network = self.model.network
         validate_tasks(network, inputs, targets.to(inputs.device), 1)
         if classes is None or class_agnostic_names(network):
             return
@@ -135,7 +140,7 @@ class MetaLearner:
             raise UserError(
                 f"{len(classes)} classes were given ({', '.join(map(str, classes[:5]))}{', …' * (len(classes) > 5)}),"
                 f" but the head of this checkpoint is a linear one that tells exactly {head_has} apart. Give"
-                f" {head_has}, or take a checkpoint with a class-agnostic head (model.network.init_args.head)"
+                f" {head_has}, or take a checkpoint with a class-agnostic head"
             )
 
 

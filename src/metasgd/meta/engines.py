@@ -128,7 +128,7 @@ def choose_engine(name: EngineName, network: nn.Module, device: torch.device) ->
         kind = "a convolutional" if convolutional else "a dense"
         reason = f"{chosen}, chosen for {kind} network on {device.type} with {CPU_THREADS} CPU threads"
     else:
-        chosen, reason = name, f"{name}, as model.engine asks"
+        chosen, reason = name, f"{name}, as engine asks"
     if chosen == "threads":
         return Threads(CPU_THREADS), reason
     return (Vmap() if chosen == "vmap" else Loop()), reason

@@ -1,4 +1,4 @@
-"""What a task is judged by: its loss, and the figure that people read."""
+"""What a task is evaluated by: its loss, and the metric that people read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +36,7 @@ class Objective:
         if targets.is_floating_point() == (self.metric == "accuracy"):
             given = "numbers to come close to" if targets.is_floating_point() else "class numbers"
             own, other = ("cross_entropy", "mse") if self.metric == "accuracy" else ("mse", "cross_entropy")
-            raise UserError(f"model.loss is {own}, but the tasks' targets are {given}. Set model.loss to {other}")
+            raise UserError(f"loss is {own}, but the tasks' targets are {given}. Set loss to {other}")
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The metric of each task: outputs ``[B, X, …]`` and targets ``[B, X, …]`` to ``[B]``."""

@@ -67,8 +67,8 @@ class TruncatedUnroll(Unroll):
     def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
         if world_size > 1:
             raise UserError(
-                f"trainer.devices make {world_size} processes, but the long inner runs (model.segments above 1) are"
-                " those of one process: set trainer.devices to 1"
+                f"there are {world_size} processes, but long inner runs (segments above 1) need a single one: set"
+                " devices to 1"
             )
         return f"long inner runs, {'stacked' if self.stacked else 'one after the other'} on {device.type}"
 
@@ -136,8 +136,7 @@ class TruncatedUnroll(Unroll):
         k_shot = tasks.support_x.shape[1] // tasks.n_way
         if self.minibatch_shots > k_shot:
             raise UserError(
-                f"model.minibatch_shots is {self.minibatch_shots}, but data.k_shot is {k_shot}: at most as many are"
-                " possible"
+                f"minibatch_shots is {self.minibatch_shots}, but k_shot is {k_shot}: at most as many are possible"
             )
 
     def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
@@ -288,7 +287,7 @@ def initialise_again(network: nn.Module) -> None:
         p.copy_(value)
     raise_problems(
         [
-            f"model.segments is above 1, for which every run starts from random weights, but model.network draws no"
+            f"segments is above 1, for which every run starts from random weights, but the network draws no"
             f" {p} of {name or 'the network'} ({type(module).__name__}) anew: give that module a method"
             " reset_parameters, which draws all its parameters"
             for name, module in network.named_modules()

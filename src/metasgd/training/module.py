@@ -13,18 +13,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.errors import UserError
 from metasgd.meta.engines import EngineName, attach_gradient
-from metasgd.meta.evaluate import Evaluation
-from metasgd.meta.full_unroll import FullUnroll, Unroll
-from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient
-from metasgd.meta.objectives import OBJECTIVES, LossName
-from metasgd.meta.truncated_unroll import TruncatedUnroll, validate_initialisable
-from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
-from metasgd.nn.chance import random_modules, without_chance
-from metasgd.nn.networks import adapted_names, class_agnostic_names, prototype_head, uses_batch_statistics
-from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
+from metasgd.meta.model import MetaModel
+from metasgd.meta.objectives import LossName
+from metasgd.nn.networks import class_agnostic_names
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
 from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
@@ -35,39 +29,19 @@ from metasgd.training.outer import OuterProblem, SkippedSteps
 from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_layout_kept
 
-MOST_STEPS = 1_000_000
-"""Inner steps of an adaptation."""
 
-
-class MetaSGDModule(LightningModule):
+class MetaSGDModule(MetaModel, LightningModule):
     """Meta-trains a network θ together with the update rule φ that adapts it to a task.
 
     Each outer step adapts the network to B tasks on their support sets and moves (θ, φ) against the mean
     query loss of the adapted networks.
 
     Args:
-        network: f, any module whose ``forward`` takes a batch.
-        update_rule: u, the learned optimizer.
-        inner_steps: S, inner steps of an adaptation in training.
-        eval_inner_steps: S in validation and test, if another.
-        segments: outer steps that an inner run lasts. Above 1, the update rule alone is learned, on long runs from
-            random weights, of which each outer step sees ``inner_steps`` (see ``metasgd.meta.truncated_unroll``).
-        minibatch_shots: with several segments, examples of each class that an inner step sees.
-        first_order: leave the Hessian term out of the meta-gradient.
-        recompute: run inner steps again in the backward pass instead of keeping them: slower, in memory that
-            does not grow with S. ``auto`` does so where S supports are larger than the query set.
-        adapts: what the inner steps change: ``all``, ``head`` (ANIL), ``body`` (BOIL), or patterns of
-            parameter names such as ``body.3.*``.
-        transductive: let BatchNorm normalise the query set by its own statistics, as in the published
-            protocols; otherwise by the support set's.
-        loss: ``cross_entropy`` for classes, ``mse`` for regression.
         outer: what learns at an outer step, and by which optimizer.
-        engine: how tasks are dealt out; ``auto`` chooses by device and network.
     """
 
-    outer_steps: Tensor
-    """How many outer steps made these weights; kept in checkpoints."""
-
+    # It inherits from MetaModel, so that checkpoints have the same keys for both (network.*, update_rule.*), and the
+    # command line documents MetaModel's arguments from there.
     def __init__(
         self,
         network: nn.Module,
@@ -84,58 +58,31 @@ class MetaSGDModule(LightningModule):
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        raise_problems(
-            too_small(
-                "model.",
-                ("inner_steps", inner_steps, 0 if prototype_head(network) else 1),
-                ("eval_inner_steps", eval_inner_steps, 0),
-                ("segments", segments, 1),
-                ("minibatch_shots", minibatch_shots, 1),
-            )
-            + too_large(
-                "model.", ("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS)
-            )
-        )
-        if segments > 1 and not (outer.freeze_network and adapts == "all"):
+        if segments > 1 and not outer.freeze_network:
             raise UserError(
                 f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
-                " update rule can be meta-trained. Set model.outer.freeze_network to true and model.adapts to all"
+                " update rule can be meta-trained. Set model.outer.freeze_network to true"
             )
-        if segments > 1 and not transductive and uses_batch_statistics(network):
-            raise UserError(
-                f"model.segments is {segments} and model.transductive is false, but in long runs BatchNorm normalises"
-                " the query set by its own statistics. Set model.transductive to true"
-            )
-        if prototype_head(network) and (loss != "cross_entropy" or segments > 1):
-            raise UserError(
-                f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
-                " use cross_entropy and 1, or another head"
-            )
-        refuse_lazy(network)
-        if segments > 1:
-            validate_initialisable(network)
-        self.network = network
-        self.update_rule = update_rule
-        self.inner_steps = inner_steps
-        self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
-        self.first_order = first_order
-        self.objective = OBJECTIVES[loss]
+        super().__init__(
+            network,
+            update_rule,
+            inner_steps=inner_steps,
+            eval_inner_steps=eval_inner_steps,
+            segments=segments,
+            minibatch_shots=minibatch_shots,
+            first_order=first_order,
+            recompute=recompute,
+            adapts=adapts,
+            transductive=transductive,
+            loss=loss,
+            engine=engine,
+        )
+        self.automatic_optimization = False
         self.outer = outer
-        self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.skipped = SkippedSteps()
-        self.runs: Unroll = TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute)
-        self.fits = False
-        self.silenced: tuple[str, ...] = ()
-
-        adapted = adapted_names(network, adapts)
-        validate_classes_differ(network, adapted, adapts)
-        self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
         unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
         self.learned = outer.learned(network) - unseen
-        self.config = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -156,14 +103,16 @@ class MetaSGDModule(LightningModule):
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
     def setup(self, stage: str) -> None:
-        how = self.runs.setup(self.network, self.device, self.trainer.world_size)
+        how = self.prepare(self.device, self.trainer.world_size)
         if self.device.type == "cpu":
             keep_freed_memory()
         if stage == "fit":
             rank_zero_info(how)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
-        gradient = self._meta_gradient(batch, step=batch_idx)
+        first_order = self.first_order or batch_idx < self.outer.first_order_until
+        weights = self.outer.query_weights(batch_idx, self.inner_steps)
+        gradient = self.meta_gradient(batch, first_order, weights)
         loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
@@ -213,14 +162,14 @@ class MetaSGDModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SKIPPED_KEY] = asdict(self.skipped)
-        checkpoint[RUNS_KEY] = self.runs.state_dict()
+        checkpoint[RUNS_KEY] = self.unroll.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is not None:
             # before the weights are loaded, which would lose their last digits in parameters of lower precision
             self.trainer.precision_plugin.convert_module(self)
         self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
-        self.runs.load_state_dict(checkpoint.get(RUNS_KEY, []))
+        self.unroll.load_state_dict(checkpoint.get(RUNS_KEY, []))
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))
@@ -266,63 +215,5 @@ class MetaSGDModule(LightningModule):
         measured = [self.objective.measure(evaluation.outputs[:, j], batch.query_y) for j in range(len(after))]
         return torch.cat([evaluation.query_losses, torch.stack(measured, dim=1)], dim=1)
 
-    def evaluate(self, batch: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
-        """Adapt to each task of ``batch`` and judge after each number of inner steps in ``after``.
-
-        Args:
-            batch: tasks.
-            after: from 0 to S.
-            inner_steps: S, by default that of evaluation.
-
-        Raises:
-            UserError: under ``torch.inference_mode``, where no inner gradient can be had.
-        """
-        if torch.is_inference_mode_enabled():
-            raise UserError(
-                "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too:"
-                " set trainer.inference_mode to false"
-            )
-        steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        tasks = self.as_inputs(batch)
-        with without_chance(self.network, self.silenced):
-            return self.runs.evaluate(self.config, tasks, steps, after)
-
-    def _meta_gradient(self, batch: Episode, step: int) -> MetaGradient:
-        first_order = self.first_order or step < self.outer.first_order_until
-        weights = self.outer.query_weights(step, self.inner_steps)
-        tasks = self.as_inputs(batch)
-        with without_chance(self.network, self.silenced):
-            return self.runs.meta_gradient(self.config, tasks, self.inner_steps, first_order, weights)
-
-    def as_inputs(self, batch: Episode) -> Episode:
-        """Images arrive as uint8 and become numbers from 0 to 1 here, on the device."""
-        if batch.support_x.dtype == torch.uint8:
-            dtype = next(self.network.parameters()).dtype
-            batch = batch._replace(support_x=batch.support_x.to(dtype) / 255, query_x=batch.query_x.to(dtype) / 255)
-        if not self.fits:
-            self.objective.validate_targets(batch.support_y)
-            with undisturbed(self.network, batch.support_x.device):
-                self._try_out(batch)
-            self.fits = True
-        return batch
-
-    def _try_out(self, batch: Episode) -> None:
-        """Run the network on a small batch, as all its runs will; adjust what can be adjusted, and say so once.
-
-        Raises:
-            UserError: it cannot be meta-trained, or not on these tasks.
-        """
-        validate_tasks(self.network, batch.support_x[0], batch.support_y[0], batch.n_way)
-        self.runs.validate_tasks(batch)
-        known = self.config.feed_forward is not None  # by its layers, of which none leaves anything to find out
-        found = self.silenced if known else random_modules(self.network, batch.support_x[0])
-        if found != self.silenced:
-            rank_zero_info(f"switched off while adapting, being random: {listed(self.network, found)}")
-            self.silenced = found
-        with without_chance(self.network, found):
-            if not self.config.transductive:
-                by_support = isinstance(self.runs, FullUnroll)
-                refuse_mixing(self.network, batch.support_x[0], batch.query_x[0], by_support)
-            adjusted = None if known else self.runs.adjust(self.config, batch, self.first_order)
-        if adjusted is not None:
-            rank_zero_info(adjusted)
+    def announce(self, what: str) -> None:
+        rank_zero_info(what)

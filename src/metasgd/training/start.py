@@ -11,6 +11,7 @@ from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.load import load_source
+from metasgd.meta.model import MetaModel
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import PACKAGES
 from metasgd.runs.compatibility import other_protocol, saved_config, validate_same_model, validate_same_run
@@ -55,7 +56,7 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
         rank_zero_info(f"unlike its training: {said}")
 
 
-def initialise(module: MetaSGDModule, init_from: str, configured: Mapping[str, Any], source: Source) -> Start:
+def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any], source: Source) -> Start:
     """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
 
     Args:

@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
+from metasgd.meta.model import MetaModel
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerLayerPerStep, PerParameter
 from metasgd.rules.optimizer_network import OptimizerNetwork
-from metasgd.training.module import MetaSGDModule
 
 
 def learner_of(rule=None, head="class_agnostic", n_way=5, **options) -> MetaLearner:
@@ -20,12 +20,12 @@ def learner_of(rule=None, head="class_agnostic", n_way=5, **options) -> MetaLear
     with torch.no_grad():
         for p in network.head.parameters():
             p.normal_(std=0.1)
-    return MetaLearner(MetaSGDModule(network, rule or PerParameter(0.3), **options), {})
+    return MetaLearner(MetaModel(network, rule or PerParameter(0.3), **options), {})
 
 
 def regression() -> MetaLearner:
     torch.manual_seed(0)
-    return MetaLearner(MetaSGDModule(MLP(2, [8], 1), PerParameter(0.05), inner_steps=3, loss="mse"), {})
+    return MetaLearner(MetaModel(MLP(2, [8], 1), PerParameter(0.05), inner_steps=3, loss="mse"), {})
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:

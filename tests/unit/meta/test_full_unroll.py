@@ -18,7 +18,7 @@ def config():
 def test_weights_of_the_multi_step_loss_reach_every_engine(config, engine):
     tasks, weights = tasks_of(3, 3, 1, 2, (1, 12, 12)), [0.4, 0.6]
     runs = FullUnroll(config.network, engine, recompute="auto")
-    assert runs.setup(config.network, torch.device("cpu"), 1) == f"engine: {engine}, as model.engine asks"
+    assert runs.setup(config.network, torch.device("cpu"), 1) == f"engine: {engine}, as engine asks"
     found = runs.meta_gradient(config, tasks, 2, False, weights)
     theta = dict(config.network.named_parameters())
     each = [

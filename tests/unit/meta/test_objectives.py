@@ -23,11 +23,9 @@ def test_which_way_is_better():
 
 def test_targets_of_the_other_kind_are_refused():
     classes, numbers = torch.arange(3)[None], torch.rand(1, 3, 1)
-    with pytest.raises(
-        UserError, match="model.loss is cross_entropy, .* numbers to come close to. Set model.loss to mse"
-    ):
+    with pytest.raises(UserError, match="loss is cross_entropy, .* numbers to come close to. Set loss to mse"):
         OBJECTIVES["cross_entropy"].validate_targets(numbers)
-    with pytest.raises(UserError, match="model.loss is mse, .* are class numbers. Set model.loss to cross_entropy"):
+    with pytest.raises(UserError, match="loss is mse, .* are class numbers. Set loss to cross_entropy"):
         OBJECTIVES["mse"].validate_targets(classes)
     OBJECTIVES["cross_entropy"].validate_targets(classes)
     OBJECTIVES["mse"].validate_targets(numbers)

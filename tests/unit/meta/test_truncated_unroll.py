@@ -225,7 +225,7 @@ def test_the_places_of_a_meta_batch_change_their_tasks_in_turn():
 def test_long_runs_learn_the_rule_alone():
     with pytest.raises(UserError, match="model.segments is 2: long runs train all of a network"):
         MetaSGDModule(MLP(), OptimizerNetwork(), segments=2)
-    with pytest.raises(UserError, match="model.segments is 0"):
+    with pytest.raises(UserError, match="segments is 0"):
         MetaSGDModule(MLP(), OptimizerNetwork(), segments=0)
     module = MetaSGDModule(
         MLP(),
@@ -237,5 +237,5 @@ def test_long_runs_learn_the_rule_alone():
         outer=OuterProblem(freeze_network=True),
     )
     assert module.eval_inner_steps == module.update_rule.total_steps == 10
-    with pytest.raises(UserError, match="minibatch_shots is 9, but data.k_shot is 4"):
+    with pytest.raises(UserError, match="minibatch_shots is 9, but k_shot is 4"):
         module.as_inputs(curves_of(2, 4, 6)._replace(support_x=torch.zeros(2, 4, 1)))

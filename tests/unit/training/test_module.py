@@ -78,7 +78,7 @@ def test_a_golden_run_stays_as_it_is():
     losses = []
     step = module.training_step
     module.training_step = lambda batch, batch_idx: (
-        losses.append(module._meta_gradient(batch, batch_idx).query_losses.mean().item()),
+        losses.append(module.meta_gradient(batch).query_losses.mean().item()),
         step(batch, batch_idx),
     )[1]
     trainer_of().fit(module, data_of())
@@ -150,7 +150,7 @@ def test_prediction_gives_outputs_for_every_query():
 
 
 def test_inference_mode_is_refused_with_the_option_to_set():
-    with pytest.raises(UserError, match="set trainer.inference_mode to false"):
+    with pytest.raises(UserError, match="set inference_mode to false"):
         trainer_of(inference_mode=True).validate(module_of(), data_of(), verbose=False)
 
 
@@ -225,7 +225,7 @@ def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"inner_steps": 0, "eval_inner_steps": -1}, "model.inner_steps is 0.*\n.*eval_inner_steps is -1"),
+        ({"inner_steps": 0, "eval_inner_steps": -1}, "inner_steps is 0.*\n.*eval_inner_steps is -1"),
         ({"adapts": "nothing"}, "adapts has 'nothing'"),
         ({"network": Conv4(width=2), "adapts": "body"}, "model.adapts is body, .* same output.*head linear"),
         (
@@ -235,7 +235,7 @@ def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
                 "transductive": False,
                 "outer": OuterProblem(freeze_network=True),
             },
-            "model.segments is 2 and model.transductive is false",
+            "segments is 2 and transductive is false",
         ),
     ],
 )

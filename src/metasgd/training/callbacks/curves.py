@@ -78,7 +78,7 @@ class ShowChoices(Callback):
             return
         if not takes_figures(trainer):
             return
-        if not isinstance(pl_module.runs, FullUnroll):  # each of many inner steps is logged by itself
+        if not isinstance(pl_module.unroll, FullUnroll):  # each of many inner steps is logged by itself
             return
         if not pl_module.eval_inner_steps:
             return

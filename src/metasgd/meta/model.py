@@ -1,0 +1,229 @@
+"""MetaModel: a network, the update rule that adapts it, the objective and the settings of the inner loop."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.episode import Episode
+from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.meta.engines import EngineName
+from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.full_unroll import FullUnroll, Unroll
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import MetaGradient
+from metasgd.meta.objectives import OBJECTIVES, LossName
+from metasgd.meta.truncated_unroll import TruncatedUnroll, validate_initialisable
+from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
+from metasgd.nn.chance import random_modules, without_chance
+from metasgd.nn.networks import adapted_names, prototype_head, uses_batch_statistics
+from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
+from metasgd.rules.gradient_descent import UpdateRule
+
+log = logging.getLogger("metasgd")
+MOST_STEPS = 1_000_000
+"""Inner steps of an adaptation."""
+
+
+class MetaModel(nn.Module):
+    """A network f with weights θ, and the update rule u with parameters φ that adapts it to a task.
+
+    ``θ_0 = θ``, then ``θ_{s+1} = u_φ(θ_s, ∇ L(f(θ_s; support)))`` for S inner steps; the outer loss is
+    ``L(f(θ_S; query))``. A meta-model computes its exact gradient in (θ, φ) and evaluates adapted networks; it does
+    not choose the outer optimizer.
+
+    Args:
+        network: f, any module whose ``forward`` takes a batch.
+        update_rule: u, the learned optimizer.
+        inner_steps: S, inner steps of an adaptation in training.
+        eval_inner_steps: S in validation and test, if another.
+        segments: outer steps that an inner run lasts. Above 1, the update rule alone is learned, on long runs from
+            random weights, of which each outer step sees ``inner_steps`` (see ``metasgd.meta.truncated_unroll``).
+        minibatch_shots: with several segments, examples of each class that an inner step sees.
+        first_order: leave the Hessian term out of the meta-gradient.
+        recompute: run inner steps again in the backward pass instead of saving them: slower, in memory that
+            does not grow with S. ``auto`` does so where S supports are larger than the query set.
+        adapts: what the inner steps change: ``all``, ``head`` (ANIL), ``body`` (BOIL), or patterns of
+            parameter names such as ``body.3.*``.
+        transductive: let BatchNorm normalise the query set by its own statistics, as in the published
+            protocols; otherwise by the support set's.
+        loss: ``cross_entropy`` for classes, ``mse`` for regression.
+        engine: how tasks are distributed; ``auto`` chooses by device and network.
+
+    Raises:
+        UserError: an argument is out of its range, or the network cannot be adapted in this way.
+
+    Example:
+        >>> from metasgd.nn import MLP
+        >>> from metasgd.rules import PerParameter
+        >>> model = MetaModel(MLP(1, [8], 1), PerParameter(0.01), loss="mse")
+        >>> x, classes, index = torch.rand(4, 5, 1), torch.zeros(4, 1, dtype=torch.int64), torch.arange(4)
+        >>> tasks = Episode(x, x.sin(), x, x.sin(), classes, index)  # 4 tasks of 5 support and 5 query examples
+        >>> gradient = model.meta_gradient(tasks)
+        >>> gradient.query_losses.shape, gradient.theta["body.0.weight"].shape
+        (torch.Size([4]), torch.Size([8, 1]))
+
+    References:
+        Li, Zhou, Chen, Li 2017: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, https://arxiv.org/abs/1707.09835
+    """
+
+    outer_steps: Tensor
+    """How many outer steps made these weights; saved in checkpoints."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        update_rule: UpdateRule,
+        inner_steps: int = 1,
+        eval_inner_steps: int | None = None,
+        segments: int = 1,
+        minibatch_shots: int = 1,
+        first_order: bool = False,
+        recompute: bool | Literal["auto"] = "auto",
+        adapts: str | list[str] = "all",
+        transductive: bool = True,
+        loss: LossName = "cross_entropy",
+        engine: EngineName = "auto",
+    ) -> None:
+        super().__init__()
+        raise_problems(
+            too_small(
+                "",
+                ("inner_steps", inner_steps, 0 if prototype_head(network) else 1),
+                ("eval_inner_steps", eval_inner_steps, 0),
+                ("segments", segments, 1),
+                ("minibatch_shots", minibatch_shots, 1),
+            )
+            + too_large(
+                "", ("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS)
+            )
+        )
+        if prototype_head(network) and (loss != "cross_entropy" or segments > 1):
+            raise UserError(
+                f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
+                " use cross_entropy and 1, or another head"
+            )
+        refuse_lazy(network)
+        if segments > 1:
+            _validate_long_runs(network, segments, adapts, transductive)
+        self.network = network
+        self.update_rule = update_rule
+        self.inner_steps = inner_steps
+        self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
+        self.first_order = first_order
+        self.objective = OBJECTIVES[loss]
+        self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
+        self.unroll: Unroll = (
+            TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute)
+        )
+        self.is_tried = False
+        self.silenced: tuple[str, ...] = ()
+        adapted = adapted_names(network, adapts)
+        validate_classes_differ(network, adapted, adapts)
+        self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
+        self.config = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
+
+    def prepare(self, device: torch.device, world_size: int) -> str:
+        """Choose how tasks are distributed on this device; return it in a line.
+
+        Args:
+            device: where the parameters and the tasks will be.
+            world_size: how many processes train together.
+
+        Raises:
+            UserError: the inner runs cannot be made there.
+        """
+        return self.unroll.setup(self.network, device, world_size)
+
+    def meta_gradient(
+        self, tasks: Episode, first_order: bool | None = None, query_weights: Sequence[float] | None = None
+    ) -> MetaGradient:
+        """The outer loss of ``tasks`` and its gradient in θ and φ, summed over the tasks.
+
+        Args:
+            tasks: a meta-batch of B tasks; images may be uint8.
+            first_order: leave out the Hessian term; by default as given to the constructor.
+            query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
+        """
+        inputs = self.as_inputs(tasks)
+        first_order = self.first_order if first_order is None else first_order
+        with without_chance(self.network, self.silenced):
+            return self.unroll.meta_gradient(self.config, inputs, self.inner_steps, first_order, query_weights)
+
+    def evaluate(self, tasks: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
+        """Adapt to each task and evaluate on its query set after each number of inner steps in ``after``.
+
+        Args:
+            tasks: a meta-batch of B tasks; images may be uint8.
+            after: numbers from 0 to S.
+            inner_steps: S, by default that of evaluation.
+
+        Raises:
+            UserError: under ``torch.inference_mode``, where no inner gradient can be computed.
+        """
+        if torch.is_inference_mode_enabled():
+            raise UserError(
+                "inference_mode is true, but adapting to a task needs gradients in evaluation too:"
+                " set inference_mode to false"
+            )
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        inputs = self.as_inputs(tasks)
+        with without_chance(self.network, self.silenced):
+            return self.unroll.evaluate(self.config, inputs, steps, after)
+
+    def as_inputs(self, tasks: Episode) -> Episode:
+        """``tasks`` as the network takes them: uint8 images become numbers from 0 to 1, on their device.
+
+        The network is tried on the first tasks that come here.
+
+        Raises:
+            UserError: it cannot be meta-trained on these tasks.
+        """
+        if tasks.support_x.dtype == torch.uint8:
+            dtype = next(self.network.parameters()).dtype
+            tasks = tasks._replace(support_x=tasks.support_x.to(dtype) / 255, query_x=tasks.query_x.to(dtype) / 255)
+        if not self.is_tried:
+            self.objective.validate_targets(tasks.support_y)
+            with undisturbed(self.network, tasks.support_x.device):
+                self._try(tasks)
+            self.is_tried = True
+        return tasks
+
+    def announce(self, what: str) -> None:
+        """Log a line about what the first batch has shown."""
+        log.info(what)
+
+    def _try(self, tasks: Episode) -> None:
+        """Run the network on a small batch; switch off random modules and change the engine where needed."""
+        validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
+        self.unroll.validate_tasks(tasks)
+        # a network of known layers has no random ones, and any engine can run it
+        known = self.config.feed_forward is not None
+        found = self.silenced if known else random_modules(self.network, tasks.support_x[0])
+        if found != self.silenced:
+            self.announce(f"switched off while adapting, being random: {listed(self.network, found)}")
+            self.silenced = found
+        with without_chance(self.network, found):
+            if not self.config.transductive:
+                by_support = isinstance(self.unroll, FullUnroll)
+                refuse_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
+            adjusted = None if known else self.unroll.adjust(self.config, tasks, self.first_order)
+        if adjusted is not None:
+            self.announce(adjusted)
+
+
+def _validate_long_runs(network: nn.Module, segments: int, adapts: str | list[str], transductive: bool) -> None:
+    """Raise a ``UserError`` for a network or settings that inner runs of several segments cannot be made with."""
+    if adapts != "all":
+        raise UserError(
+            f"segments is {segments}, but adapts is {adapts}: long runs train all of a network from random weights."
+            " Set adapts to all"
+        )
+    if not transductive and uses_batch_statistics(network):
+        raise UserError(
+            f"segments is {segments} and transductive is false, but in long runs BatchNorm normalises the query set by"
+            " its own statistics. Set transductive to true"
+        )
+    validate_initialisable(network)
