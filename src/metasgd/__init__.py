@@ -5,11 +5,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasgd.learner.load import load
+    from metasgd.learner.meta_learner import MetaLearner
+    from metasgd.meta.model import MetaModel
+    from metasgd.nn import MLP, Conv4, PrototypeHead
     from metasgd.optim.learned_optimizer import LearnedOptimizer
+    from metasgd.rules import (
+        Fixed,
+        OptimizerNetwork,
+        PerLayerPerStep,
+        PerParameter,
+        PerParameterMomentum,
+        Scalar,
+        ScaledOptimizerNetwork,
+        UpdateRule,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["LearnedOptimizer", "load"]
-_HOMES = {"LearnedOptimizer": "metasgd.optim.learned_optimizer", "load": "metasgd.learner.load"}
+__all__ = [
+    "MLP",
+    "Conv4",
+    "Fixed",
+    "LearnedOptimizer",
+    "MetaLearner",
+    "MetaModel",
+    "OptimizerNetwork",
+    "PerLayerPerStep",
+    "PerParameter",
+    "PerParameterMomentum",
+    "PrototypeHead",
+    "Scalar",
+    "ScaledOptimizerNetwork",
+    "UpdateRule",
+    "load",
+]
+_HOMES = {
+    **dict.fromkeys(__all__, "metasgd.rules"),
+    **dict.fromkeys(("MLP", "Conv4", "PrototypeHead"), "metasgd.nn"),
+    "LearnedOptimizer": "metasgd.optim.learned_optimizer",
+    "MetaLearner": "metasgd.learner.meta_learner",
+    "MetaModel": "metasgd.meta.model",
+    "load": "metasgd.learner.load",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +53,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.runs import ROOT
 
+import metasgd
+
 SOURCE = ROOT / "src" / "metasgd"
 FILES = sorted(SOURCE.rglob("*.py"))
 PACKAGES = sorted(p.name for p in SOURCE.iterdir() if (p / "__init__.py").is_file())
@@ -95,7 +97,29 @@ def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= 250
 
 
+def loaded_by(code: str) -> set[str]:
+    """Which of ``LIGHT`` are loaded after ``code`` in a process of its own."""
+    shown = f"import sys; {code}; print(*(m for m in {LIGHT} if m in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+CHECKPOINT = ROOT / "checkpoints" / "sinusoid" / "model.ckpt"
+
+
 def test_the_learned_optimizer_loads_torch_and_little_else():
-    code = f"import sys; from metasgd import LearnedOptimizer; print(*(m for m in {LIGHT} if m in sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == []
+    assert loaded_by("from metasgd import LearnedOptimizer") == set()
+
+
+def test_the_rule_of_a_checkpoint_is_loaded_without_what_trained_it():
+    code = f"from metasgd.runs.rules import load_rule; load_rule({str(CHECKPOINT)!r})"
+    assert loaded_by(code) <= {"upath"}
+
+
+def test_a_learner_is_loaded_without_lightning():
+    assert loaded_by(f"import metasgd; metasgd.load({str(CHECKPOINT)!r})") <= {"jsonargparse", "rich", "upath"}
+
+
+def test_every_public_name_is_listed_and_can_be_imported():
+    assert set(metasgd.__all__) < set(dir(metasgd))
+    assert all(getattr(metasgd, name).__name__ == name for name in metasgd.__all__)

@@ -21,7 +21,7 @@ from metasgd.optim.lightning import TrainerLosses
 from metasgd.optim.loss import told
 from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
-from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
+from metasgd.optim.settings import adopt_settings, default_max_update
 from metasgd.optim.stepper import Stepper
 from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -95,7 +95,12 @@ class LearnedOptimizer(Optimizer):
             raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
         if total_steps is not None and total_steps < 1:
             raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
-        self.rule: UpdateRule = copy.deepcopy(update_rule) if update_rule is not None else rule_of(checkpoint, trust)
+        if checkpoint is not None:
+            from metasgd.runs.rules import load_rule  # an optimizer of a given rule needs torch alone
+
+            self.rule = load_rule(checkpoint, trust)
+        elif update_rule is not None:
+            self.rule = copy.deepcopy(update_rule)
         settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         settings["max_update"] = default_max_update(self.rule) if max_update is None else max_update
         validate_group(settings)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from pathlib import Path
 
 from metasgd.errors import UserError
 from metasgd.rules.gradient_descent import UpdateRule
@@ -13,15 +12,6 @@ from metasgd.rules.schedule import Schedule
 log = logging.getLogger("metasgd")
 MAX_UPDATE, MAX_SCALED_UPDATE = 0.1, 0.25
 """The largest norm of an update by an optimizer network, and by a scaled one, relative to the tensor's."""
-
-
-def rule_of(checkpoint: str | Path | None, trust: bool) -> UpdateRule:
-    """The update rule in a checkpoint that ``fit`` wrote."""
-    from metasgd import load  # which needs all of the project; an optimizer of a given rule needs torch alone
-
-    assert checkpoint is not None
-    rule: UpdateRule = load(checkpoint, trust).module.update_rule
-    return rule
 
 
 def default_max_update(rule: UpdateRule) -> float:
