@@ -9,11 +9,14 @@ from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse._util import resolved_import_paths
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from metasgd import nn as nets
+from metasgd import rules
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.source import Omniglot
@@ -52,6 +55,10 @@ NO_MODULE = re.compile(
 
 NOT_OF_TYPE = re.compile(r"""Parser key "([\w.]+)":\s+Expected a <class '(int|float|bool)'>\. Got value: (.*)""")
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+for package in (nets, rules):  # whose names configurations have, though metasgd itself offers some of these too
+    for name in package.__all__:
+        resolved_import_paths.add(getattr(package, name), f"{package.__name__}.{name}")
 
 _load_yaml = get_loader("yaml")
 

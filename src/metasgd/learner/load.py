@@ -13,12 +13,12 @@ from upath import UPath
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.learner.size_limit import SizeLimit
 from metasgd.meta.model import MetaModel
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import saved_config
 from metasgd.runs.folders import validate_shapes
+from metasgd.runs.size_limit import SizeLimit
 
 KINDS = (nn.Module, Source, Optimizer, LRScheduler)
 """What a configuration is built of."""

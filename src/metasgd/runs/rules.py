@@ -1,6 +1,7 @@
 """The update rule in a checkpoint, built without the network that it was trained on."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import saved_config
 from metasgd.runs.folders import validate_shapes
+from metasgd.runs.size_limit import SizeLimit
 
 PROTOTYPE_SCALES = (".log_scale", ".log_temperature")
 """Parameters of a ``PrototypeHead`` that no rule changes."""
@@ -46,13 +48,14 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
     phi = {n.removeprefix("update_rule."): t for n, t in tensors.items() if n.startswith("update_rule.")}
     what = f"the update rule of the checkpoint {path}"
     try:
-        rule = _built(model["update_rule"], trust)
-        steps = (model.get("inner_steps") or 1) * (model.get("segments") or 1)
-        # PyTorch builds a network in its default type, whatever type the checkpoint has
-        bound = {n: t.to(torch.get_default_dtype()) if t.is_floating_point() else t for n, t in network.items()}
-        rule.bind({n: bound[n] for n in _names_in(phi, network, model.get("adapts") or "all")}, steps)
+        with nullcontext() if trust else SizeLimit(tensors):
+            rule = _built(model["update_rule"], trust)
+            steps = (model.get("inner_steps") or 1) * (model.get("segments") or 1)
+            # PyTorch builds a network in its default type, whatever type the checkpoint has
+            bound = {n: t.to(torch.get_default_dtype()) if t.is_floating_point() else t for n, t in network.items()}
+            rule.bind({n: bound[n] for n in _names_in(phi, network, model.get("adapts") or "all")}, steps)
     except UserError as error:
-        raise UserError(*(f"{what}: {problem}" for problem in error.problems)) from error
+        raise UserError(*(f"{what} cannot be built: {problem}" for problem in error.problems)) from error
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its class must be"

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.learner.size_limit import LEAST, SLACK, SizeLimit
 from metasgd.nn import MLP, Conv4
 from metasgd.rules import OptimizerNetwork, PerLayerPerStep, PerParameter, Scalar
+from metasgd.runs.size_limit import LEAST, SLACK, SizeLimit
 
 NETWORKS = [
     lambda: Conv4(),
