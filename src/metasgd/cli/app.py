@@ -1,6 +1,8 @@
 """The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
 
 import sys
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import yaml
@@ -11,10 +13,11 @@ from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as Bar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd import __version__
-from metasgd.cli.commands import COMMANDS
+from metasgd.cli.closing import PROGRAM, closing_lines
+from metasgd.cli.commands import COMMANDS, MAIN_JOB
 from metasgd.cli.options import say
 from metasgd.cli.parser import Parser, validate_makers
 from metasgd.cli.parsing import ready
@@ -28,12 +31,13 @@ from metasgd.cli.trainer_options import (
 from metasgd.cli.values import validate_values
 from metasgd.errors import UserError
 from metasgd.reporting.figures import settings_of
-from metasgd.reporting.text import printable, shell_command
-from metasgd.runs.folders import find_start, new_run
+from metasgd.runs.folders import Run, find_start, new_run
+from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
-from metasgd.runs.storage import place_of, validate_writable
+from metasgd.runs.storage import place_of
 from metasgd.runtime.exit_codes import ending_of
-from metasgd.runtime.launch import ConsistentCheckpoint, Launch
+from metasgd.runtime.launch import ConsistentCheckpoint, Launch, be_first
+from metasgd.runtime.output import losing_output_alone
 from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.runtime.signals import SIGNALS
 from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
@@ -48,14 +52,6 @@ from metasgd.training.module import MetaSGDModule
 from metasgd.training.saved_states import validate_progress
 from metasgd.training.start import initialise, require_checkpoint, resume, validate_pictures
 
-PROGRAM = "python -m metasgd"
-MAIN_JOB = {
-    "fit": "Meta-train a network together with its update rule.",
-    "validate": "Judge a checkpoint on the validation tasks.",
-    "test": "Judge a checkpoint on tasks of unseen classes: a table and results.json.",
-    "predict": "Adapt to the test tasks and predict their query sets.",
-}
-"""The Trainer's methods, in the terms of meta-training."""
 SAVE_DIR = "trainer.logger.init_args.save_dir"
 
 
@@ -63,23 +59,24 @@ class MetaSGDCLI(LightningCLI):
     """LightningCLI with checkpoints by keyword, runs that go on in their own folder, and a test record."""
 
     def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            MetaSGDModule,
-            EpisodicDataModule,
-            trainer_class=RunTrainer,
-            save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=Parser,
-            seed_everything_default=0,
-            parser_kwargs={
-                "prog": PROGRAM,
-                "description": "Meta-train a network together with the optimizer that will train it, and use both.",
-                "version": __version__,
-            },
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        with ExitStack() as self.held:  # the run's lock
+            super().__init__(
+                MetaSGDModule,
+                EpisodicDataModule,
+                trainer_class=RunTrainer,
+                save_config_callback=SaveFitConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults=TRAINER_DEFAULTS,
+                parser_class=Parser,
+                seed_everything_default=0,
+                parser_kwargs={
+                    "prog": PROGRAM,
+                    "description": "Meta-train a network together with the optimizer that will train it, and use both.",
+                    "version": __version__,
+                },
+                auto_configure_optimizers=False,
+                args=args,
+            )
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
@@ -150,7 +147,8 @@ class MetaSGDCLI(LightningCLI):
         settings = [logger.as_dict() for logger in as_list(options.trainer.logger)]
         place = Place.of(settings, options.run.as_dict(), config.get("default_root_dir"))
         save_dir = place_of(place.save_dir, place.option)
-        start = find_start(options.ckpt_path, save_dir, place.name, place.version, fit=command == "fit")
+        own = None if dry else self._lock
+        start = find_start(options.ckpt_path, save_dir, place.name, place.version, fit=command == "fit", own=own)
         max_steps = int(config["fast_dev_run"]) if dry else config["max_steps"]
         configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
         resume(self.model, start, configured, fit=command == "fit", max_steps=max_steps)
@@ -164,7 +162,8 @@ class MetaSGDCLI(LightningCLI):
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         run = start.run or new_run(save_dir, place.name)
         resumed_at = start.outer_step if start.run and command == "fit" else None
-        config["logger"] = False if dry else loggers_of(config["logger"], settings, run, resumed_at)
+        self.loggers_of = partial(loggers_of, config["logger"], settings)
+        config["logger"] = False if dry else self.loggers_of(run, resumed_at)
         own_callbacks = as_list(config["callbacks"])
         if command == "fit":
             validate_monitors(own_callbacks, self.model.logged_names())
@@ -204,8 +203,15 @@ class MetaSGDCLI(LightningCLI):
         if start.checkpoint is not None:
             validate_progress(start.checkpoint, start.content, trainer)
         trainer.run_folder = None if dry else str(run.folder)
-        self.run, self.resumed_at, self.option, self.dry = run, resumed_at, place.option, dry
+        self.start, self.run, self.resumed_at, self.option, self.dry = start, run, resumed_at, place.option, dry
+        if trainer.world_size == 1 and be_first() and own and command == "fit" and run.folder.is_dir() and start.run:
+            own(run)
         return trainer
+
+    @rank_zero_only
+    def _lock(self, run: Run) -> None:
+        """Keep other processes out of a run that is to be trained, until this one has ended."""
+        self.held.enter_context(locked(run, rank_zero_info))
 
     def before_fit(self) -> None:
         self._validate_fit("fit")
@@ -214,20 +220,11 @@ class MetaSGDCLI(LightningCLI):
 
     @rank_zero_only
     def after_fit(self) -> None:
-        """Say where the run lies, what it reached, and what to do with it."""
         if self.dry:
             print(f"fast_dev_run: {self.trainer.max_steps} outer steps and a validation, of which nothing is saved")
             return
         # not log_dir, for which all processes would have to meet once more, and some may have left
-        folder, score = self.run.folder, self.best.best_model_score
-        reached = "" if score is None else f", best.ckpt with {self.best.monitor} {float(score):.4g}"
-        checkpoint = f"{folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
-        test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
-        print(
-            printable(f"written to {folder}: last.ckpt after {self.trainer.global_step} outer steps{reached}"),
-            f"judge it on test tasks: {shell_command([*PROGRAM.split(), *test])}",
-            sep="\n",
-        )
+        print(*closing_lines(str(self.run.folder), self.best), sep="\n")
 
     def before_validate(self) -> None:
         self._validate_fit("validate")
@@ -248,13 +245,17 @@ class MetaSGDCLI(LightningCLI):
         self.model.as_inputs(self.datamodule.example())
         if self.dry:
             return
-        if stage != "validate":
-            validate_writable(self.run.save_dir, self.option)
-            validate_run_folder(self.run.folder, stage, self.option)
+        validate_run_folder(self.run.folder, stage, self.option)
+        self.run = open_run(self.start, self.run, stage == "fit", rank_zero_info, self.held)
+        if self.start.run is None:  # other processes may have taken the number meanwhile
+            assert isinstance(self.trainer, RunTrainer)
+            self.trainer.run_folder = str(self.run.folder)
+            self.trainer.loggers = as_list(self.loggers_of(self.run, None))
         keep_earlier(self.trainer.loggers, self.run, self.resumed_at)
 
 
 @SIGNALS.listening()
+@losing_output_alone
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     quieten()

@@ -1,6 +1,7 @@
 """``train``: one network on one data set, by a learned optimizer or a given one."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -19,10 +20,12 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.reporting.text import printable
 from metasgd.runs.checkpoint_schema import CONFIG_KEY
-from metasgd.runs.folders import Start, checkpoint_file, find_start, validate_shapes
+from metasgd.runs.folders import Run, Start, checkpoint_file, find_start, new_run, validate_shapes
+from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_folder
 from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
+from metasgd.runtime.launch import be_first
 from metasgd.supervised.datamodule import LoadedData, SupervisedData
 from metasgd.supervised.module import MakeOptimizer, SupervisedModule, validate_network
 from metasgd.supervised.same_run import validate_same_run
@@ -30,7 +33,7 @@ from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoin
 from metasgd.training.callbacks.progress import ProgressBar
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.resuming import validate_resumable
-from metasgd.training.run_logger import logger_of
+from metasgd.training.run_logger import RunLogger
 from metasgd.training.saved_states import validate_progress
 
 
@@ -92,7 +95,11 @@ class Train:
                 f"seed_everything is {self.seed_everything}: a whole number from 0 to {max_seed_value} is needed"
             )
         raise_problems(problems)
-        start, optimizer_ckpt = self._start()
+        with ExitStack() as held:  # the run's lock
+            self._run(held)
+
+    def _run(self, held: ExitStack) -> None:
+        start, optimizer_ckpt = self._start(held)
         make_optimizer = self._make_optimizer(optimizer_ckpt)
         seed_everything(self.seed_everything, verbose=False)
         data = SupervisedData(self.problem, self.data, self.batch_size, self.seed_everything)
@@ -102,11 +109,14 @@ class Train:
         module = SupervisedModule(network, self.problem.loss, make_optimizer)
         optimizer = made_by(module)  # refuses what does not fit before a run has a folder
         self._refuse_other_start(start, module, optimizer, optimizer_ckpt)
-        trainer = self._trainer(start, module)
+        be_first()
+        new = start.run or new_run(place_of(self.save_dir, "--save_dir"), self.name)
+        validate_folder(new.folder / "checkpoints", "--save_dir and --name")
+        run = open_run(start, new, True, rank_zero_info, held)
+        trainer = self._trainer(start, run, module)
         if start.checkpoint is not None:
             validate_progress(start.checkpoint, start.content, trainer)
-        folder = place_of(trainer.log_dir or self.save_dir, "--save_dir")
-        validate_folder(folder / "checkpoints", "--save_dir and --name")
+        folder = run.folder
         write_whole(folder / "config.yaml", self.config.encode())
         trainer.fit(module, datamodule=data, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
         found = trainer.test(module, datamodule=data, verbose=False)[0]
@@ -118,15 +128,19 @@ class Train:
         )
         print(printable(f"written to {folder}"))
 
-    def _start(self) -> tuple[Start, str | None]:
+    def _start(self, held: ExitStack) -> tuple[Start, str | None]:
         """What to resume from, and the checkpoint of the learned optimizer.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, or not one of this command.
         """
         save_dir = place_of(self.save_dir, "--save_dir")
+
         start = find_start(self.ckpt_path, save_dir, self.name, self.version, fit=True)
         if CONFIG_KEY not in start.content:
+            if start.run is not None and start.run.folder.is_dir():
+                held.enter_context(locked(start.run, rank_zero_info))
+                start = find_start(self.ckpt_path, save_dir, self.name, self.version, fit=True)  # as it is now
             return start, self.optimizer_ckpt
         if self.optimizer != "learned" or self.optimizer_ckpt is not None:
             raise UserError(
@@ -170,7 +184,7 @@ class Train:
         path, content = start.checkpoint, start.content
         if path is None:
             return
-        if start.outer_step >= self.steps:
+        if start.outer_step > self.steps:  # one that took as many may have been killed before its test
             raise UserError(
                 f"--steps is {self.steps}, but {path} has done {start.outer_step}: give more, or leave --ckpt_path out"
             )
@@ -184,7 +198,7 @@ class Train:
                 f" --optimizer_ckpt {optimizer_ckpt}. Give the checkpoint that it began with, or leave --ckpt_path out"
             )
 
-    def _trainer(self, start: Start, module: SupervisedModule) -> Trainer:
+    def _trainer(self, start: Start, run: Run, module: SupervisedModule) -> Trainer:
         callbacks: list[Callback] = [
             BestCheckpoint(module.objective.metric, module.objective.higher_is_better),
             LastCheckpoint(every_n_steps=self.val_every),
@@ -201,7 +215,13 @@ class Train:
             log_every_n_steps=10,
             enable_model_summary=False,
             enable_progress_bar=self.progress,
-            logger=logger_of(start, self.save_dir, self.name, trains=True),
+            logger=RunLogger(
+                str(run.save_dir),
+                name=run.name,
+                version=run.version,
+                default_hp_metric=False,
+                purge_step=start.outer_step if start.run else None,
+            ),
             callbacks=callbacks,
             plugins=[WholeCheckpointIO()],
         )

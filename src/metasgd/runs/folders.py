@@ -1,6 +1,7 @@
 """A run's folder, ``runs/NAME/version_K``, and finding the checkpoints in it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from upath import UPath
 from metasgd.errors import UserError
 from metasgd.runs.checkpoint_file import read_checkpoint as read_checkpoint
 from metasgd.runs.checkpoint_schema import CONFIG_KEY as CONFIG_KEY
-from metasgd.runs.storage import answering, place_of
+from metasgd.runs.storage import answering, is_saved, place_of
 
 KEYWORDS = ("last", "best")
 RESUME = "resume"
@@ -61,8 +62,23 @@ class Start:
         return f"{of}{self.checkpoint.name} of outer step {self.outer_step}"
 
 
-def find_start(ckpt_path: str | None, save_dir: UPath, name: str, version: int | str | None, fit: bool) -> Start:
+def find_start(
+    ckpt_path: str | None,
+    save_dir: UPath,
+    name: str,
+    version: int | str | None,
+    fit: bool,
+    own: Callable[[Run], None] | None = None,
+) -> Start:
     """Find the checkpoint and the run that ``--ckpt_path`` and the logger's options mean; change nothing.
+
+    Args:
+        ckpt_path: a path or a keyword.
+        save_dir: the folder of all runs.
+        name: of the run.
+        version: of the run, if one is named.
+        fit: whether it is to be trained.
+        own: called with the run that is to be trained, before its checkpoint is read.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or the run named is another's.
@@ -80,6 +96,11 @@ def find_start(ckpt_path: str | None, save_dir: UPath, name: str, version: int |
         if fit and ckpt_path != RESUME and (run is None or run.folder != named.folder.resolve()):
             validate_version(named)
         run = named
+    if fit and run is not None and run.folder.is_dir():
+        if own is not None:
+            own(run)
+        if ckpt_path == RESUME:  # its first checkpoint may be there by now
+            path = resolve_checkpoint(RESUME, save_dir, name, run.version)
     return Start(run, path, {} if path is None else read_checkpoint(path))
 
 
@@ -113,11 +134,11 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
                 f" $SLURM_JOB_ID), or use last for the newest run in {save_dir / name}."
             )
         last = Run(save_dir, name, version).checkpoint("last")
-        return last if last.is_file() else None
+        return last if is_saved(last) else None
     if ckpt_path in KEYWORDS:
         runs = runs_of(save_dir, name) if version is None else [Run(save_dir, name, version)]
         for run in runs:
-            if run.checkpoint(ckpt_path).is_file():
+            if is_saved(run.checkpoint(ckpt_path)):
                 return run.checkpoint(ckpt_path)
         where = f"no run in {save_dir / name}" if version is None else f"the run {runs[0].folder}"
         has = "has" if version is None else "does not have"
@@ -153,7 +174,7 @@ def validate_version(run: Run) -> None:
     Raises:
         UserError: the folder is there.
     """
-    if run.folder.exists():
+    if run.folder.exists() or run.folder.is_symlink():
         raise UserError(
             f"trainer.logger.init_args.version is {run.version}, but {run.folder} is there already. Use --ckpt_path"
             " resume to go on with that run, or another version for a new one."
@@ -167,6 +188,11 @@ def run_of(checkpoint: UPath) -> Run | None:
     if folder.name != "checkpoints" or match is None:
         return None
     return Run(folder.parents[2], folder.parents[1].name, int(match[1]))
+
+
+def saved_step(last: UPath) -> int | None:
+    """The outer step that this checkpoint is of; None if there is none."""
+    return int(read_checkpoint(last)["global_step"]) if is_saved(last) else None
 
 
 def validate_shapes(path: Path | UPath, content: dict[str, Any], module: torch.nn.Module) -> None:

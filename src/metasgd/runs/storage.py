@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 import tempfile
 import traceback
 import uuid
@@ -14,15 +15,18 @@ from upath import UPath
 
 from metasgd.errors import UserError
 
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
+
 
 def place_of(address: str, option: str) -> UPath:
-    """The place that an option names.
+    """The place that an option names; ``~`` and the environment's variables, as ``$SCRATCH``, are filled in.
 
     Raises:
-        UserError: nothing here can reach such an address.
+        UserError: nothing here can reach such an address, or it has a variable that is not set.
     """
+    filled_in = expanded(address, option)
     try:
-        place = UPath(address).expanduser()
+        place = UPath(filled_in).expanduser()
         _ = place.fs  # which is made when it is first asked for
     except (ImportError, ValueError) as error:
         raise UserError(
@@ -30,6 +34,22 @@ def place_of(address: str, option: str) -> UPath:
             " fsspec knows, with its package installed (s3fs for s3://, gcsfs for gs://, adlfs for az://)"
         ) from error
     return place
+
+
+def expanded(text: str, option: str) -> str:
+    """The text with the environment's variables filled in, as the logger does with the folder that it is given.
+
+    Raises:
+        UserError: a variable is not set; a folder of the name of the variable would be made.
+    """
+    filled_in = os.path.expandvars(text)
+    unset = _VARIABLE.search(filled_in)
+    if unset and not os.path.lexists(filled_in):
+        raise UserError(
+            f"{option} is {text}, but the environment has no variable {unset[1] or unset[2]}. Set it, or give the"
+            " folder itself"
+        )
+    return filled_in
 
 
 @contextmanager
@@ -74,8 +94,8 @@ def answering(place: Path | UPath, option: str) -> Iterator[None]:
 def write_whole(place: Path | UPath, content: bytes) -> None:
     """Write a file such that a reader finds it whole, or the one before it.
 
-    On this machine it is written beside its place and moved there. Object stores show an object once it is
-    complete.
+    On this machine it is written beside its place and moved there; what writes that were killed left beside it is
+    removed first. Object stores show an object once it is complete.
     """
     if not isinstance(place, Path):
         with errors_of_the_system(place):
@@ -83,6 +103,7 @@ def write_whole(place: Path | UPath, content: bytes) -> None:
             place.write_bytes(content)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place)
     beside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
@@ -94,10 +115,8 @@ def write_whole(place: Path | UPath, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def remove_abandoned(place: Path | UPath) -> None:
+def _remove_abandoned(place: Path) -> None:
     """Remove what writes of this file left beside it when they were killed; not that of a process still alive here."""
-    if not isinstance(place, Path):
-        return
     for beside in place.parent.glob(f".{place.name}.*"):
         writer = re.fullmatch(r"\d{1,9}", beside.suffix[1:])
         if writer and not _is_alive(int(writer[0])):
@@ -111,6 +130,36 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # another user's
+    return True
+
+
+def is_saved(file: Path | UPath) -> bool:
+    """Whether this file is there; one that should be there, and cannot be read, is not taken for absent.
+
+    Raises:
+        UserError: the file, or a folder on the way to it, is a link to nothing, cannot be read, or is something else.
+    """
+    if not isinstance(file, Path):
+        with answering(file, "the run's folder"):
+            return bool(file.is_file())
+    for part in (*reversed(file.absolute().parents), file):
+        try:
+            found = part.lstat()
+            found = part.stat()
+        except FileNotFoundError:
+            if not part.is_symlink():
+                return False
+            reason = f"{part} is a link to {os.readlink(part)}, which is not there: mount what holds it"
+        except OSError as error:
+            reason = f"{part}: {error.strerror or error}"
+        else:
+            if part != file or (stat.S_ISREG(found.st_mode) and os.access(file, os.R_OK)):
+                continue
+            reason = "you may not read it" if stat.S_ISREG(found.st_mode) else "it is no file"
+        raise UserError(
+            f"{file} cannot be read ({reason}). Make it readable, so that its run is resumed and not begun again; for"
+            " a new run, move it away"
+        )
     return True
 
 

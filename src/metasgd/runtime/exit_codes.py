@@ -1,8 +1,10 @@
 """What ends a command from outside: a full disk, a remote place or another process that is gone."""
 
 import errno
+import os
 
 import torch
+import torch.distributed
 
 from metasgd.runs.storage import is_lost_place
 from metasgd.runtime.signals import is_lost_process, reason_of_loss
@@ -10,6 +12,17 @@ from metasgd.runtime.signals import is_lost_process, reason_of_loss
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk answers to whoever writes."""
 GO_ON = "go on with --ckpt_path last"
+EVENTS = "events.out.tfevents"
+WORKER = "DataLoader worker"
+"""How torch's errors begin when a worker has died, which have no type of their own."""
+
+
+def run_is_gone(folder: object) -> str:
+    """What to say of a run whose folder disappeared while it was trained."""
+    return (
+        f"the run's folder {folder} is not there any more: it was deleted, or moved. Training stops, since nothing can"
+        " be saved; resume it where it lies now, by --ckpt_path and the path of its last.ckpt"
+    )
 
 
 def ending_of(error: BaseException | None) -> tuple[int, str] | None:
@@ -27,6 +40,26 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
         )
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return 2, f"trainer.callbacks has an EarlyStopping on what is not logged: {str(error).splitlines()[0]}"
+    if isinstance(error, OSError) and EVENTS in str(error.filename):
+        folder = os.fsdecode(error.filename).partition(f"/{EVENTS}")[0]
+        return 2, run_is_gone(folder) if error.errno == errno.ENOENT else (
+            f"the run's folder {folder} cannot be written any more ({error.strerror}). Allow writing there, and {GO_ON}"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return 2, (
+            "this process may open no more files (ulimit -n). Raise the limit, or use fewer processes that fetch"
+            f" batches, as --data.num_workers 0; to resume, {GO_ON}"
+        )
+    if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
+        return 1, (
+            "a process that fetches batches (data.num_workers) was ended from outside, as for lack of memory"
+            f" ({str(error).splitlines()[0].strip().rstrip('.')}). Use fewer of them if it was, and {GO_ON}"
+        )
+    if isinstance(error, torch.distributed.DistNetworkError) and "EADDRINUSE" in str(error):
+        return 2, (
+            f"the port {os.environ.get('MASTER_PORT')} of this host, by which the processes of the run are to find each"
+            " other, is taken by another program. Set MASTER_PORT to a free one, or leave it out"
+        )
     if isinstance(error, RuntimeError) and is_lost_process(error):
         return 1, (
             "another process of this run has ended, or has not answered within the time that trainer.strategy allows"

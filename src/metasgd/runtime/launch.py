@@ -15,9 +15,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd.errors import UserError
 from metasgd.runtime.signals import is_lost_process
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""From the first of these variables that is set Lightning takes the rank of a process."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Launch:
                 f"SLURM gives this job {tasks} tasks, but not how many of them a host has. Use --ntasks-per-node in the"
                 " place of --ntasks, and start the program by srun; for a single process, use --ntasks 1"
             )
+        _refuse_tasks_of_an_interactive_job()
         return None
 
     def fill_in(self, num_nodes: int, devices: Any) -> dict[str, Any]:
@@ -67,6 +72,37 @@ class Launch:
                 f" {type(trainer.strategy).__name__}, which makes {trainer.world_size}. Leave these options out, and"
                 " start as many processes on every host"
             )
+
+
+def _refuse_tasks_of_an_interactive_job() -> None:
+    """Refuse several tasks of srun where Lightning takes each for a run of its own.
+
+    Raises:
+        UserError: with the options that make them one run.
+    """
+    name, tasks = SLURMEnvironment.job_name(), int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if name in ("bash", "interactive") and tasks > 1:
+        raise UserError(
+            f"srun started {tasks} tasks in a job named {name}, in which each of them would train by itself. Give the"
+            " job another name and the number of tasks for each host, as by srun --job-name metasgd --ntasks-per-node"
+            f" {tasks}; or start one, by srun -n 1"
+        )
+
+
+def be_first() -> bool:
+    """Take this process, the only one of its run, for the first of the run; whether the environment says otherwise.
+
+    Variables that another launcher has left behind would keep it from writing curves and checkpoints.
+    """
+    if not rank_zero_only.rank:  # type: ignore[attr-defined] # set by Lightning
+        return False
+    rank_zero_only.rank = 0  # type: ignore[attr-defined] # as above
+    given = ", ".join(f"{name} {os.environ[name]}" for name in RANKS if name in os.environ)
+    rank_zero_info(
+        f"the environment has {given}, but this run has one process, which does all of the work. For several use"
+        " torchrun, or --trainer.devices"
+    )
+    return True
 
 
 def _validate_restarts() -> None:

@@ -2,14 +2,48 @@
 
 import gc
 import os
+import resource
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.multiprocessing
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_info
 
+from metasgd.errors import UserError
+
+FILES_OF_A_WORKER, FILES_OF_ITS_TENSORS = 8, 16
+"""Open files that a process which fetches batches takes here: for itself, and for the tensors on their way from it."""
 NOTHING: AbstractContextManager[None] = nullcontext()
+
+
+def allow_workers(n: int) -> None:
+    """See to it that this process may open the files that n processes which fetch batches take.
+
+    Where it may not, some of these stop and the process waits for them for ever. It raises its own limit as far as it
+    may; where that is not enough, tensors are passed by names in place of open files.
+
+    Raises:
+        UserError: the limit is too low for that too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    least = taken + n * FILES_OF_A_WORKER
+    enough = least + n * FILES_OF_ITS_TENSORS
+    if soft == resource.RLIM_INFINITY or enough <= soft:
+        return
+    limit = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+    if limit < least:
+        raise UserError(
+            f"data.num_workers is {n}, but this process may have {hard} files open (ulimit -n), which is too few. Raise"
+            f" that limit, at least to {least}, or use fewer workers, as --data.num_workers 0"
+        )
+    if limit < enough and torch.multiprocessing.get_sharing_strategy() != "file_system":  # type: ignore[no-untyped-call]
+        torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
+        rank_zero_info(f"batches are passed by names in shared memory, since only {hard} files may be open (ulimit -n)")
 
 
 class NoProfiler(Profiler):

@@ -147,6 +147,11 @@ def leave(trainer: Trainer, number: int) -> None:
     raise SystemExit(128 + number)
 
 
+def fewest(trainer: Trainer, n: int) -> int:
+    """The least n of all processes: so often all of them can be asked whether a signal has come."""
+    return int(trainer.strategy.reduce(torch.tensor(n, device=trainer.strategy.root_device), reduce_op="min"))
+
+
 def requeue_signal(trainer: Trainer) -> int | None:
     """The signal by which SLURM announces a job's end, if the job is to be requeued then."""
     environment = trainer._accelerator_connector.cluster_environment

@@ -1,6 +1,7 @@
 """How checkpoints are written and read: whole or not at all, and without running code in them."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from upath import UPath
 from metasgd.errors import UserError
 from metasgd.runs.checkpoint_file import read_checkpoint, sealed
 from metasgd.runs.checkpoint_schema import FORMAT, FORMAT_KEY
+from metasgd.runs.folders import run_of
 from metasgd.runs.storage import write_whole
+from metasgd.runtime.exit_codes import run_is_gone
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -22,6 +25,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ARG002
         place = UPath(path)
+        run = run_of(place)
+        if run is not None:
+            folder: Path | UPath = run.folder
+            if isinstance(folder, Path) and not folder.is_dir():
+                raise UserError(run_is_gone(folder))
         content = io.BytesIO()
         torch.save({**checkpoint, FORMAT_KEY: FORMAT}, content)
         try:

@@ -16,6 +16,7 @@ from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.runtime.process import allow_workers
 from metasgd.runtime.signals import SIGNALS, obey_parent_alone
 
 Item = TypeVar("Item")
@@ -89,6 +90,8 @@ class ResumingLoader(DataLoader[Item]):
     """
 
     def __iter__(self) -> Any:
+        if self.num_workers:
+            allow_workers(self.num_workers)
         self.worker_init_fn = obey_parent_alone
         with SIGNALS.kept_from_workers():
             return super().__iter__()

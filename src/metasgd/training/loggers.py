@@ -18,6 +18,8 @@ from torch import Tensor
 from upath import UPath
 
 from metasgd.runs.folders import Run
+from metasgd.runs.storage import expanded
+from metasgd.training.run_logger import RunLogger
 
 CSV_FILE = "metrics.csv"
 """What CSVLogger writes."""
@@ -68,7 +70,8 @@ class Place:
                 )
                 break
         given = {name: value for name, value in run.items() if value is not None}
-        return replace(found, **given, **({"option": "run.save_dir"} if "save_dir" in given else {}))
+        found = replace(found, **given, **({"option": "run.save_dir"} if "save_dir" in given else {}))
+        return replace(found, name=expanded(found.name, "run.name"))
 
 
 class CheckpointsInRun(Callback):
@@ -135,7 +138,8 @@ def in_run(logger: Logger, options: Mapping[str, Any], run: Run, resumed_at: int
     place = {"save_dir": str(run.save_dir), "name": run.name, "version": run.version}
     if isinstance(logger, TensorBoardLogger):
         later = {"default_hp_metric": False, "purge_step": resumed_at}
-        return type(logger)(**{**options, **place, **later})
+        kind = RunLogger if type(logger) is TensorBoardLogger else type(logger)
+        return kind(**{**options, **place, **later})
     return type(logger)(**{**options, **place})
 
 
@@ -177,7 +181,7 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
             logger.experiment.log_image(logger.run_id, _drawn(figure), f"{_named(logger, name)}/step_{step}.png")
 
 
-def log_histogram(trainer: Trainer, name: str, values: Tensor, bins: int) -> None:
+def log_histogram(trainer: Trainer, name: str, values: Tensor, bins: list[float]) -> None:
     """Show how values are spread, in TensorBoard alone."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -1,24 +1,43 @@
-"""The logger of a run: its folder is the run's folder, for every command that trains or evaluates one."""
+"""TensorBoard's files of a run that was resumed: each sorts after those before it, whatever the clock says."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import SummaryWriter
+from upath import UPath
 
-from metasgd.runs.folders import Start
+PREFIX = "events.out.tfevents."
 
 
-def logger_of(start: Start, save_dir: str, name: str, trains: bool) -> TensorBoardLogger:
-    """The logger of the run that ``start`` resumes or evaluates, otherwise of a new run ``save_dir/name/version_K``.
+class RunLogger(TensorBoardLogger):
+    """Lightning's, which names a file by the time of its making; TensorBoard reads a run's files in their names' order.
 
-    Args:
-        start: where the command starts from.
-        save_dir: the folder of all runs.
-        name: of the run.
-        trains: whether what was logged after the checkpoint will be logged again, and is to be dropped.
+    A resumed run says in its file from which step on what was logged before counts no more. Where its clock is behind
+    that of its first life, or both fall into one second, TensorBoard would read this first, and then all of the rest:
+    so each file is named after those that are there.
     """
-    run = start.run
-    return TensorBoardLogger(
-        save_dir=str(run.save_dir) if run else save_dir,
-        name=run.name if run else name,
-        version=run.version if run else None,
-        default_hp_metric=False,
-        purge_step=start.outer_step if run and trains else None,
-    )
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if self._experiment is None:
+            with _named_after(UPath(self.log_dir)):
+                self._experiment = super().experiment
+        return self._experiment
+
+
+@contextmanager
+def _named_after(folder: UPath) -> Iterator[None]:
+    """Files of events that are made meanwhile sort after those that are in the folder."""
+    stamps = [int(stamp) for file in folder.glob(f"{PREFIX}*") if (stamp := file.name[len(PREFIX) :][:10]).isdigit()]
+    latest, clock = max(stamps, default=0), event_file_writer.time
+    event_file_writer.time = SimpleNamespace(time=lambda: max(time.time(), latest + 1))
+    try:
+        yield
+    finally:
+        event_file_writer.time = clock

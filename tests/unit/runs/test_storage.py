@@ -8,7 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.storage import place_of, remove_abandoned, validate_writable, write_whole
+from metasgd.runs.storage import place_of, validate_writable, write_whole
 
 
 def test_an_address_that_cannot_be_reached_is_refused():
@@ -55,8 +55,21 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     kept = [f".last.ckpt.{os.getpid()}", ".last.ckpt.1", f".best.ckpt.{dead.pid}", ".last.ckpt.mine", ".last.ckpt"]
     for name in left + kept:
         (place.parent / name).touch()
-    remove_abandoned(place)
-    assert {p.name for p in tmp_path.iterdir()} == {*kept, "last.ckpt"}
+    write_whole(place, b"the next")
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, "last.ckpt"} - {f".last.ckpt.{os.getpid()}"}
+
+
+def test_an_address_is_filled_in_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    assert place_of("$SCRATCH/runs", "x") == place_of("${SCRATCH}/runs", "x") == UPath(tmp_path) / "runs"
+    assert place_of("~/runs", "x") == UPath("/home/me/runs")
+    for unset in ("$UNSET/runs", "${UNSET}/runs"):
+        with pytest.raises(UserError, match=r"some.option is .*, but the environment has no variable UNSET"):
+            place_of(unset, "some.option")
+    (tmp_path / "$UNSET").mkdir()
+    assert place_of("$UNSET", "x") == UPath("$UNSET")
 
 
 class BackendError(Exception):

@@ -18,9 +18,8 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.nn.networks import uses_batch_statistics
 from metasgd.reporting.results import Protocol, table, write
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, MADE_BY_KEY
-from metasgd.runs.folders import KEYWORDS, RESUME
-from metasgd.runs.storage import remove_abandoned
-from metasgd.runtime.signals import SIGNALS, leave
+from metasgd.runs.folders import KEYWORDS, RESUME, saved_step
+from metasgd.runtime.signals import SIGNALS, fewest, leave
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import as_list, flush
 from metasgd.training.module import MetaSGDModule
@@ -73,15 +72,16 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``, written only where a run resumes to the same bits and curves.
+    """Saves ``checkpoints/last.ckpt``, only where a run resumes to the same bits and curves.
 
-    That is between two outer steps, once the first is logged and the validation that follows it is done. On
-    SIGTERM and SIGINT (once) the outer step at work is finished, saved, and left with ``128 + signal``, as a
-    scheduler expects; a second SIGINT leaves at once. In a job of SLURM, the signal before its end (SIGUSR1, by
-    Lightning's ``SLURMEnvironment``) does so too and requeues the job.
+    That is between two outer steps, once the first is logged and the validation that follows it is done; and at the
+    end. On SIGTERM and SIGINT (once) the outer step at work is finished, saved, and left with ``128 + signal``, as a
+    scheduler expects; a second SIGINT leaves at once. So does the signal before the end of a job of SLURM (SIGUSR1, by
+    Lightning's ``SLURMEnvironment``), which requeues the job. A validation is left between two of its batches: the
+    state before the outer step that it follows is saved, and a resumed run takes that step again.
 
     Args:
-        every_n_steps: outer steps between two writes; after each validation and at the end as well.
+        every_n_steps: outer steps between two writes; others are before and after each validation, and at the end.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -89,21 +89,28 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.saved_at = 0
         self.made_by: dict[str, Any] = {}
+        self.common_val_batches = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         if not self.made_by:
             return  # an error before the training began, of which another callback saves what there is
         checkpoint[MADE_BY_KEY] = self.made_by
         loop = checkpoint["loops"]["fit_loop"]
-        progress = loop["epoch_loop.batch_progress"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
         # of a finished run too, which goes on if it is resumed with more steps
-        progress["is_last_batch"] = False
-        if progress["current"]["ready"] > progress["current"]["started"]:
-            # between two steps, which Lightning's loop does not know: told as it was at the end of the first
-            for counts in (progress["total"], progress["current"]):
-                counts["ready"] -= 1
+        batches["is_last_batch"] = False
+        current, total = batches["current"], batches["total"]
+        between = current["ready"] > current["started"]
+        over = epochs["current"]["processed"] > epochs["current"]["completed"]
+        validated = not (between or over) and self._validates_after(trainer, current["processed"], total["processed"])
+        # Lightning resumes from the end of a step, or from that of its validation: all else is told as the first
+        for counts in (total, current):
+            counts["ready"] -= between
+            if counts["completed"] == counts["processed"] and not validated:
                 counts["completed"] -= 1
-            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= between or over
+        for counts in (epochs["total"], epochs["current"]):
+            counts["processed"] -= over
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if stage == "fit":
@@ -116,55 +123,78 @@ class LastCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         self.made_by = made_by(trainer.optimizers[0], schedules[0] if schedules else None)  # before any step
-        folder = trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
-        if trainer.is_global_zero:
-            for keyword in KEYWORDS:
-                remove_abandoned(UPath(folder) / "checkpoints" / f"{keyword}.ckpt")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_at = trainer.fit_loop.total_batch_idx + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        done = trainer.fit_loop.total_batch_idx
         leaving = SIGNALS.agreed(trainer)
-        if leaving or batch_idx % self.every_n_steps == 0:
-            self._save(trainer, steps=batch_idx)
+        if leaving or done % self.every_n_steps == 0 or self._validates_after(trainer, batch_idx + 1, done + 1):
+            self._save(trainer, done)
         if leaving:
-            folder = trainer.log_dir
-            if trainer.is_global_zero:
-                name, saved = signal.Signals(leaving).name, f"{folder}/checkpoints/last.ckpt"
-                print(f"stopped by {name} after {trainer.global_step} steps: {saved}", file=sys.stderr)
-            leave(trainer, leaving)
+            self._leave(trainer, leaving)
 
-    def on_train_batch_end(
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if self._is_training(trainer):
+            self.common_val_batches = fewest(trainer, int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_start(
         self,
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
         batch: Any,  # noqa: ARG002
         batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        steps = batch_idx + 1
-        assert isinstance(trainer.val_check_batch, int | float)  # validate_trainer_options takes no time instead
-        validation_follows = trainer.enable_validation and steps % int(trainer.val_check_batch) == 0
-        ends = trainer.global_step == trainer.max_steps or steps == trainer.num_training_batches
-        if ends and not validation_follows:
-            self._save(trainer, steps)
+        if self._is_training(trainer) and batch_idx < self.common_val_batches:
+            leaving = SIGNALS.agreed(trainer)
+            if leaving:
+                self._leave(trainer, leaving, "in the validation ")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer, steps=trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        if self._is_training(trainer):
+            self._save(trainer, trainer.fit_loop.total_batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._save(trainer, trainer.fit_loop.total_batch_idx + 1)
+
+    @staticmethod
+    def _is_training(trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+    @staticmethod
+    def _validates_after(trainer: Trainer, steps: int, steps_in_all: int) -> bool:
+        """Whether a validation is planned after so many steps of this epoch, and of the run."""
+        n = trainer.check_val_every_n_epoch
+        if not trainer.enable_validation or (n is not None and (trainer.current_epoch + 1) % n):
+            return False
+        assert isinstance(trainer.val_check_batch, int | float)  # validate_trainer_options takes no time instead
+        return (steps_in_all if n is None else steps) % trainer.val_check_batch == 0
 
     def _save(self, trainer: Trainer, steps: int) -> None:
         """Save what so many outer steps made, if that is not done yet."""
         if steps == self.saved_at:
             return
-        folder = trainer.log_dir
-        assert folder is not None
         if trainer.is_global_zero:
             flush(trainer.loggers)
-        trainer.save_checkpoint(str(UPath(folder) / "checkpoints" / "last.ckpt"), weights_only=False)
+        trainer.save_checkpoint(str(_last_of(trainer)), weights_only=False)
         self.saved_at = steps
+
+    @staticmethod
+    def _leave(trainer: Trainer, number: int, where: str = "") -> None:
+        last = _last_of(trainer)
+        if trainer.is_global_zero:
+            step, name = saved_step(last), signal.Signals(number).name
+            saved = "nothing was saved yet" if step is None else f"{last} of outer step {step}"
+            print(f"stopped by {name} {where}after {trainer.global_step} steps: {saved}", file=sys.stderr)
+        leave(trainer, number)
+
+
+def _last_of(trainer: Trainer) -> UPath:
+    folder = trainer.log_dir  # asked by all processes: the first one tells the others
+    assert folder is not None
+    return UPath(folder) / "checkpoints" / "last.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -225,7 +255,7 @@ class RecordTest(Callback):
             checkpoint=self.checkpoint,
             outer_steps=int(pl_module.outer_steps),
         )
-        Console().print(table(result, protocol))
         with _written_in(folder):
             write(UPath(folder), result, protocol)
+        Console().print(table(result, protocol))
         Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)

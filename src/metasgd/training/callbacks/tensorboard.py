@@ -29,7 +29,7 @@ class ShowRates(Callback):
         rates = {n: rate.detach().float().cpu() for n, rate in pl_module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
             if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
-                log_histogram(trainer, f"rates/{name}", rate, HISTOGRAM_BINS)
+                log_histogram(trainer, f"rates/{name}", rate.double(), bin_edges(rate))
         first = first_convolution(pl_module.network)
         if first in rates and rates[first].ndim == 4:
             log_figure(trainer, "rates/first_convolution", filters_figure(rates[first], first))
@@ -74,6 +74,15 @@ class ShowSettings(Callback):
         best = self.best.best_model_score
         if best is not None:
             log_settings(trainer, self.settings, {f"best/{pl_module.objective.metric}": float(best)})
+
+
+def bin_edges(values: Tensor) -> list[float]:
+    """Of ``HISTOGRAM_BINS`` bins of equal widths, above zero also where all values are the same and large."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        half = 0.5 * max(1.0, abs(low))
+        low, high = low - half, high + half
+    return torch.linspace(low, high, HISTOGRAM_BINS + 1, dtype=torch.float64).tolist()
 
 
 def first_convolution(network: nn.Module) -> str | None:

@@ -1,0 +1,175 @@
+import errno
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from metasgd.errors import UserError
+from metasgd.runs import lock as run_lock
+from metasgd.runs.folders import Run, find_start
+from metasgd.runs.lock import claim, locked, make_folder
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    return UPath(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path, "a", 3)
+    run.checkpoint("last").parent.mkdir(parents=True)
+    return run
+
+
+def silent(said):
+    raise AssertionError(said)
+
+
+@contextmanager
+def another_process(run, fork_worker=False):
+    """The id of a process that holds the lock of the run; killed in the end."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with locked(run, silent):
+            worker = os.fork() if fork_worker else 0
+            if worker != 0 or not fork_worker:
+                os.write(writes, f"{worker}\n".encode())
+            while True:
+                signal.pause()
+    worker = int(os.read(reads, 100))
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if worker:
+            # the worker of a killed process lives on for a while, and has no part in the lock
+            with locked(run, silent):
+                os.kill(worker, signal.SIGKILL)
+        os.close(reads)
+        os.close(writes)
+
+
+def test_runs_that_start_in_one_moment_get_numbers_of_their_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "version_4").symlink_to("/nowhere")
+    (tmp_path / "a" / "version_2").touch()
+    with ThreadPoolExecutor(16) as threads:
+        runs = list(threads.map(lambda _: claim(tmp_path, "a"), range(64)))
+    assert sorted(run.version for run in runs) == list(range(5, 69))
+    assert all(run.folder.is_dir() for run in runs)
+
+
+@pytest.mark.parametrize("fork_worker", [False, True])
+def test_a_run_is_of_one_process_until_that_ends(run, fork_worker):
+    with another_process(run, fork_worker) as holder, pytest.raises(UserError) as caught, locked(run, silent):
+        pass
+    assert f"{run.folder} is being trained at this moment, by process {holder} on" in str(caught.value)
+    with locked(run, silent):  # that one was killed
+        pass
+
+
+def test_a_run_that_is_trained_elsewhere_is_neither_read_nor_started(run):
+    run.checkpoint("last").write_bytes(b"half")  # reading it would be another refusal
+
+    def own(run):
+        with locked(run, silent):
+            pass
+
+    for ckpt_path, version in (("resume", 3), ("last", None), (str(run.checkpoint("last")), None)):
+        with another_process(run), pytest.raises(UserError, match="is being trained at this moment"):
+            find_start(ckpt_path, run.save_dir, "a", version, fit=True, own=own)
+        with another_process(run), pytest.raises(UserError, match="cannot be read: it is damaged"):
+            find_start(ckpt_path, run.save_dir, "a", version, fit=False, own=own)  # to evaluate is no harm
+
+
+def test_a_checkpoint_that_came_before_the_lock_is_resumed(run):
+    import torch
+
+    def own(run):
+        torch.save({"state_dict": {}, "global_step": 12}, run.checkpoint("last"))
+
+    assert find_start("resume", run.save_dir, "a", 3, fit=True, own=own).outer_step == 12
+
+
+def test_a_file_system_without_locks_is_said(run, monkeypatch):
+    def none(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "lockf", none)
+    said = []
+    with locked(run, said.append), locked(Run(UPath("memory://bucket"), "a", 0), said.append):
+        pass
+    assert said == [run_lock.UNLOCKED.format(folder) for folder in (run.folder, "memory://bucket/a/version_0")]
+
+
+def test_folders_in_which_nothing_can_be_made_are_named(tmp_path, run, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/nowhere")
+    for place in ("file", "link"):
+        with pytest.raises(UserError, match=f"the run's folder .*{place}/a/version_0 cannot be made"):
+            claim(tmp_path / place, "a")
+    with pytest.raises(FileExistsError):
+        make_folder(run)
+
+    def raise_problems(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(run_lock.os, "open", raise_problems)
+    with (
+        pytest.raises(UserError, match=r"version_3 cannot be written \(Permission denied\).*--init_from"),
+        locked(run, silent),
+    ):
+        pass
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to("/not/mounted/last.ckpt")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+LOST = {
+    "a link to what is not mounted": (link_to_nothing, "is a link to /not/mounted/last.ckpt, which is not there"),
+    "a link to itself": (link_to_itself, "Too many levels of symbolic links"),
+    "a FIFO": (os.mkfifo, "it is no file"),
+    "a folder": (os.mkdir, "it is no file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "it is no file"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+@pytest.mark.parametrize("ckpt_path", ["resume", "last"])
+def test_a_last_checkpoint_that_cannot_be_read_is_not_taken_for_absent(case, ckpt_path, run):
+    make, said = LOST[case]
+    Run(run.save_dir, "a", 2).checkpoint("last").parent.mkdir(parents=True)
+    Run(run.save_dir, "a", 2).checkpoint("last").touch()  # an older one is not what was meant
+    make(run.checkpoint("last"))
+    with pytest.raises(UserError) as caught:
+        find_start(ckpt_path, run.save_dir, "a", 3 if ckpt_path == "resume" else None, fit=True)
+    assert f"{run.checkpoint('last')} cannot be read" in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["runs", "runs/a", "runs/a/version_3", "runs/a/version_3/checkpoints"])
+def test_nor_is_one_on_a_disk_that_is_not_mounted(part, tmp_path):
+    place = tmp_path / part
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to("/not/mounted")
+    with pytest.raises(UserError, match=f"{part} is a link to /not/mounted, which is not there"):
+        find_start("resume", tmp_path / "runs", "a", 3, fit=True)
+
+
+def test_nor_is_one_that_this_user_may_not_read(run, monkeypatch):
+    run.checkpoint("last").touch()
+    monkeypatch.setattr("metasgd.runs.storage.os.access", lambda path, mode: False)  # these tests may be root's
+    with pytest.raises(UserError, match="you may not read it"):
+        find_start("resume", run.save_dir, "a", 3, fit=True)
