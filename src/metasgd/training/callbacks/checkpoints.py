@@ -77,8 +77,8 @@ class LastCheckpoint(Checkpoint):
     That is between two outer steps, once the first is logged and the validation that follows it is done; and at the
     end. On SIGTERM and SIGINT (once) the outer step at work is finished, saved, and left with ``128 + signal``, as a
     scheduler expects; a second SIGINT leaves at once. So does the signal before the end of a job of SLURM (SIGUSR1, by
-    Lightning's ``SLURMEnvironment``), which requeues the job. A validation is left between two of its batches: the
-    state before the outer step that it follows is saved, and a resumed run takes that step again.
+    Lightning's ``SLURMEnvironment``), which requeues the job. A validation is left between two of its batches; a
+    resumed run takes the outer step before it again.
 
     Args:
         every_n_steps: outer steps between two writes; others are before and after each validation, and at the end.
