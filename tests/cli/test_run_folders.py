@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from lightning.pytorch.utilities import rank_zero_only
+from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY
+from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metasgd.cli.app import main
