@@ -26,7 +26,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from metasgd.nn.networks import Conv4
 from metasgd.optim.learned_optimizer import LearnedOptimizer
-from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, UpdateRule
+from metasgd.rules.base import UpdateRule
+from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 

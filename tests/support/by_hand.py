@@ -11,7 +11,7 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.meta.evaluate import InnerLoopConfig
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 
 Params = dict[str, Tensor]
 

@@ -12,7 +12,8 @@ from support.runs import ROOT
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import MLP
-from metasgd.rules.gradient_descent import PerParameter, key_of
+from metasgd.rules.base import key_of
+from metasgd.rules.gradient_descent import PerParameter
 
 
 def example(name: str):

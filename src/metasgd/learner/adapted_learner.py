@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metasgd.errors import UserError
 from metasgd.meta.model import MetaModel
 from metasgd.nn.calling import call, logits_of
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 Labels = NDArray[Any]
 

@@ -28,7 +28,7 @@ from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics
 from metasgd.nn.networks import class_agnostic_names
 from metasgd.nn.validation import validate_tasks
-from metasgd.rules.gradient_descent import Params, UpdateRule
+from metasgd.rules.base import Params, UpdateRule
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoop, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metasgd.meta.inner_loop import InnerLoop, InnerStep
-from metasgd.rules.gradient_descent import CHOSEN, Params, State
+from metasgd.rules.base import CHOSEN, Params, State
 
 NUM_CHECKPOINTS = 5
 """Where steps are taken again, so many ``θ_s`` are held, however many steps there are: 100 at up to 4 times each."""

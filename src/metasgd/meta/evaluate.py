@@ -12,7 +12,7 @@ from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.inner_loop import InnerLoop
 from metasgd.meta.inner_loop import InnerLoopConfig as InnerLoopConfig
 from metasgd.meta.inner_loop import Loss as Loss
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 def inner_loop_of(config: InnerLoopConfig, theta: Params, tasks: Episode) -> InnerLoop:

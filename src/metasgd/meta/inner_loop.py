@@ -23,7 +23,7 @@ from metasgd.meta.closed_form.network import FeedForward
 from metasgd.nn.calling import Slots, slots_of
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import class_agnostic_names, prototype_head
-from metasgd.rules.gradient_descent import CHOSEN, Params, State, UpdateRule
+from metasgd.rules.base import CHOSEN, Params, State, UpdateRule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs ``[X, …]`` and targets ``[X, …]`` of one task to its mean loss, a scalar."""

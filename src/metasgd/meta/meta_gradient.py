@@ -21,7 +21,7 @@ from metasgd.episode import Episode
 from metasgd.meta.checkpointing import Backwards
 from metasgd.meta.evaluate import inner_loop_of
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, InnerStep
-from metasgd.rules.gradient_descent import Params, State
+from metasgd.rules.base import Params, State
 from metasgd.rules.vjp import vjp
 
 

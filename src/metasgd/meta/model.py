@@ -20,7 +20,7 @@ from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
 from metasgd.nn.chance import random_modules, without_chance
 from metasgd.nn.networks import adapted_names, prototype_head, uses_batch_statistics
 from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 
 log = logging.getLogger("metasgd")
 MOST_STEPS = 1_000_000

@@ -11,7 +11,7 @@ from metasgd.errors import UserError
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.nn.behaviour import nudged
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 STEP = 1e-8
 """Of a difference quotient in float64: so short that hardly any ReLU switches on the way."""

@@ -33,7 +33,7 @@ from metasgd.meta.second_order import refuse_wrong_second_order
 from metasgd.nn.calling import call, contiguous, network_copy
 from metasgd.nn.heads import ClassAgnosticHead
 from metasgd.nn.networks import BatchNorm2d, class_agnostic_names
-from metasgd.rules.gradient_descent import CHOSEN, Params, State
+from metasgd.rules.base import CHOSEN, Params, State
 
 RUN_SEED = 0x52554E
 """Keeps the random weights of runs apart from other uses of a task's number."""

@@ -11,7 +11,7 @@ from metasgd.errors import UserError
 from metasgd.nn.calling import network_copy
 from metasgd.nn.heads import ClassAgnosticHead
 from metasgd.nn.networks import BatchNorm2d
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 def exported(network: nn.Module, n_way: int) -> nn.Module:

@@ -23,7 +23,7 @@ from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
 from metasgd.optim.settings import adopt_settings, default_max_update
 from metasgd.optim.stepper import Stepper
-from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
+from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.schedule import Schedule
 

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 
 
 class LossNotFiniteError(UserError):

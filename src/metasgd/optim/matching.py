@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metasgd.errors import raise_problems
-from metasgd.rules.gradient_descent import Params, UpdateRule
+from metasgd.rules.base import Params, UpdateRule
 
 WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DataParallel, ``torch.compile`` and the like put into the names of a network's parameters."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 
 SETTINGS = {"schedule": None, "scale_free": None}
 """What ``LearnedOptimizer`` chooses where the rule leaves it open, as earlier versions had it."""

@@ -4,7 +4,7 @@ import logging
 import math
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.rules.schedule import Schedule

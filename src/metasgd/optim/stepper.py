@@ -8,7 +8,7 @@ from torch import Tensor
 from metasgd.optim.gradients import Entry, size_of
 from metasgd.optim.steps import step_by_figures, step_scale_free, step_whole
 from metasgd.rules.answers import Answers
-from metasgd.rules.gradient_descent import State, UpdateRule
+from metasgd.rules.base import State, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import GRADIENT_SQUARE, ScaledOptimizerNetwork, scale_of
 

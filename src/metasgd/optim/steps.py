@@ -15,7 +15,7 @@ from torch import Tensor
 from metasgd.errors import UserError
 from metasgd.optim.gradients import Entry, norms_of, stacked
 from metasgd.optim.in_place import step_in_place
-from metasgd.rules.gradient_descent import M, State, UpdateRule
+from metasgd.rules.base import M, State, UpdateRule
 from metasgd.rules.scaled_network import DECAY, RELATIVE_SMALLEST, has_gradient, scale_of
 
 BUFFER = "momentum_buffer"

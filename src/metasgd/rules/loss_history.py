@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metasgd.rules.gradient_descent import State, Steps
+from metasgd.rules.base import State, Steps
 
 FAST, SLOW = 0.9, 0.99
 """How fast the two running means forget."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
-from metasgd.rules.gradient_descent import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum
+from metasgd.rules.base import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum
 from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import empty_history, read_loss
 from metasgd.rules.schedule import Schedule, schedule_factor

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metasgd.rules.gradient_descent import Coefficients, Params, State, Steps, beside
+from metasgd.rules.base import Coefficients, Params, State, Steps, beside
 from metasgd.rules.optimizer_network import Input, OptimizerNetwork
 from metasgd.rules.schedule import Schedule
 

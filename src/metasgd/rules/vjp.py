@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.rules.gradient_descent import Params, PerParameter, State, UpdateRule, key_of
+from metasgd.rules.base import Params, State, UpdateRule, key_of
+from metasgd.rules.gradient_descent import PerParameter
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import yaml
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import UpdateRule
+from metasgd.rules.base import UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.differences import differences
 from metasgd.runs.moved_classes import with_present_paths

@@ -12,7 +12,7 @@ from torch import Tensor
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import UpdateRule, name_of
+from metasgd.rules.base import UpdateRule, name_of
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import saved_config

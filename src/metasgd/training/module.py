@@ -21,7 +21,7 @@ from metasgd.meta.objectives import LossName
 from metasgd.nn.networks import class_agnostic_names
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
-from metasgd.rules.gradient_descent import CHOSEN, UpdateRule
+from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights

@@ -17,7 +17,8 @@ from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.behaviour import undisturbed
 from metasgd.nn.chance import random_modules, without_chance
 from metasgd.nn.networks import MLP, ClassAgnosticHead
-from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, Scalar, UpdateRule, key_of, name_of
+from metasgd.rules.base import UpdateRule, key_of, name_of
+from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, Scalar
 
 CPU = torch.device("cpu")
 EXACT = 1e-9

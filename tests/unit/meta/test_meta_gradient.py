@@ -10,7 +10,8 @@ from metasgd.errors import UserError
 from metasgd.meta.evaluate import InnerLoopConfig
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.rules.gradient_descent import PerParameter, key_of
+from metasgd.rules.base import key_of
+from metasgd.rules.gradient_descent import PerParameter
 
 EXACT = 1e-9
 

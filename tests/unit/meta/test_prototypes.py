@@ -13,7 +13,8 @@ from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import Conv4, adapted_names
-from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, key_of
+from metasgd.rules.base import key_of
+from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork
 
 

@@ -12,14 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.optim.learned_optimizer import LearnedOptimizer
-from metasgd.rules.gradient_descent import (
-    Fixed,
-    PerLayerPerStep,
-    PerParameter,
-    PerParameterMomentum,
-    Scalar,
-    UpdateRule,
-)
+from metasgd.rules.base import UpdateRule
+from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 

@@ -5,7 +5,8 @@ import yaml
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.rules.gradient_descent import Fixed, PerParameter, Scalar, UpdateRule
+from metasgd.rules.base import UpdateRule
+from metasgd.rules.gradient_descent import Fixed, PerParameter, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.runs.compatibility import other_protocol, validate_same_model, validate_same_run

@@ -9,7 +9,7 @@ from metasgd.episode import Episode
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.closed_form.network import FeedForward, Pass
 from metasgd.meta.inner_loop import InnerLoopConfig, Tape
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from metasgd.meta.closed_form.products import add_product, affine, product
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 Kept = tuple[Any, ...]
 Found = tuple[Tensor | None, Params]

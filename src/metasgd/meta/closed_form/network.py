@@ -10,7 +10,7 @@ from metasgd.meta.closed_form.batch_norm import BatchNorm
 from metasgd.meta.closed_form.layers import Kept, Layer
 from metasgd.meta.closed_form.losses import LossForm
 from metasgd.meta.closed_form.products import product
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 @dataclass(frozen=True)

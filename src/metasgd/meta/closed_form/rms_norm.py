@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metasgd.meta.closed_form.layers import Found, Kept, Layer
-from metasgd.rules.gradient_descent import Params
+from metasgd.rules.base import Params
 
 
 @dataclass(frozen=True)
