@@ -14,7 +14,16 @@ spec.loader.exec_module(fuzz)
 
 @pytest.mark.parametrize(
     ("kind", "n"),
-    [("images", 150), ("exif", 150), ("classes", 40), ("archives", 100), ("checkpoints", 150), ("configs", 4)],
+    [
+        ("images", 150),
+        ("exif", 150),
+        ("classes", 40),
+        ("archives", 100),
+        ("checkpoints", 150),
+        ("configs", 4),
+        ("metadata", 12),
+        ("class_paths", 40),
+    ],
 )
 def test_whatever_a_file_holds_it_is_read_or_refused(kind, n, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

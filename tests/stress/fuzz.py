@@ -140,7 +140,8 @@ def places(value: object, at: tuple[object, ...] = ()) -> Iterator[tuple[object,
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in pairs:
         yield (*at, key)
-        yield from places(below, (*at, key))
+        if len(at) < 12:  # which only what contains itself is deeper than
+            yield from places(below, (*at, key))
 
 
 def alter(tree: object, chance: random.Random, values: list[object]) -> None:

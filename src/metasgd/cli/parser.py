@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metasgd import nn as nets
 from metasgd import rules
+from metasgd.cli.absent_options import without_absent_options
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.source import Omniglot
@@ -67,7 +68,7 @@ def _load(text: str) -> Any:
     """YAML, of a file or of one option's value, with the class paths of earlier versions replaced."""
     validate_yaml(text)
     try:
-        return with_present_paths(_load_yaml(text))
+        return without_absent_options(with_present_paths(_load_yaml(text)))
     except (ValueError, LookupError) as error:
         raise YamlRefused(f"a value cannot be converted ({error})") from error
 
