@@ -38,7 +38,7 @@ def test_the_same_seed_is_the_same_training_whatever_the_optimizer_is_called(tmp
 
 def test_a_learned_optimizer_with_constant_answers_ends_where_sgd_does(tmp_path):
     def learned(params, lr):
-        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr)
+        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr, max_update=math.inf)
 
     def momentum(params, lr):
         return torch.optim.SGD(params, lr=0.01 * lr, momentum=0.5)
@@ -149,7 +149,7 @@ def test_the_table_has_the_best_row_first_and_all_that_was_found():
 
 def test_a_learned_training_that_diverges_ends_as_any_other(tmp_path):
     def learned(params, lr):
-        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr)
+        return LearnedOptimizer(params, update_rule=OptimizerNetwork(0.01, 0.5), lr=lr, max_update=math.inf)
 
     trace = bench(tmp_path, steps=400).train(Candidate("x", learned, 1e8), 1e8, 0)
     assert trace.diverged
