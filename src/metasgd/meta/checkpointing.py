@@ -1,6 +1,6 @@
-"""The inner steps of some tasks, taken forwards and then handed out backwards, as the reverse pass wants them.
+"""The inner steps of some tasks, taken forwards and then yielded backwards, as the reverse pass needs them.
 
-Either every step is kept with its tape; or only a few places to start again from, between which the steps are taken
+Either every step is saved with its tape; or only a few checkpoints, between which the steps are taken
 again, and again: with c of them and no step taken more than r times beforehand, ``(c + r)! / (c! r!)`` steps can be
 gone back over (Griewank and Walther 2000, "Algorithm 799: revolve").
 """
@@ -29,14 +29,14 @@ class Backwards:
         stack: the tasks.
         inner_steps: S.
         taped: whether the steps come with their tapes.
-        again: keep a few places only, and take the steps again.
+        again: save a few checkpoints only, and take the steps again.
     """
 
     final: Params
 
     def __init__(self, stack: InnerLoop, inner_steps: int, taped: bool, again: bool) -> None:
         self.stack, self.inner_steps, self.taped = stack, inner_steps, taped
-        self.kept_at_once = 1 if again else inner_steps
+        self.saved_at_once = 1 if again else inner_steps
         self.losses: list[Tensor] = []
         self._chosen: list[dict[str, Tensor]] = []
 
@@ -53,11 +53,11 @@ class Backwards:
         return self._between(0, self.inner_steps, self.stack.start, self.stack.first_state(), NUM_CHECKPOINTS)
 
     def _between(
-        self, first: int, last: int, params: Params, state: State, places: int
+        self, first: int, last: int, params: Params, state: State, checkpoints: int
     ) -> Iterator[tuple[int, InnerStep]]:
-        """The steps ``last-1 … first``, from ``θ_first`` and ``m_first``, which are one of the ``places``."""
+        """The steps ``last-1 … first``, from ``θ_first`` and ``m_first``, which are one of the ``checkpoints``."""
         n = last - first
-        if n <= self.kept_at_once:
+        if n <= self.saved_at_once:
             steps = []
             for s in range(first, last):
                 step = self.stack.step(params, state, self.taped)
@@ -70,13 +70,13 @@ class Backwards:
             while steps:
                 yield first + len(steps) - 1, steps.pop()
             return
-        middle = first + _share(n, places)
+        middle = first + _share(n, checkpoints)
         there, state_there = params, state
         for s in range(first, middle):
             there, state_there = self._after(s, self.stack.step(there, state_there, False))
-        yield from self._between(middle, last, there, state_there, places - 1)
+        yield from self._between(middle, last, there, state_there, checkpoints - 1)
         del there, state_there
-        yield from self._between(first, middle, params, state, places)
+        yield from self._between(first, middle, params, state, checkpoints)
 
     def _after(self, s: int, step: InnerStep) -> tuple[Params, State]:
         params, state = self.stack.after(s, step)
@@ -86,9 +86,9 @@ class Backwards:
         return params, state
 
 
-def _share(n: int, places: int) -> int:
-    """Of n steps, how many come before the next place, so that the fewest are taken again."""
-    if places == 1:
+def _share(n: int, checkpoints: int) -> int:
+    """Of n steps, how many come before the next checkpoint, so that the fewest are taken again."""
+    if checkpoints == 1:
         return n - 1
-    times = next(r for r in range(n) if comb(places + r, r) >= n)
-    return max(1, n - comb(places + times - 1, places - 1))
+    times = next(r for r in range(n) if comb(checkpoints + r, r) >= n)
+    return max(1, n - comb(checkpoints + times - 1, checkpoints - 1))

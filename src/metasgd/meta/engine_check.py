@@ -13,7 +13,7 @@ from metasgd.errors import UserError
 from metasgd.meta.engines import Engine, Loop
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
-from metasgd.meta.second_order import refuse_wrong_second_order
+from metasgd.meta.second_order import validate_second_order
 from metasgd.nn.behaviour import nudged
 
 Result = TypeVar("Result")
@@ -45,9 +45,9 @@ def able_engine(
 
         return engine.run(on, merge_gradients, of, two, 1)
 
-    expected = refuse_failing(lambda: gradient_by(Loop(), config), config, first_order)
+    expected = validate_differentiable(lambda: gradient_by(Loop(), config), config, first_order)
     if not first_order:
-        refuse_wrong_second_order(config, tasks)
+        validate_second_order(config, tasks)
     if isinstance(engine, Loop):
         return engine, None
     # any error: the very same is done by the loop, which has just shown that the network itself has none
@@ -65,7 +65,7 @@ def able_engine(
     return Loop(), f"engine: loop in place of {name}, which cannot run {kind} ({why})"
 
 
-def refuse_failing(attempt: Callable[[], Result], config: InnerLoopConfig, first_order: bool) -> Result:
+def validate_differentiable(attempt: Callable[[], Result], config: InnerLoopConfig, first_order: bool) -> Result:
     """What ``attempt`` returns.
 
     Raises:
@@ -92,13 +92,13 @@ def refuse_failing(attempt: Callable[[], Result], config: InnerLoopConfig, first
 def pair_of(tasks: Episode) -> Episode:
     """Two tasks: the first of ``tasks``, and the same with its examples in the other order."""
     first = tasks.tasks(0, 1)
-    turned = first._replace(
+    reversed_order = first._replace(
         support_x=first.support_x.flip(1),
         support_y=first.support_y.flip(1),
         query_x=first.query_x.flip(1),
         query_y=first.query_y.flip(1),
     )
-    return Episode(*(torch.cat(pair) for pair in zip(first, turned, strict=True)))
+    return Episode(*(torch.cat(pair) for pair in zip(first, reversed_order, strict=True)))
 
 
 def _is_close(found: MetaGradient, expected: MetaGradient) -> bool:

@@ -1,4 +1,4 @@
-"""How the tasks of a meta-batch are dealt out: one by one, over CPU threads, or stacked under ``vmap``.
+"""How the tasks of a meta-batch are distributed: one by one, over CPU threads, or stacked under ``vmap``.
 
 Every engine gives the same result as the others up to the rounding of its sums, and the same bits each time.
 """
@@ -33,7 +33,7 @@ EngineName = Literal["auto", "loop", "threads", "vmap"]
 
 
 class Engine(ABC):
-    """Deals the tasks of a meta-batch to a function of (configuration, tasks), and merges what it returns."""
+    """Distributes the tasks of a meta-batch to a function of (configuration, tasks), and merges what it returns."""
 
     @abstractmethod
     def run(
@@ -79,10 +79,10 @@ class Vmap(Engine):
 
 
 class Threads(Engine):
-    """Tasks dealt over CPU threads as they get free; each has a copy of the network and one intra-op thread.
+    """Tasks distributed over CPU threads as these become free; each has a copy of the network and one intra-op thread.
 
     Convolutions as small as a task's scale badly over intra-op threads, tasks scale well over these. What
-    the tasks give is merged in their order, so that neither the dealing nor the number of threads shows.
+    the tasks give is merged in their order, so that neither the distribution nor the number of threads shows.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -117,7 +117,7 @@ def choose_engine(name: EngineName, network: nn.Module, device: torch.device) ->
     """The engine of that name, or for ``auto`` the one expected to be fastest; and why, in a line.
 
     On a CPU, tasks of a convolutional network keep a core busy each and grouped convolutions are slow, so
-    they are dealt over threads; tasks of a small dense network are far too small for that and are stacked.
+    they are distributed over threads; tasks of a small dense network are far too small for that and are stacked.
     On other devices stacks fill the machine.
     """
     convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules())
@@ -163,7 +163,7 @@ def _autocast_here(device_type: str) -> Callable[[], torch.autocast | nullcontex
 
 
 class _AttachedGradient(torch.autograd.Function):
-    """A loss whose gradient is already known, handed to autograd so that hooks (DDP's) see it arrive."""
+    """A loss whose gradient is already known, given to autograd so that hooks (DDP's) see it."""
 
     @staticmethod
     def forward(ctx, loss: Tensor, grads: list[Tensor], *parameters: Tensor) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ARG004
@@ -189,5 +189,5 @@ def attach_gradient(
     b = gradient.query_losses.shape[0]
     pairs = [(p, gradient.theta[n] / b) for n, p in theta.items() if p.requires_grad]
     pairs += [(p, gradient.phi[n] / b) for n, p in phi.items() if p.requires_grad]
-    delivered: Tensor = _AttachedGradient.apply(loss, [g for _, g in pairs], *(p for p, _ in pairs))
-    return delivered
+    attached: Tensor = _AttachedGradient.apply(loss, [g for _, g in pairs], *(p for p, _ in pairs))
+    return attached

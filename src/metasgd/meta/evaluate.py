@@ -1,4 +1,4 @@
-"""Adapting to tasks, and judging the adapted networks. Pure functions: they change neither network nor rule."""
+"""Adapting to tasks, and evaluating the adapted networks. Pure functions: they change neither network nor rule."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Evaluation:
 
     Attributes:
         support_losses: ``[b, S]``, before each inner step.
-        query_losses: ``[b, J]``, after each of the J judged numbers of steps.
+        query_losses: ``[b, J]``, after each of the J evaluated numbers of steps.
         outputs: ``[b, J, X, …]``, the network's outputs on the query set after each of them.
         chosen: ``[b, S, …]``, the learning rates and momenta, if the rule chose them as it went.
     """
@@ -54,7 +54,7 @@ class Evaluation:
 def evaluate(
     config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
 ) -> Evaluation:
-    """Adapt, and judge on the query set after each number of inner steps in ``after`` (0 … S)."""
+    """Adapt, and evaluate on the query set after each number of inner steps in ``after`` (0 … S)."""
     stack = inner_loop_of(config, theta, tasks)
     steps, final, chosen = stack.adapt(inner_steps)
     params = [*(step.params for step in steps), final]
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def merge_evaluations(parts: Iterable[Evaluation]) -> Evaluation:
-    """The judgement of all the parts' tasks, in the order given."""
+    """The evaluation of all the parts' tasks, in the order given."""
     every = tuple(parts)
     return Evaluation(
         support_losses=torch.cat([p.support_losses for p in every]),

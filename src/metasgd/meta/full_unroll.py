@@ -47,7 +47,7 @@ class Unroll(ABC):
 
     @abstractmethod
     def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
-        """Whole runs, judged on the query sets after each number of inner steps in ``after`` (0 … S)."""
+        """Whole runs, evaluated on the query sets after each number of inner steps in ``after`` (0 … S)."""
 
     @abstractmethod
     def validate_tasks(self, tasks: Episode) -> None:
@@ -71,15 +71,15 @@ class Unroll(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Go on with the runs of a checkpoint."""
+        """Resume the runs of a checkpoint."""
 
 
 class FullUnroll(Unroll):
-    """Every run starts from θ and ends with its outer step, so tasks can be dealt out at will.
+    """Every run starts from θ and ends with its outer step, so tasks can be distributed at will.
 
     Args:
         network: f, by which ``auto`` chooses.
-        engine: how tasks are dealt out.
+        engine: how tasks are distributed.
         recompute: run inner steps again in the reverse pass; ``auto`` where S supports are larger than the
             query set.
     """

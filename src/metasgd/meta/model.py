@@ -15,7 +15,8 @@ from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName
-from metasgd.meta.truncated_unroll import TruncatedUnroll, validate_initialisable
+from metasgd.meta.random_start import validate_initialisable
+from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
 from metasgd.nn.chance import random_modules, without_chance
 from metasgd.nn.networks import adapted_names, prototype_head, uses_batch_statistics

@@ -18,7 +18,7 @@ STEP = 1e-8
 SAME = 1e-3
 
 
-def refuse_wrong_second_order(config: InnerLoopConfig, tasks: Episode) -> None:
+def validate_second_order(config: InnerLoopConfig, tasks: Episode) -> None:
     """Refuse a network whose Hessian-vector product is not how its gradient changes.
 
     Both are taken in float64, where that can be had: ``H d`` by autograd, and

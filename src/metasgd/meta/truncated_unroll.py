@@ -1,6 +1,6 @@
 """Meta-training the update rule on long inner runs, a segment of each at an outer step.
 
-A run trains random weights on one task as an ordinary loop would, on minibatches. It goes on over many outer steps:
+A run trains random weights on one task as a supervised loop would, on minibatches. It lasts many outer steps:
 each backpropagates through its own S inner steps only, from the weights and the memory that the one before left
 (truncated backpropagation through time), and its loss is that on the task's query set at the end of the segment:
 
@@ -11,10 +11,8 @@ each backpropagates through its own S inner steps only, from the weights and the
 So the rule meets weights at every stage of a training: random, partly trained and nearly converged.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,31 +20,17 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError
 from metasgd.meta.autograd import unused_parameters
-from metasgd.meta.engine_check import pair_of, refuse_failing
+from metasgd.meta.engine_check import pair_of, validate_differentiable
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
-from metasgd.meta.second_order import refuse_wrong_second_order
-from metasgd.nn.calling import call, contiguous, network_copy
-from metasgd.nn.heads import ClassAgnosticHead
-from metasgd.nn.networks import BatchNorm2d, class_agnostic_names
-from metasgd.rules.base import CHOSEN, Params, State
-
-RUN_SEED = 0x52554E
-"""Keeps the random weights of runs apart from other uses of a task's number."""
-
-
-@dataclass
-class Run:
-    """Where a run stands: its task, the inner steps taken, and the weights and memory they led to."""
-
-    task_index: int
-    step: int
-    params: Params
-    state: State
+from metasgd.meta.random_start import Run, new_run
+from metasgd.meta.second_order import validate_second_order
+from metasgd.nn.calling import call, contiguous
+from metasgd.rules.base import CHOSEN, Params
 
 
 class TruncatedUnroll(Unroll):
@@ -80,12 +64,12 @@ class TruncatedUnroll(Unroll):
         first_order: bool,
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
-        """Go on with every run by ``inner_steps``; the gradient in φ, θ's being zero."""
+        """Continue every run by ``inner_steps``; the gradient in φ, θ's being zero."""
         weights = last_alone(inner_steps) if query_weights is None else query_weights
         indices = tasks.task_index.tolist()
-        going_on = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
+        current = [run.task_index for run in self.runs] + [None] * (len(indices) - len(self.runs))
         runs = [
-            self.runs[place] if index == going_on[place] else new_run(config, tasks.n_way, index)
+            self.runs[place] if index == current[place] else new_run(config, tasks.n_way, index)
             for place, index in enumerate(indices)
         ]
         stack = _Stack(config, tasks, self.minibatch_shots, runs, self.stacked)
@@ -150,9 +134,9 @@ class TruncatedUnroll(Unroll):
             if not first_order:
                 torch.autograd.grad(losses.sum() + outputs.sum(), list(stack.start.values()), allow_unused=True)
 
-        refuse_failing(lambda: attempt(False), config, first_order)
+        validate_differentiable(lambda: attempt(False), config, first_order)
         if not first_order:
-            refuse_wrong_second_order(config, tasks)
+            validate_second_order(config, tasks)
         # any error: the same has just been done without a stack
         try:
             with warnings.catch_warnings():
@@ -229,72 +213,11 @@ class _Stack:
 
     def runs(self) -> list[Run]:
         """The runs as they stand, without the graph."""
-        kept = {n: t.detach() for n, t in self.state.items() if n not in CHOSEN}
+        memory = {n: t.detach() for n, t in self.state.items() if n not in CHOSEN}
         return [
-            Run(index, step, {n: p.detach()[b] for n, p in self.params.items()}, {n: t[b] for n, t in kept.items()})
+            Run(index, step, {n: p.detach()[b] for n, p in self.params.items()}, {n: t[b] for n, t in memory.items()})
             for b, (index, step) in enumerate(zip(self.tasks.task_index.tolist(), self.steps.tolist(), strict=True))
         ]
-
-
-def new_run(config: InnerLoopConfig, n_way: int, task_index: int) -> Run:
-    """A run from random weights, which are a function of the task's number and the network's own initialisation."""
-    network = network_copy(config.network, share=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RUN_SEED + task_index)
-        initialise_again(network)
-    agnostic = class_agnostic_names(network)
-    params = {
-        n: p.detach().expand(n_way, *p.shape[1:]) if n in agnostic else p.detach()
-        for n, p in network.named_parameters()
-        if n in config.adapted
-    }
-    return Run(task_index, 0, params, config.rule.init_state(params))
-
-
-def validate_initialisable(network: nn.Module) -> None:
-    """Refuse a network that cannot start from other random weights.
-
-    Raises:
-        UserError: as ``initialise_again``.
-    """
-    with torch.random.fork_rng(devices=[]):
-        initialise_again(network_copy(network, share=False))
-
-
-@torch.no_grad()
-def initialise_again(network: nn.Module) -> None:
-    """Draw all the weights anew, each by its module's own ``reset_parameters``; but not those that are frozen.
-
-    Raises:
-        UserError: a module has a parameter that nothing draws.
-    """
-    frozen = [(p, p.clone()) for p in network.parameters() if not p.requires_grad]
-    for p in network.parameters():
-        p.fill_(math.nan)  # by which what nothing has drawn is known
-    for module in network.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-    for module in reversed(list(network.modules())):  # the outer ones have the last word, as when they are built
-        if callable(reset := getattr(module, "_reset_parameters", None)):  # torch's attention and Transformer
-            reset()
-        elif isinstance(module, ClassAgnosticHead):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-    for p, value in frozen:
-        p.copy_(value)
-    raise_problems(
-        [
-            f"segments is above 1, for which every run starts from random weights, but the network draws no"
-            f" {p} of {name or 'the network'} ({type(module).__name__}) anew: give that module a method"
-            " reset_parameters, which draws all its parameters"
-            for name, module in network.named_modules()
-            for p, value in module.named_parameters(recurse=False)
-            if value.isnan().any()
-        ]
-    )
 
 
 def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int) -> Tensor:

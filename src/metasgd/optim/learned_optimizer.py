@@ -1,6 +1,5 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from metasgd.optim.lightning import TrainerLosses
 from metasgd.optim.loss import told
 from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
-from metasgd.optim.settings import adopt_settings, default_max_update
+from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
 from metasgd.optim.stepper import Stepper
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -91,16 +90,9 @@ class LearnedOptimizer(Optimizer):
         process_group: ProcessGroup | None = None,
         trust: bool = False,
     ) -> None:
-        if (checkpoint is None) == (update_rule is None):
-            raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
         if total_steps is not None and total_steps < 1:
             raise UserError(f"total_steps is {total_steps}: at least 1 is needed")
-        if checkpoint is not None:
-            from metasgd.runs.rules import load_rule  # an optimizer of a given rule needs torch alone
-
-            self.rule = load_rule(checkpoint, trust)
-        elif update_rule is not None:
-            self.rule = copy.deepcopy(update_rule)
+        self.rule = rule_of(checkpoint, update_rule, trust)
         settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         settings["max_update"] = default_max_update(self.rule) if max_update is None else max_update
         validate_group(settings)

@@ -1,7 +1,9 @@
 """What ``LearnedOptimizer`` takes where neither its arguments nor the rule say anything."""
 
+import copy
 import logging
 import math
+from pathlib import Path
 
 from metasgd.errors import UserError
 from metasgd.rules.base import UpdateRule
@@ -12,6 +14,21 @@ from metasgd.rules.schedule import Schedule
 log = logging.getLogger("metasgd")
 MAX_UPDATE, MAX_SCALED_UPDATE = 0.1, 0.25
 """The largest norm of an update by an optimizer network, and by a scaled one, relative to the tensor's."""
+
+
+def rule_of(checkpoint: str | Path | None, update_rule: UpdateRule | None, trust: bool) -> UpdateRule:
+    """The update rule in a checkpoint that ``fit`` wrote, or a copy of the one given.
+
+    Raises:
+        UserError: not exactly one of them is given, or the rule of the checkpoint cannot be loaded.
+    """
+    if checkpoint is not None and update_rule is None:
+        from metasgd.runs.rules import load_rule  # an optimizer of a given rule needs torch alone
+
+        return load_rule(checkpoint, trust)
+    if checkpoint is not None or update_rule is None:
+        raise UserError("LearnedOptimizer needs a checkpoint or an update_rule, and not both")
+    return copy.deepcopy(update_rule)
 
 
 def default_max_update(rule: UpdateRule) -> float:

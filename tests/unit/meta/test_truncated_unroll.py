@@ -8,7 +8,8 @@ from torch import nn
 
 from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.truncated_unroll import TruncatedUnroll, minibatches, new_run, validate_initialisable
+from metasgd.meta.random_start import new_run, validate_initialisable
+from metasgd.meta.truncated_unroll import TruncatedUnroll, minibatches
 from metasgd.nn.networks import MLP, BatchNorm2d, ClassAgnosticHead, Conv4
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import OuterSteps
