@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.meta.engines import attach_gradient, choose_engine
-from metasgd.meta.evaluate import InnerLoopConfig
+from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter

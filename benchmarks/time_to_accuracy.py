@@ -35,7 +35,8 @@ from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.meta import engines
 from metasgd.meta.engines import Vmap
-from metasgd.meta.evaluate import InnerLoopConfig, evaluate, merge_evaluations
+from metasgd.meta.evaluate import evaluate, merge_evaluations
+from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.training.datamodule import default_cache_dir
 

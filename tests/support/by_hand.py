@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metasgd.episode import Episode
-from metasgd.meta.evaluate import InnerLoopConfig
+from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.base import UpdateRule
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
-from metasgd.meta.evaluate import Loss, inner_loop_of
-from metasgd.meta.inner_loop import InnerStep
+from metasgd.meta.inner_loop import InnerStep, Loss
+from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.meta.model import MetaModel
 from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics

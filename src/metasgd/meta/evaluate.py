@@ -7,31 +7,9 @@ import torch
 from torch import Tensor
 
 from metasgd.episode import Episode
-from metasgd.meta.autograd import AutogradInnerLoop
-from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
-from metasgd.meta.inner_loop import InnerLoop
-from metasgd.meta.inner_loop import InnerLoopConfig as InnerLoopConfig
-from metasgd.meta.inner_loop import Loss as Loss
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.rules.base import Params
-
-
-def inner_loop_of(config: InnerLoopConfig, theta: Params, tasks: Episode) -> InnerLoop:
-    """``tasks`` side by side, their derivatives in closed form where that is known, and by autograd elsewhere.
-
-    Args:
-        config: what adapts.
-        theta: θ, by name; these values are used, not those in ``config.network``.
-        tasks: b tasks.
-    """
-    network = config.feed_forward
-    if (
-        network is None
-        or not network.fits(theta, tasks)
-        or (tasks.n_tasks > 1 and not network.stacks)
-        or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
-    ):
-        return AutogradInnerLoop(config, theta, tasks)
-    return ClosedFormInnerLoop(config, network, theta, tasks)
 
 
 @dataclass(frozen=True)

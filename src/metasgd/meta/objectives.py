@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metasgd.errors import UserError
 from metasgd.meta.closed_form.losses import IGNORED
-from metasgd.meta.evaluate import Loss
+from metasgd.meta.inner_loop import Loss
 
 LossName = Literal["cross_entropy", "mse"]
 

@@ -7,8 +7,8 @@ from support.by_hand import config_of, curves_of, largest_difference, tasks_of
 from support.live_bytes import LiveBytes
 
 from metasgd.meta.checkpointing import Backwards
-from metasgd.meta.evaluate import inner_loop_of
 from metasgd.meta.full_unroll import FullUnroll
+from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.rules.optimizer_network import OptimizerNetwork

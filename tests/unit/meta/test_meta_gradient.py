@@ -7,7 +7,7 @@ from support.by_hand import config_of, curves_of, largest_difference, mlp, tasks
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.meta.evaluate import InnerLoopConfig
+from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.base import key_of

@@ -8,9 +8,9 @@ from torch import nn
 
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
-from metasgd.meta.evaluate import evaluate, inner_loop_of
+from metasgd.meta.evaluate import evaluate
 from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import Conv4, adapted_names
 from metasgd.rules.base import key_of

@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, largest_difference, tasks_of, unrolled
 
-from metasgd.meta.evaluate import inner_loop_of
-from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.base import key_of
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar

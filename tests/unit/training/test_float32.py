@@ -12,8 +12,8 @@ import metasgd
 from metasgd.cli.app import MetaSGDCLI
 from metasgd.episode import Episode
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
-from metasgd.meta.evaluate import InnerLoopConfig, inner_loop_of
-from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.networks import Conv4
 from metasgd.rules.gradient_descent import PerParameter

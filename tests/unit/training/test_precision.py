@@ -7,7 +7,7 @@ from support.runs import TINY
 
 from metasgd.cli.app import main
 from metasgd.episode import Episode
-from metasgd.meta.evaluate import InnerLoopConfig
+from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import Conv4
 from metasgd.rules.gradient_descent import PerParameter

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.closed_form.from_module import from_module
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
-from metasgd.meta.evaluate import evaluate, inner_loop_of
-from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.meta.evaluate import evaluate
+from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.nn.networks import MLP, BatchNorm2d, ClassAgnosticHead, Conv4
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork

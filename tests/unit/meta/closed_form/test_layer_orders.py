@@ -13,8 +13,7 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import register_parametrization
 
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
-from metasgd.meta.evaluate import inner_loop_of
-from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.nn.networks import BatchNorm2d, ClassAgnosticHead
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork
