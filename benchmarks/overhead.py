@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from metasgd.cli.app import main as metasgd
+from metasgd.cli.main import main as metasgd
 from metasgd.meta.engines import attach_gradient
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule

@@ -2,7 +2,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the seconds that importing takes
 
-from metasgd.cli.app import main  # noqa: E402
+from metasgd.cli.main import main  # noqa: E402
 from metasgd.runtime.launch import end  # noqa: E402
 
 

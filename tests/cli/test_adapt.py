@@ -16,7 +16,7 @@ from support.strokes import drawing, photograph
 
 import metasgd as package
 from metasgd.cli.adapt import rates_table
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.data.images.decoding import PictureForm, read_picture
 from metasgd.nn.export import exported
 from metasgd.nn.networks import Conv4

@@ -12,7 +12,7 @@ import yaml
 from support.agents import ENVIRONMENT, Agent, free_port, succeeded
 from support.runs import ROOT, TINY, state
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 
 CLUSTER = ROOT / "cluster"
 SCRIPTS = sorted([*CLUSTER.glob("*.sh"), *(ROOT / "tests" / "container").glob("*.sh")])

@@ -9,8 +9,8 @@ import torch
 from support.runs import ROOT, TINY
 
 import metasgd
-from metasgd.cli.app import main
 from metasgd.cli.commands import COMMANDS
+from metasgd.cli.main import main
 
 GLYPHS = ["--config", str(ROOT / "configs" / "glyphs.yaml")]
 OMNIGLOT = ["--config", str(ROOT / "configs" / "omniglot.yaml")]

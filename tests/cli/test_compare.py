@@ -8,7 +8,7 @@ import time
 import pytest
 from support.runs import TINY, succeeded
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 
 CURVE = [
     *("--problem", "metasgd.data.Curve", "--problem.init_args.points", "60"),

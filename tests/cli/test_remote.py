@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.runs import TINY
 from upath import UPath
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 
 
 @pytest.fixture

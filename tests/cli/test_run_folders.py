@@ -15,7 +15,7 @@ from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.runs.folders import Run, read_checkpoint
 from metasgd.runs.lock import locked
 from metasgd.training.callbacks.checkpoints import LastCheckpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.runs import TINY, assert_same, scalars, state, succeeded
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 
 PROBLEM = [
     *("--problem", "metasgd.data.Curve", "--problem.init_args.points", "60"),

@@ -7,7 +7,7 @@ import torch
 import yaml
 from support.runs import ROOT, TINY
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.errors import UserError
 from metasgd.learner.load import load
 from metasgd.optim.learned_optimizer import LearnedOptimizer

@@ -28,7 +28,7 @@ SINUSOID = [
 ]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 NAME = ["--trainer.logger.init_args.name"]
-EVERY_LINE = "import json, sys; from metasgd.cli.app import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+EVERY_LINE = "import json, sys; from metasgd.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 """Several command lines in one process: importing torch takes longer than any of these runs."""
 
 WAYS = {

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
 from support.runs import TINY, scalars, state
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.meta.engines import Loop, Vmap
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4

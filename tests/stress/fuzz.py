@@ -32,7 +32,7 @@ import torch
 import yaml
 from PIL import Image
 
-from metasgd.cli.app import main as metasgd
+from metasgd.cli.main import main as metasgd
 from metasgd.data.images.decoding import PictureForm, read_picture
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.archive import Limits, read_images

@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # nothing may have started a thread before 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metasgd.cli.app import main as metasgd
+from metasgd.cli.main import main as metasgd
 from metasgd.runs.folders import read_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,5 @@
 """The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
 
-import sys
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as Bar
@@ -18,9 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from metasgd import __version__
 from metasgd.cli.closing import PROGRAM, closing_lines
 from metasgd.cli.commands import COMMANDS, MAIN_JOB
-from metasgd.cli.options import say
 from metasgd.cli.parser import Parser, validate_makers
-from metasgd.cli.parsing import ready
+from metasgd.cli.save_config import SaveFitConfig
 from metasgd.cli.trainer_options import (
     TRAINER_DEFAULTS,
     explaining_trainer,
@@ -35,15 +32,13 @@ from metasgd.runs.folders import Run, find_start, new_run
 from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
 from metasgd.runs.storage import place_of
-from metasgd.runtime.exit_codes import ending_of
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch, be_first
-from metasgd.runtime.output import losing_output_alone
 from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
-from metasgd.runtime.signals import SIGNALS
-from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RecordTest, SaveFitConfig
+from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
 from metasgd.training.callbacks.predictions import WritePredictions
-from metasgd.training.callbacks.progress import ProgressBar, quieten
+from metasgd.training.callbacks.progress import ProgressBar
+from metasgd.training.callbacks.results import RecordTest
 from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
@@ -252,31 +247,3 @@ class MetaSGDCLI(LightningCLI):
             self.trainer.run_folder = str(self.run.folder)
             self.trainer.loggers = as_list(self.loggers_of(self.run, None))
         keep_earlier(self.trainer.loggers, self.run, self.resumed_at)
-
-
-@SIGNALS.listening()
-@losing_output_alone
-def main(args: list[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
-    quieten()
-    arguments = sys.argv[1:] if args is None else args
-    command = arguments[0] if arguments else ""
-    try:
-        if command in COMMANDS:
-            ready(command, f"{PROGRAM} {command}", arguments[1:])()
-        else:
-            MetaSGDCLI(args)
-    except UserError as error:
-        say(command, *error.problems)
-        return 2
-    except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
-        say(command, str(error))
-        return 2
-    except Exception as error:  # the packages behind remote places have errors of their own
-        ending = ending_of(error)
-        if ending is None:
-            raise
-        code, problem = ending
-        say(command, problem)
-        return code
-    return 0

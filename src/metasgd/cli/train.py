@@ -13,8 +13,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
+from metasgd.cli.made_optimizer import described, made_by
 from metasgd.data.problems import Problem
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.optim.learned_optimizer import LearnedOptimizer
@@ -120,8 +121,8 @@ class Train:
         write_whole(folder / "config.yaml", self.config.encode())
         trainer.fit(module, datamodule=data, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
         found = trainer.test(module, datamodule=data, verbose=False)[0]
-        described = _described(optimizer, optimizer_ckpt, self.lr)
-        write_whole(folder / "results.json", as_bytes({**found, "steps": self.steps, "optimizer": described}))
+        in_words = described(optimizer, optimizer_ckpt, self.lr)
+        write_whole(folder / "results.json", as_bytes({**found, "steps": self.steps, "optimizer": in_words}))
         metric = module.objective.metric
         Console().print(
             f"after {self.steps} steps: test/{metric} {found[f'test/{metric}']:.4f}, test/loss {found['test/loss']:.4f}"
@@ -225,33 +226,3 @@ class Train:
             callbacks=callbacks,
             plugins=[WholeCheckpointIO()],
         )
-
-
-def made_by(module: SupervisedModule) -> Optimizer:
-    """The optimizer of the module's network.
-
-    Raises:
-        UserError: it refuses its settings or the network's parameters, or evaluates the loss several times in a step.
-    """
-    try:
-        made = module.configure_optimizers()
-    except UserError:
-        raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"--optimizer cannot be made as it is set ({str(error).splitlines()[0]}): choose other options of it, as"
-            " --optimizer.lr 0.003"
-        ) from error
-    if isinstance(made, LBFGS):
-        raise UserError(
-            "--optimizer is LBFGS, which evaluates the loss several times in a step: choose one that steps by a single"
-            " gradient, as torch.optim.Adam"
-        )
-    return made
-
-
-def _described(optimizer: Optimizer, optimizer_ckpt: str | None, lr: float) -> str:
-    if isinstance(optimizer, LearnedOptimizer):
-        return f"learned, of {optimizer_ckpt}, lr factor {lr:g}"
-    rate = f", lr {optimizer.defaults['lr']:g}" if "lr" in optimizer.defaults else ""
-    return type(optimizer).__name__ + rate

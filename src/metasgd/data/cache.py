@@ -1,7 +1,6 @@
 """Decoded images kept on disk: built once, checked at every load, never half-written."""
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -17,10 +16,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from metasgd.data.cache_checks import (
+    FORMAT,
+    check_classes,
+    damage_named,
+    load_classes,
+    opened,
+    sha256,
+    sha256_of_json,
+    sync_folder,
+)
 from metasgd.data.class_pool import ClassPool
 from metasgd.errors import UserError
 
-FORMAT = 1
 IMAGES, CLASSES = "images.npy", "classes.json"
 ABANDONED_AFTER = 24 * 3600
 """Seconds; no build takes nearly as long. Asked only where a file system has no locks."""
@@ -94,7 +102,7 @@ def staging_folder(parent: Path, name: str) -> Iterator[Path]:
     while True:
         folder = parent / f".{name}.{uuid.uuid4().hex}.partial"
         folder.mkdir()
-        with _opened(folder) as handle:
+        with opened(folder) as handle:
             with suppress(OSError):  # of a network file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if not folder.exists():
@@ -108,7 +116,7 @@ def staging_folder(parent: Path, name: str) -> Iterator[Path]:
 
 def _remove_if_abandoned(folder: Path) -> None:
     """Remove a staging folder whose lock is free; where there are no locks, one that is too old to be in use."""
-    with suppress(FileNotFoundError, PermissionError), _opened(folder) as handle:
+    with suppress(FileNotFoundError, PermissionError), opened(folder) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -117,15 +125,6 @@ def _remove_if_abandoned(folder: Path) -> None:
             if time.time() - folder.stat().st_mtime < ABANDONED_AFTER:
                 return
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _build(folder: Path, build: Build) -> None:
@@ -151,19 +150,19 @@ def _write(folder: Path, pool: ClassPool | PoolStream) -> None:
         os.fsync(file.fileno())
     classes: dict[str, Any] = {
         "format": FORMAT,
-        "images_sha256": _sha256(folder / IMAGES),
+        "images_sha256": sha256(folder / IMAGES),
         "images_shape": list(shape),
         "starts": pool.starts.tolist(),
         "counts": pool.counts.tolist(),
         "groups": pool.groups.tolist(),
         "names": list(pool.names),
     }
-    classes["sha256"] = _sha256_of_json(classes)
+    classes["sha256"] = sha256_of_json(classes)
     with (folder / CLASSES).open("wb") as file:
         file.write(json.dumps(classes).encode())
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _write_stream(file: BinaryIO, images: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
@@ -190,58 +189,21 @@ def _publish(staging: Path, folder: Path) -> None:
         if not folder.is_dir():
             raise
         return  # another process has built the same thing meanwhile: its copy is kept
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _load(folder: Path) -> ClassPool:
-    classes = _load_classes(folder / CLASSES)
-    with _damage_named(folder / IMAGES):
-        if _sha256(folder / IMAGES) != classes["images_sha256"]:
+    classes = load_classes(folder / CLASSES)
+    with damage_named(folder / IMAGES):
+        if sha256(folder / IMAGES) != classes["images_sha256"]:
             raise ValueError("its checksum is wrong")
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != classes["images_shape"]:
             raise ValueError(f"it holds {images.dtype} {images.shape}")
     starts, counts, groups = (np.array(classes[k], dtype=np.int64) for k in ("starts", "counts", "groups"))
-    with _damage_named(folder / CLASSES):
-        _check_classes(images, starts, counts, groups, classes["names"])
+    with damage_named(folder / CLASSES):
+        check_classes(images, starts, counts, groups, classes["names"])
     return ClassPool(images, starts, counts, tuple(classes["names"]), groups)
-
-
-def _load_classes(path: Path) -> dict[str, Any]:
-    with _damage_named(path):
-        classes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(classes, dict) or classes.get("format") != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}")
-        if classes.pop("sha256", None) != _sha256_of_json(classes):
-            raise ValueError("its checksum is wrong")
-    return classes
-
-
-def _check_classes(
-    images: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    names: list[str],
-) -> None:
-    if images.ndim != 4 or not len(starts) == len(counts) == len(groups) == len(names) > 0:
-        raise ValueError("its shapes do not fit together")
-    if starts.min() < 0 or counts.min() < 0 or (starts + counts).max() > len(images):
-        raise ValueError("a class lies outside the images")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of_json(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    with _opened(folder) as handle:
-        os.fsync(handle)
 
 
 @contextmanager
@@ -252,21 +214,4 @@ def _cache_dir_named(cache_dir: Path) -> Iterator[None]:
         raise UserError(
             f"data.cache_dir is {cache_dir}: it cannot be used ({error.strerror or error}). Make room there"
             " and allow writing, or choose another folder with --data.cache_dir"
-        ) from error
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): allow reading it, or choose another folder with"
-            " --data.cache_dir"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(
-            f"{path}: this file of the cache is damaged ({reason}). Delete the folder {path.parent}:"
-            " it will be built again"
         ) from error

@@ -1,15 +1,11 @@
 """What a test found: the printed table, ``results.json`` and ``tasks.csv``."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from upath import UPath
 
 from metasgd.reporting.metrics import Summary
-from metasgd.runs.storage import write_whole
-from metasgd.runs.strict_json import as_bytes
 
 MOST_ROWS = 10
 """Inner steps that the table shows; ``results.json`` has all."""
@@ -98,8 +94,8 @@ def table(result: TestResult, protocol: Protocol) -> Table:
     return rows
 
 
-def write(folder: Path | UPath, result: TestResult, protocol: Protocol) -> None:
-    """Write ``results.json``, and ``tasks.csv`` with the metric of every task after the last step."""
+def files(result: TestResult, protocol: Protocol) -> tuple[str, dict[str, Any]]:
+    """The text of ``tasks.csv``, the metric of every task after the last step, and the content of ``results.json``."""
     by_inner_step = asdict(result)
     by_task = by_inner_step.pop("by_task")
     content: dict[str, Any] = {
@@ -112,5 +108,4 @@ def write(folder: Path | UPath, result: TestResult, protocol: Protocol) -> None:
         "by_inner_step": by_inner_step,
     }
     rows = [f"task,{protocol.metric}", *(f"{task},{figure:.6g}" for task, figure in enumerate(by_task))]
-    write_whole(folder / "tasks.csv", ("\n".join(rows) + "\n").encode())
-    write_whole(folder / "results.json", as_bytes(content))
+    return "\n".join(rows) + "\n", content

@@ -10,7 +10,8 @@ from torch.utils.data.sampler import BatchSampler
 
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
-from metasgd.training.datamodule import ResumingLoader, default_cache_dir
+from metasgd.training.datamodule import default_cache_dir
+from metasgd.training.loader import ResumingLoader
 
 EVAL_BATCH = 500
 

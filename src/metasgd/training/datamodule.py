@@ -1,14 +1,13 @@
 """Supplies meta-batches of tasks to the Trainer."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch.utils.data
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from metasgd.data.contents import Contents
 from metasgd.data.rng import Split
@@ -16,10 +15,8 @@ from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_large, too_small
-from metasgd.runtime.process import allow_workers
-from metasgd.runtime.signals import SIGNALS, obey_parent_alone
+from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
-Item = TypeVar("Item")
 LARGEST_SEED = 2**63 - 1
 MOST_TASKS = 10_000_000
 """Of an outer step or an evaluation, whose tasks are listed in memory."""
@@ -34,73 +31,6 @@ def default_cache_dir() -> str:
     """``$XDG_CACHE_HOME/metasgd``, by default ``~/.cache/metasgd``."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return f"{base}/metasgd"
-
-
-class OuterSteps(Sequence[Sequence[int]]):
-    """The task numbers of every outer step: step t has the tasks ``t*B … t*B + B-1``, rank r its share of them.
-
-    With ``steps_per_task`` R above 1, the task in a place of the meta-batch stays for R outer steps, and the places
-    change theirs in turn.
-    """
-
-    def __init__(self, n_steps: int, meta_batch_size: int, rank: int, world_size: int, steps_per_task: int = 1) -> None:
-        self.n_steps, self.meta_batch_size, self.steps_per_task = n_steps, meta_batch_size, steps_per_task
-        share = meta_batch_size // world_size
-        self.own = range(rank * share, (rank + 1) * share)
-
-    def __len__(self) -> int:
-        return self.n_steps
-
-    def __getitem__(self, t: int) -> Sequence[int]:  # type: ignore[override] # steps are never sliced
-        r, b = self.steps_per_task, self.meta_batch_size
-        return [(t + place * r // b) // r * b + place for place in self.own]
-
-
-class MetaBatches(Dataset[Episode]):
-    """Item i is the tasks of block i."""
-
-    def __init__(self, sampler: Sampler, blocks: Sequence[Sequence[int]]) -> None:
-        self.sampler = sampler
-        self.blocks = blocks
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, i: int) -> Episode:
-        return self.sampler.draw(np.asarray(self.blocks[i], dtype=np.int64))
-
-
-class _From(torch.utils.data.Sampler[int]):
-    """``first … n-1``. Its length is n: Lightning counts the batches before ``first`` as fetched already."""
-
-    def __init__(self, first: int, n: int) -> None:
-        self.first, self.n = first, n
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.n))
-
-    def __len__(self) -> int:
-        return self.n
-
-
-class ResumingLoader(DataLoader[Item]):
-    """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress.
-
-    Its workers live on when the run is told to stop; they end when it does.
-    """
-
-    def __iter__(self) -> Any:
-        if self.num_workers:
-            allow_workers(self.num_workers)
-        self.worker_init_fn = obey_parent_alone
-        with SIGNALS.kept_from_workers():
-            return super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: see ``EpisodicDataModule.train_dataloader``."""
 
 
 class EpisodicDataModule(LightningDataModule):
@@ -261,7 +191,7 @@ class EpisodicDataModule(LightningDataModule):
         return ResumingLoader(
             batches,
             batch_size=None,
-            sampler=_From(first, len(batches)),
+            sampler=FromStep(first, len(batches)),
             num_workers=self.num_workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",  # which Lightning then copies from meanwhile
         )

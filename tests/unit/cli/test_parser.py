@@ -2,7 +2,7 @@
 
 import pytest
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.cli.parser import CHOICES, explained
 
 CONFIG = ["--config", "configs/glyphs.yaml"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.cli.options import at_option, in_own_names
 from metasgd.cli.parsing import ready
 from metasgd.errors import UserError

@@ -4,7 +4,8 @@ import json
 
 from rich.console import Console
 
-from metasgd.reporting.results import Protocol, TestResult, table, write
+from metasgd.reporting.results import Protocol, TestResult, table
+from metasgd.training.callbacks.results import write
 
 RESULT = TestResult(
     loss=[1.6094, 0.0696],

@@ -8,7 +8,7 @@ from lightning import Trainer
 from support.agents import free_port
 from support.runs import TINY
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.errors import UserError
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch
 

@@ -28,7 +28,7 @@ FIGURES = """
 import gc, sys
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.training.callbacks.curves import ShowCurves
 
 class Count(Callback):

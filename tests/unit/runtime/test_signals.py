@@ -97,7 +97,7 @@ LONG = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "50000"
 
 SIGNAL_IN_A_FORK = """
 import os, signal, sys
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 
 def signal_myself():
     global forks

@@ -10,7 +10,7 @@ from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.runs.folders import Run
 from metasgd.training.loggers import Place, in_run, keep_earlier
 

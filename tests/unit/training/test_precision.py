@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from support.runs import TINY
 
-from metasgd.cli.app import main
+from metasgd.cli.main import main
 from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import meta_gradient

@@ -2,73 +2,18 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from rich.console import Console
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from upath import UPath
 
-from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.nn.networks import uses_batch_statistics
-from metasgd.reporting.results import Protocol, table, write
-from metasgd.runs.checkpoint_schema import CONFIG_KEY, MADE_BY_KEY
-from metasgd.runs.folders import KEYWORDS, RESUME, saved_step
+from metasgd.errors import raise_problems, too_small
+from metasgd.runs.checkpoint_schema import MADE_BY_KEY
+from metasgd.runs.folders import saved_step
 from metasgd.runtime.signals import SIGNALS, fewest, leave
-from metasgd.training.datamodule import EpisodicDataModule
-from metasgd.training.loggers import as_list, flush
-from metasgd.training.module import MetaSGDModule
+from metasgd.training.loggers import flush
 from metasgd.training.resuming import made_by
-
-
-@contextmanager
-def _written_in(folder: str | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"trainer.logger.init_args.save_dir: the run's folder {folder} cannot be written"
-            f" ({error.strerror or error}). Allow writing there, make room, or choose another folder"
-        ) from error
-
-
-class SaveFitConfig(SaveConfigCallback):
-    """Keeps the configuration of a training run in its folder and in its checkpoints.
-
-    Evaluating a run changes neither. What is kept repeats the run from its start, in a folder of its own.
-    """
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
-        config = config.clone()
-        for logger in as_list(config.trainer.logger):
-            if isinstance(logger, Namespace) and "version" in logger.init_args:
-                logger.init_args.version = None
-        if "run.version" in config:
-            config["run.version"] = None
-        if config.ckpt_path in (*KEYWORDS, RESUME):
-            config.ckpt_path = None
-        super().__init__(parser, config, **options)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing: it is written at the start of the fit."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with _written_in(trainer.log_dir):
-            super().setup(trainer, pl_module, "fit")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint[CONFIG_KEY] = self._config_text
-
-    @cached_property
-    def _config_text(self) -> str:
-        """Made once: it takes longer than many an outer step."""
-        text: str = self.parser.dump(self.config, skip_unset=False)
-        return text
 
 
 class LastCheckpoint(Checkpoint):
@@ -219,43 +164,3 @@ class BestCheckpoint(ModelCheckpoint):
         paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(best))
         scores = {str(best): state_dict["kth_value"]}
         super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
-
-
-class RecordTest(Callback):
-    """Prints the table of a test and writes ``results.json`` in the run's folder."""
-
-    def __init__(self, source: Mapping[str, Any], checkpoint: str | None) -> None:
-        self.source, self.checkpoint = source, checkpoint
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        trainer.test_loop.verbose = False  # the table below says it all
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MetaSGDModule)
-        folder = trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
-        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.test
-        assert isinstance(data, EpisodicDataModule)
-        result = pl_module.test_result()
-        if not trainer.is_global_zero:
-            return
-        shape = data.eval_shape
-        protocol = Protocol(
-            metric=pl_module.objective.metric,
-            n_way=shape.n_way,
-            k_shot=shape.k_shot,
-            n_query=shape.n_query,
-            inner_steps=pl_module.eval_inner_steps,
-            transductive=pl_module.config.transductive if uses_batch_statistics(pl_module.network) else None,
-            one_alphabet=shape.one_alphabet,
-            data_seed=data.seed,
-            source=self.source["class_path"].rpartition(".")[2],
-            source_options=self.source.get("init_args", {}),
-            update_rule=type(pl_module.update_rule).__name__,
-            checkpoint=self.checkpoint,
-            outer_steps=int(pl_module.outer_steps),
-        )
-        with _written_in(folder):
-            write(UPath(folder), result, protocol)
-        Console().print(table(result, protocol))
-        Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)

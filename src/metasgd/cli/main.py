@@ -1,0 +1,44 @@
+"""The entry point: one command, its messages and its exit code."""
+
+import sys
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from metasgd.cli.app import MetaSGDCLI
+from metasgd.cli.closing import PROGRAM
+from metasgd.cli.commands import COMMANDS
+from metasgd.cli.options import say
+from metasgd.cli.parsing import ready
+from metasgd.errors import UserError
+from metasgd.runtime.exit_codes import ending_of
+from metasgd.runtime.output import losing_output_alone
+from metasgd.runtime.signals import SIGNALS
+from metasgd.training.callbacks.progress import quieten
+
+
+@SIGNALS.listening()
+@losing_output_alone
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    quieten()
+    arguments = sys.argv[1:] if args is None else args
+    command = arguments[0] if arguments else ""
+    try:
+        if command in COMMANDS:
+            ready(command, f"{PROGRAM} {command}", arguments[1:])()
+        else:
+            MetaSGDCLI(args)
+    except UserError as error:
+        say(command, *error.problems)
+        return 2
+    except MisconfigurationException as error:  # Lightning's own, as for a device that is not there
+        say(command, str(error))
+        return 2
+    except Exception as error:  # the packages behind remote places have errors of their own
+        ending = ending_of(error)
+        if ending is None:
+            raise
+        code, problem = ending
+        say(command, problem)
+        return code
+    return 0
