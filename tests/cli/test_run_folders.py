@@ -1,9 +1,11 @@
 """Runs and their folders through the command line: what other jobs, users and disks do to them."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -192,3 +194,63 @@ def test_a_learner_that_diverges_is_trained_to_its_end_and_resumed(folder):
     assert rates
     assert all(rate.max == pytest.approx(1e30) for rate in rates)
     assert main(["fit", *TINY, *options, "--ckpt_path", "last"]) == 0
+
+
+def kill_workers(run):
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_in_one_message_and_the_run_resumes(folder, monkeypatch, capsys):
+    options = ["--data.num_workers", "1", "--trainer.max_steps", "40", "--trainer.val_check_interval", "40"]
+    with monkeypatch.context() as patched:
+        patched.setattr(LastCheckpoint, "on_train_batch_end", Then.on_train_batch_end, raising=False)
+        patched.setattr(LastCheckpoint, "act", staticmethod(kill_workers), raising=False)
+        assert main(["fit", *TINY, *options, "--last_checkpoint.every_n_steps", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert "a process that fetches batches (data.num_workers) was ended from outside" in said
+    assert "Traceback" not in said
+    assert main(["fit", *TINY, *options, "--ckpt_path", "last"]) == 0
+    assert read_checkpoint(folder / "runs/sinusoid/version_0/checkpoints/last.ckpt")["global_step"] == 40
+
+
+def with_files(n, *command):
+    """A command in a process of its own that may have so many files open."""
+    return subprocess.run(["bash", "-c", f'ulimit -n {n}; exec "$@"', "-", *command], capture_output=True, check=False)
+
+
+def test_few_open_files_are_counted_before_a_run_has_a_folder(folder):
+    refused = with_files(64, *FIT, "--data.num_workers", "4")
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.count(b"error:") == 1
+    assert b"this process may have 64 files open (ulimit -n), which is too few" in refused.stderr
+    assert not (folder / "runs").exists()
+    least = int(refused.stderr.split(b"at least to ")[1].split(b",")[0])
+    done = with_files(least, *FIT, "--data.num_workers", "4")  # which is true
+    assert done.returncode == 0, done.stderr
+    assert b"batches are passed by names in shared memory" in done.stderr
+
+
+def test_a_port_that_another_program_has_is_named(folder):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+        done = subprocess.run([*FIT, *two], capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error") == 1
+    assert f"error: the port {port} of this host" in done.stderr
+    assert not (folder / "runs/sinusoid/version_0").exists()
+
+
+def test_a_full_disk_is_said_once_by_two_processes(folder):
+    """A limit on the size of files stands for it."""
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = ["bash", "-c", 'ulimit -f 30; exec "$@"', "-", *FIT, *two]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error") == 1
+    assert "last.ckpt could not be written (File too large)" in done.stderr

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 
 import torch
 import torch.distributed
@@ -15,6 +16,16 @@ GO_ON = "go on with --ckpt_path last"
 EVENTS = "events.out.tfevents"
 WORKER = "DataLoader worker"
 """How torch's errors begin when a worker has died, which have no type of their own."""
+
+
+def _is_lost_worker(error: BaseException) -> bool:
+    """Whether this error came of a process that fetched batches, and has ended."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(WORKER)
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) and any(
+        frame.f_globals.get("__name__") == "torch.utils.data.dataloader" for frame in frames
+    )
 
 
 def run_is_gone(folder: object) -> str:
@@ -45,15 +56,17 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
         return 2, run_is_gone(folder) if error.errno == errno.ENOENT else (
             f"the run's folder {folder} cannot be written any more ({error.strerror}). Allow writing there, and {GO_ON}"
         )
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if too_many or str(error).startswith("Too many open files"):  # the second is torch's, of its workers
         return 2, (
             "this process may open no more files (ulimit -n). Raise the limit, or use fewer processes that fetch"
             f" batches, as --data.num_workers 0; to resume, {GO_ON}"
         )
-    if isinstance(error, RuntimeError) and str(error).startswith(WORKER):
+    if error is not None and _is_lost_worker(error):
+        what = f"{type(error).__name__}: {error}".splitlines()[0].strip().rstrip(".")
         return 1, (
-            "a process that fetches batches (data.num_workers) was ended from outside, as for lack of memory"
-            f" ({str(error).splitlines()[0].strip().rstrip('.')}). Use fewer of them if it was, and {GO_ON}"
+            f"a process that fetches batches (data.num_workers) was ended from outside, as for lack of memory ({what})."
+            f" Use fewer of them if it was, and {GO_ON}"
         )
     if isinstance(error, torch.distributed.DistNetworkError) and "EADDRINUSE" in str(error):
         return 2, (

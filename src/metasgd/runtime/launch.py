@@ -18,7 +18,6 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd.errors import UserError
-from metasgd.runtime.signals import is_lost_process
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """From the first of these variables that is set Lightning takes the rank of a process."""
@@ -157,8 +156,10 @@ class ConsistentCheckpoint(Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """Processes that this one has started end with it, if they wait for it to come, or hang in mid-run."""
+        """Processes that this one has started end with it: they would wait for it, or say that it is lost.
+
+        Not by a signal, after which each of them leaves by itself.
+        """
         launcher = trainer.strategy.launcher
-        apart = not torch.distributed.is_initialized() or is_lost_process(exception)
-        if apart and isinstance(launcher, _SubprocessScriptLauncher):
+        if isinstance(exception, Exception) and isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)

@@ -16,11 +16,13 @@ from metasgd.errors import UserError
 
 FILES_OF_A_WORKER, FILES_OF_ITS_TENSORS = 8, 16
 """Open files that a process which fetches batches takes here: for itself, and for the tensors on their way from it."""
+OWN_FILES = 10
+"""Those that it opens meanwhile: the run's, and what it imports late."""
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def allow_workers(n: int) -> None:
-    """See to it that this process may open the files that n processes which fetch batches take.
+    """See to it that this process may open the files that n processes which fetch batches take, and some of its own.
 
     Where it may not, some of these stop and the process waits for them for ever. It raises its own limit as far as it
     may; where that is not enough, tensors are passed by names in place of open files.
@@ -30,16 +32,16 @@ def allow_workers(n: int) -> None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    least = taken + n * FILES_OF_A_WORKER
+    least = taken + OWN_FILES + n * FILES_OF_A_WORKER
     enough = least + n * FILES_OF_ITS_TENSORS
-    if soft == resource.RLIM_INFINITY or enough <= soft:
+    if n == 0 or soft == resource.RLIM_INFINITY or enough <= soft:
         return
     limit = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
     if limit < least:
         raise UserError(
-            f"data.num_workers is {n}, but this process may have {hard} files open (ulimit -n), which is too few. Raise"
-            f" that limit, at least to {least}, or use fewer workers, as --data.num_workers 0"
+            f"data.num_workers makes {n} processes that fetch batches, but this process may have {hard} files open"
+            f" (ulimit -n), which is too few. Raise that limit, at least to {least}, or use --data.num_workers 0"
         )
     if limit < enough and torch.multiprocessing.get_sharing_strategy() != "file_system":  # type: ignore[no-untyped-call]
         torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from torch.utils.data.sampler import BatchSampler
 
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
+from metasgd.runtime.process import allow_workers
 from metasgd.training.datamodule import default_cache_dir
 from metasgd.training.loader import ResumingLoader
 
@@ -69,6 +70,7 @@ class SupervisedData(LightningDataModule):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         if not self.examples:
+            allow_workers(self.data.num_workers)
             self.examples = self.data.examples(self.problem)
             self._batches(n_steps=0, first=0)  # refuses what cannot be
 

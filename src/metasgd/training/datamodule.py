@@ -15,6 +15,7 @@ from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.runtime.process import allow_workers
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
 LARGEST_SEED = 2**63 - 1
@@ -117,6 +118,7 @@ class EpisodicDataModule(LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        allow_workers(self.num_workers * len(set(needed[stage]) - set(self.samplers)))
         problems: list[str] = []
         world_size = self.trainer.world_size if self.trainer else 1
         if stage == "fit" and self.meta_batch_size % world_size:

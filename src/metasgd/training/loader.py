@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from metasgd.data.source import Sampler
 from metasgd.episode import Episode
-from metasgd.runtime.process import allow_workers
 from metasgd.runtime.signals import SIGNALS, obey_parent_alone
 
 Item = TypeVar("Item")
@@ -69,8 +68,6 @@ class ResumingLoader(DataLoader[Item]):
     """
 
     def __iter__(self) -> Any:
-        if self.num_workers:
-            allow_workers(self.num_workers)
         self.worker_init_fn = obey_parent_alone
         with SIGNALS.kept_from_workers():
             return super().__iter__()
