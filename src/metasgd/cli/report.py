@@ -25,6 +25,7 @@ from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.moved_classes import with_present_paths
 from metasgd.runs.outputs import validate_output, write_output
 from metasgd.runs.plain_yaml import load_yaml
+from metasgd.runs.storage import answering
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import CSV_FILE
 
@@ -57,7 +58,8 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
     """
     folder = Path(run)
     config_file = folder / "config.yaml"
-    config, checkpoint = _config(config_file), _checkpoint(folder)
+    with answering(folder, "run"):
+        config, checkpoint = _config(config_file), _checkpoint(folder)
     if tasks < 2:
         raise UserError(f"--tasks is {tasks}: at least 2 are needed")
     place = folder / "report.html" if output is None else Path(output)

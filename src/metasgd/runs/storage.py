@@ -74,7 +74,7 @@ def is_lost_place(error: BaseException) -> bool:
 
 @contextmanager
 def answering(place: Path | UPath, option: str) -> Iterator[None]:
-    """Look at a place, and tell of it if it is remote and does not answer.
+    """Look at a place, and tell of it if it is remote and does not answer, or may not be looked at.
 
     Raises:
         UserError: names the address and what came of it.
@@ -84,7 +84,10 @@ def answering(place: Path | UPath, option: str) -> Iterator[None]:
             yield
     except OSError as error:
         if isinstance(place, Path):
-            raise
+            raise UserError(
+                f"{option} is {place}, which cannot be looked at ({error.strerror or error}). Allow reading it, and the"
+                " folders on the way to it"
+            ) from error
         raise UserError(
             f"{option} is {place}, which does not answer as it should ({error.strerror or error}). See that the address"
             " is right, that its bucket or server is there and reached from here, and that you may read and write it"

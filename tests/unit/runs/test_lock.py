@@ -173,3 +173,12 @@ def test_nor_is_one_that_this_user_may_not_read(run, monkeypatch):
     monkeypatch.setattr("metasgd.runs.storage.os.access", lambda path, mode: False)  # these tests may be root's
     with pytest.raises(UserError, match="you may not read it"):
         find_start("resume", run.save_dir, "a", 3, fit=True)
+
+
+def test_what_another_user_keeps_to_himself_is_said_so(run, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # these tests may be root's
+    with pytest.raises(UserError, match=r"--ckpt_path is .*best.ckpt, which cannot be looked at \(Permission denied\)"):
+        find_start(str(run.checkpoint("best")), run.save_dir, "a", None, fit=False)
