@@ -162,7 +162,7 @@ def test_an_option_calls_nothing_that_makes_something_else(here, capfd, command,
         places += [("trainer", name) for name in ("callbacks", "logger", "plugins", "profiler")]
     else:
         whole = {"problem": {"class_path": "metasgd.data.Curve"}, "network": "metasgd.nn.MLP"}
-        places = [("network",), ("problem",)] + [("optimizer",)]
+        places = [("network",), ("problem",), ("optimizer",)]
     for place in places:
         for given in (value, value["class_path"]):
             config = yaml.safe_load(yaml.safe_dump(whole))

@@ -65,11 +65,18 @@ def _is_run(value: Any) -> bool:
 
 
 def _is_beginning(value: Any) -> bool:
-    return _has(value, tensors=is_count) and all(isinstance(name, str) for name in value)
+    """Settings of a group of parameters, in plain values alone, which are compared."""
+    return _has(value, tensors=is_count) and all(map(_is_text, value)) and all(map(_is_plain, value.values()))
 
 
 def _is_group(value: Any) -> bool:
     return _has(value, params=lambda p: _all(p, list, is_count), lr=is_number)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _is_optimizer(value: Any) -> bool:

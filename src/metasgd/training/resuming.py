@@ -89,7 +89,9 @@ def validate_resumable(
             " as the run that wrote it, which its config.yaml has, or start a new run"
         )
     validate_optimizer(path, content["optimizer_states"][0], optimizer)
-    if scheduler is not None and content["lr_schedulers"]:
+    if scheduler is not None:
+        if not content["lr_schedulers"]:
+            raise UserError(f"the checkpoint {path} lacks the state of its schedule: use last.ckpt as the run left it")
         validate_schedule(path, content["lr_schedulers"][0], scheduler)
 
 

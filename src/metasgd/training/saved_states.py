@@ -1,7 +1,7 @@
 """The states in a checkpoint, held against those that the configured optimizer, schedule and Trainer have."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ NOT_NEGATIVE = (
     *("row_var", "col_var", "variance"),
 )
 """Of the states of torch's optimizers: what is counted, or a root is taken of."""
+MOVED = {
+    *("lr", "initial_lr", "max_lr", "min_lr", "swa_lr", "momentum", "betas", "max_momentum", "base_momentum"),
+    *("foreach", "fused", "capturable"),
+}
+"""Settings of torch's optimizers that schedules change, or that say how the same is computed."""
 KNOWN = ("torch.", "metasgd.", "lightning.")
 """States of the classes of these packages have the same parts from one run to the next."""
 LOADERS = "combined_loader"
@@ -40,6 +45,7 @@ def validate_optimizer(path: Path | UPath, state: Mapping[str, Any], optimizer: 
     Raises:
         UserError: names the first state that does not fit.
     """
+    _validate_groups(path, state["param_groups"], optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     if sorted(numbers) != list(range(len(parameters))) or not set(state["state"]) <= set(numbers):
@@ -71,6 +77,28 @@ def validate_optimizer(path: Path | UPath, state: Mapping[str, Any], optimizer: 
                 raise _unfit(path, f"{what} has the shape {tuple(value.shape)}, not {tuple(fresh.shape)}")
             if name in NOT_NEGATIVE and isinstance(value, Tensor) and bool((value < 0).any()):
                 raise _unfit(path, f"{what} is negative")
+
+
+def _validate_groups(path: Path | UPath, groups: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> None:
+    """Refuse groups of parameters whose settings are not of the configured kinds, or others than nothing may move.
+
+    Raises:
+        UserError: names the first setting that does not fit.
+    """
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        raise _unfit(path, "its optimizer has other groups of parameters")
+    for saved, own in zip(groups, optimizer.param_groups, strict=True):
+        theirs, ours = ({n: v for n, v in group.items() if n != "params"} for group in (saved, own))
+        for part in _misfits("its optimizer's ", theirs, ours):
+            raise _unfit(path, part)
+        fixed = ours.keys() & theirs.keys() - MOVED if type(optimizer).__module__.startswith("torch.optim") else ()
+        for name in sorted(fixed):
+            if _plain(theirs[name]) != _plain(ours[name]):
+                raise _unfit(path, f"its optimizer has {name} {_brief(theirs[name])}, the configured one {ours[name]}")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else list(value) if isinstance(value, tuple) else value
 
 
 def _after_a_step(optimizer: Optimizer) -> dict[int, dict[str, Any]]:

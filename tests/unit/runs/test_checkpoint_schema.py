@@ -20,7 +20,7 @@ WHOLE = {
     "lr_schedulers": [{}],
     "metasgd_format": 1,
     "metasgd_config": "a: 1",
-    "metasgd_made_by": {"optimizer": "Adam", "schedule": "none"},
+    "metasgd_made_by": {"optimizer": "Adam", "schedule": "none", "settings": [{"tensors": 1, "betas": [0.9, 0.99]}]},
     "metasgd_skipped": {"total": 0, "in_a_row": 0},
     "metasgd_long_runs": [RUN],
     "of a callback": {"anything": [1, None, {"deep": True}]},

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, Re
 
 from metasgd.errors import UserError
 from metasgd.training.callbacks.checkpoints import BestCheckpoint
-from metasgd.training.saved_states import validate_optimizer, validate_progress, validate_schedule
+from metasgd.training.saved_states import MOVED, validate_optimizer, validate_progress, validate_schedule
 
 PATH = Path("x.ckpt")
 OPTIMIZERS = {
@@ -84,6 +84,25 @@ def test_states_of_other_shapes_numbers_and_names_are_refused(name):
     state["state"][0]["more"] = torch.zeros(3, 4)
     with pytest.raises(UserError, match="other states of a parameter of shape .3, 4.: more"):
         validate_optimizer(PATH, state, made(name))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_settings_of_another_kind_or_value_are_refused(name):
+    whole = trained(name)
+    for setting, value in whole["param_groups"][0].items():
+        if setting in ("params", "foreach", "fused", "capturable"):
+            continue
+        for other in ({}, [[]], torch.zeros(3), "x", float("nan")):
+            state = copy.deepcopy(whole)
+            state["param_groups"][0][setting] = other
+            with pytest.raises(UserError, match=f"its optimizer('s| has) {setting}"):
+                validate_optimizer(PATH, state, made(name))
+        if setting not in MOVED and isinstance(value, float):
+            state["param_groups"][0][setting] = value + 0.5
+            with pytest.raises(
+                UserError, match=f"its optimizer has {setting} {value + 0.5}, the configured one {value}"
+            ):
+                validate_optimizer(PATH, state, made(name))
 
 
 def test_what_a_root_is_taken_of_is_not_negative():
