@@ -11,7 +11,7 @@ from functools import cache
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from metasgd.meta.closed_form.batch_norm import BatchNorm
 from metasgd.meta.closed_form.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
@@ -21,6 +21,8 @@ from metasgd.meta.closed_form.rms_norm import RMSNorm
 from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
 from metasgd.nn.networks import BatchNorm2d
 
+GLOBAL_HOOKS = tuple(f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward"))
+"""Where torch holds the hooks of all modules; each version has these."""
 LOSS_FORMS: dict[Callable[..., Tensor], LossForm] = {
     F.cross_entropy: CrossEntropy(),
     F.mse_loss: MeanSquaredError(),
@@ -42,7 +44,7 @@ def from_module(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward 
     """``network`` and ``loss`` by their closed forms; None if anything is not known to the letter."""
     form = next((form for known, form in LOSS_FORMS.items() if known is loss), None)
     modules = _in_sequence(network)
-    if form is None or not modules or _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if form is None or not modules or any(getattr(torch_module, name) for name in GLOBAL_HOOKS):
         return None
     images = type(modules[0][1]) is nn.Conv2d
     flatten = type(modules[0][1]) is nn.Flatten
