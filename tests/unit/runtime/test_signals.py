@@ -242,7 +242,7 @@ def test_slurms_signal_before_the_run_is_noted_for_it(monkeypatch):
 
 SIGNAL_BEFORE_THE_RUN = """
 import os, signal, sys
-from metasgd.cli import app as cli
+from metasgd.cli import main as cli
 
 class Announced(cli.MetaSGDCLI):
     def __init__(self, *arguments):
