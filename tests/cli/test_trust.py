@@ -19,8 +19,11 @@ MINE = """
 import pathlib
 pathlib.Path("imported").touch()
 from torch import nn
-from metasgd.nn.networks import MLP
+from metasgd.nn import MLP
+from metasgd.rules import OptimizerNetwork
 class Net(MLP):
+    pass
+class Rule(OptimizerNetwork):
     pass
 """
 CALLS = [  # in each the file "called" would appear
@@ -113,7 +116,9 @@ def commands(path):
 
 @pytest.mark.parametrize("n", range(4), ids=["adapt", "train", "compare", "report"])
 def test_no_command_calls_what_a_checkpoint_names(here, capfd, n):
-    for place in (("model", "network"), ("model", "update_rule"), *([("data", "source")] if n == 0 else [])):
+    places = [("model", "update_rule")]  # train and compare build no more than the rule
+    places += [("model", "network")] * (n in (0, 3)) + [("data", "source")] * (n == 0)
+    for place in places:
         path = altered(OPTIMIZER_NETWORK, place, CALLS[0], here)
         if n == 3:
             (here / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -144,12 +149,15 @@ def test_ones_own_class_is_imported_when_the_checkpoint_is_trusted(here):
 
 
 def test_a_learned_optimizer_says_whether_its_checkpoint_is_trusted(here):
-    path = altered(OPTIMIZER_NETWORK, ("model", "network"), {"class_path": "mine.Net", "init_args": {}}, here)
+    config = yaml.safe_load(torch.load(OPTIMIZER_NETWORK, weights_only=True)[CONFIG_KEY])
+    options = config["model"]["update_rule"]["init_args"]
+    path = altered(OPTIMIZER_NETWORK, ("model", "update_rule"), {"class_path": "mine.Rule", "init_args": options}, here)
     parameters = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(UserError, match="class_path is mine.Net"):
+    with pytest.raises(UserError, match="class_path is mine.Rule"):
         LearnedOptimizer(parameters, checkpoint=path, total_steps=3)
-    with pytest.raises(UserError, match="does not fit the model"):  # it is built, with layers of its own
-        LearnedOptimizer(parameters, checkpoint=path, total_steps=3, trust=True)
+    assert not (here / "imported").exists()
+    trusted = LearnedOptimizer(parameters, checkpoint=path, total_steps=3, trust=True)
+    assert type(trusted.rule).__name__ == "Rule"
     assert (here / "imported").exists()
 
 
