@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @contextmanager
@@ -46,20 +46,22 @@ def trained_by_another(run):
         with locked(run, print):
             os.write(writes, b"locked")
             signal.pause()
-    assert os.read(reads, 10) == b"locked"
-    yield
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(reads)
-    os.close(writes)
+    try:
+        assert os.read(reads, 10) == b"locked"
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reads)
+        os.close(writes)
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(folder, capsys):
     assert main(["fit", *TINY, VERSION, "7"]) == 0
     run = Run(UPath(folder / "runs"), "sinusoid", 7)
-    before = contents(folder)
     longer = ["fit", *TINY, "--trainer.max_steps", "12"]
     with trained_by_another(run):
+        before = contents(folder)
         for resumed in (["last"], ["resume", VERSION, "7"], [str(run.checkpoint("best"))]):
             capsys.readouterr()
             assert main([*longer, "--ckpt_path", *resumed]) == 2

@@ -111,18 +111,41 @@ def locked(run: Run, say: Callable[[str], None]) -> Iterator[None]:
         say(UNLOCKED.format(folder))
         yield
         return
+    file = folder / FILE
+    handle = _open_locked(file, say)
     try:
-        handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"the run's folder {folder} cannot be written ({error.strerror or error}). Allow writing there; or give"
-            " --init_from instead, to start a run of your own from the weights of a checkpoint"
-        ) from error
-    try:
-        _lock(handle, folder, say)
         yield
     finally:
+        if _is_of(handle, file):
+            with suppress(OSError):
+                file.unlink()  # before the lock is free: nothing of it is left in the run
         os.close(handle)
+
+
+def _open_locked(file: Path, say: Callable[[str], None]) -> int:
+    while True:
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"the run's folder {file.parent} cannot be written ({error.strerror or error}). Allow writing there; or"
+                " give --init_from instead, to start a run of your own from the weights of a checkpoint"
+            ) from error
+        try:
+            _lock(handle, file.parent, say)
+        except BaseException:
+            os.close(handle)
+            raise
+        if _is_of(handle, file):
+            return handle
+        os.close(handle)  # of a file that its holder has removed just before
+
+
+def _is_of(handle: int, file: Path) -> bool:
+    """Whether this is the file that stands there now."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(handle), file.stat())
+    return False
 
 
 def _lock(handle: int, folder: Path, say: Callable[[str], None]) -> None:

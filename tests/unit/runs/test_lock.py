@@ -73,6 +73,28 @@ def test_a_run_is_of_one_process_until_that_ends(run, fork_worker):
     assert f"{run.folder} is being trained at this moment, by process {holder} on" in str(caught.value)
     with locked(run, silent):  # that one was killed
         pass
+    assert [path.name for path in run.folder.iterdir()] == ["checkpoints"]
+
+
+def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(run, monkeypatch):
+    """Another process would lock the file that stands there next."""
+    lockf, taken = run_lock.fcntl.lockf, []
+
+    def late(handle, operation):
+        if not taken:
+            taken.append(handle)
+            (run.folder / run_lock.FILE).unlink()
+        lockf(handle, operation)
+
+    monkeypatch.setattr(run_lock.fcntl, "lockf", late)
+    with locked(run, silent):
+        child = os.fork()
+        if child == 0:
+            monkeypatch.undo()
+            with pytest.raises(UserError, match="is being trained at this moment"), locked(run, silent):
+                pass
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_run_that_is_trained_elsewhere_is_neither_read_nor_started(run):
