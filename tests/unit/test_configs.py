@@ -1,11 +1,10 @@
 """Every shipped configuration, built as ``fit`` would build it."""
 
 import pytest
-from jsonargparse import auto_parser
 from support.runs import ROOT
 
 from metasgd.cli.app import MetaSGDCLI
-from metasgd.cli.commands import COMMANDS
+from metasgd.cli.parsing import ready
 from metasgd.data.problems import Problem
 from metasgd.data.source import Source
 from metasgd.training.module import MetaSGDModule
@@ -71,8 +70,8 @@ def test_every_configuration_takes_overrides(path, built):
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_a_configuration_of_another_command_is_built_whole(path):
-    parser = auto_parser(COMMANDS[path.stem.split("_")[0]], as_positional=False)
-    built = parser.instantiate(parser.parse_args(["--config", str(path)]))
+    command = path.stem.split("_")[0]
+    built = ready(command, f"metasgd {command}", ["--config", str(path)]).__self__
     assert isinstance(built.problem, Problem)
     assert list(built.network().parameters())
     assert built.steps > 0
