@@ -95,7 +95,6 @@ def be_a_web_page(archive: Path, members: Members) -> None:
         (lose_a_member, "'He/character01' has 2 drawings, 3 are expected"),
         (add_a_member, "'He/character01' has 4 drawings, 3 are expected"),
         (put_a_bomb, "unpacks to 10000000 bytes, 65536 are allowed"),
-        (leave_the_folder, "escaped.png': the path leaves the folder"),
         (encrypt, "is encrypted"),
         (be_a_web_page, "damaged or incomplete (File is not a zip file)"),
     ],
@@ -116,3 +115,10 @@ def test_a_damaged_archive_is_named_and_none_of_it_is_kept(
     assert sorted(os.listdir(tmp_path)) == ["cache", "data"]
     Fake().prepare(write_archives(root), cache_dir)
     assert len(os.listdir(cache_dir)) == 1
+
+
+def test_a_name_that_leaves_the_folder_is_a_name_alone(tmp_path: Path) -> None:
+    root = write_archives(tmp_path / "data")
+    leave_the_folder(root / f"{EVALUATION}.zip", drawings(EVALUATION))
+    Fake().prepare(root, tmp_path / "cache")
+    assert not list(tmp_path.parent.rglob("escaped.png"))
