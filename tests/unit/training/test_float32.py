@@ -50,7 +50,7 @@ def curve(k_shot, n_query):
 
 def task_for(module, n_way, k_shot, n_query):
     """Long runs see as many shots at a step as a minibatch has."""
-    k_shot = getattr(module.runs, "minibatch_shots", k_shot)
+    k_shot = getattr(module.unroll, "minibatch_shots", k_shot)
     shape = getattr(module.network, "image_shape", None)
     return curve(k_shot, n_query) if shape is None else drawings(n_way, k_shot, n_query, shape)
 
@@ -74,7 +74,7 @@ def errors(learner, task, inner_steps):
 def assert_close(module, task):
     closed, autograd = errors(module.config, task, module.inner_steps)
     # long runs start from random weights, and a rule that divides by the size of gradients makes much of rounding
-    assert closed < (max(CLOSE, 3 * autograd) if isinstance(module.runs, TruncatedUnroll) else CLOSE)
+    assert closed < (max(CLOSE, 3 * autograd) if isinstance(module.unroll, TruncatedUnroll) else CLOSE)
 
 
 def cases(of, names):
