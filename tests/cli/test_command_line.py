@@ -244,7 +244,10 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(capsys, tmp_pat
 def test_a_folder_that_cannot_be_written_is_refused(folder, capsys, tmp_path):
     (tmp_path / "a_file").write_text("")
     assert run("fit", *TINY, "--trainer.logger.init_args.save_dir", folder) == 2
-    assert f"trainer.logger.init_args.save_dir is {folder}/sinusoid/version_0/checkpoints: it cannot be written" in capsys.readouterr().err
+    assert (
+        f"trainer.logger.init_args.save_dir is {folder}/sinusoid/version_0/checkpoints: it cannot be written"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_option_is_in_the_help(capsys):
