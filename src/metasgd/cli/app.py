@@ -31,7 +31,7 @@ from metasgd.reporting.figures import settings_of
 from metasgd.runs.folders import Run, find_start, new_run
 from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
-from metasgd.runs.storage import place_of
+from metasgd.runs.storage import answering, place_of
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch, be_first
 from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
@@ -155,7 +155,8 @@ class MetaSGDCLI(LightningCLI):
             require_checkpoint(command, place.name)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
-        run = start.run or new_run(save_dir, place.name)
+        with answering(save_dir, place.option):
+            run = start.run or new_run(save_dir, place.name)
         resumed_at = start.outer_step if start.run and command == "fit" else None
         self.loggers_of = partial(loggers_of, config["logger"], settings)
         config["logger"] = False if dry else self.loggers_of(run, resumed_at)

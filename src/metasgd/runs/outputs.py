@@ -71,7 +71,10 @@ def validate_run_folder(folder: Path | UPath, stage: str, option: str) -> None:
     Raises:
         UserError: names the place and the reason.
     """
-    validate_folder(folder / "checkpoints" if stage == "fit" else folder, option)
+    if isinstance(folder, Path):
+        validate_folder(folder / "checkpoints" if stage == "fit" else folder, option)
+    else:
+        validate_writable(folder.parents[1], option)  # the address as the user gave it
     for name in WRITTEN.get(stage, ()):
         validate_output(folder / name, f"the file of {stage}")
 

@@ -114,7 +114,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     ("command", "fork", "saved_at"),
-    [("fit", 1, None), ("fit", 2, 4), ("validate", 1, 8)],
+    [("fit", 1, None), ("fit", 2, 3), ("validate", 1, 8)],
     ids=["workers of the training", "workers of a validation after 4 steps", "workers of a command without training"],
 )
 def test_a_signal_in_the_middle_of_a_fork_is_not_lost(command, fork, saved_at, tmp_path):
