@@ -38,7 +38,7 @@ WAYS = {
         *("--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"),
     ],
 }
-POISONED = ["--data.source", "poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
+POISONED = ["--data.source", "support.poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
 """One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
 ENGINES = ("loop", "vmap", "threads")
 
