@@ -375,7 +375,7 @@ def test_an_output_that_cannot_be_written(tmp_path, adapt, unequal):
     (tmp_path / "folder.csv").mkdir()
     code, said, _ = adapt(*unequal, output=tmp_path / "folder.csv")
     assert code == 2
-    assert f"--output is {tmp_path}/folder.csv" in said
+    assert f"--output is {tmp_path}/folder.csv, which is a folder: give the name of a file to write" in said
 
 
 def test_an_output_that_is_no_table(tmp_path, adapt, unequal):

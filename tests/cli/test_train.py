@@ -49,7 +49,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path)
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"}
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, capsys, monkeypatch):

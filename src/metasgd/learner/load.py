@@ -16,7 +16,7 @@ from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
-from metasgd.runs.compatibility import saved_config
+from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
 from metasgd.runs.size_limit import SizeLimit
 
@@ -46,9 +46,7 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     """
     path = UPath(path)
     content = read_checkpoint(path)
-    config = saved_config(path, content)
-    if config is None:
-        raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
+    config = config_of_run(path, content)
     options = {name: value for name, value in config["model"].items() if name != "outer"}
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
     model: MetaModel = built(MetaModel, options, what, trust, weights=weights)

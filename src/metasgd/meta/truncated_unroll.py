@@ -21,7 +21,7 @@ from torch.func import vmap
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError
-from metasgd.meta.autograd import unused_parameters
+from metasgd.meta.autograd import leaves, unused_parameters
 from metasgd.meta.engine_check import pair_of, validate_differentiable
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import Unroll
@@ -228,7 +228,3 @@ def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int) -> Tensor:
     way = torch.arange(n_way, device=steps.device)[:, None]
     at = steps[:, None, None] * shots + torch.arange(shots, device=steps.device)
     return (way * k_shot + (at + way * (at // k_shot)) % k_shot).flatten(1)
-
-
-def leaves(tensors: Params) -> Params:
-    return {n: t.detach().requires_grad_() for n, t in tensors.items()}

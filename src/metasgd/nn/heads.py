@@ -46,6 +46,9 @@ class PrototypeHead(ClassAgnosticHead):
         Snell et al., NeurIPS 2017 (prototypical networks); Triantafillou et al., ICLR 2020 (ProtoMAML).
     """
 
+    SCALES = ("log_scale", "log_temperature")
+    """Its parameters beside the rows: learned at outer steps, and the same in all inner steps."""
+
     def __init__(self, features: int, one_length: bool = False, scale: float | None = None) -> None:
         super().__init__(features)
         self.one_length = one_length

@@ -205,7 +205,7 @@ def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[
         UserError: a pattern fits no parameter, or all are frozen.
     """
     start = prototype_head(network)
-    scales = () if start is None else (f"{start[0]}.log_scale", f"{start[0]}.log_temperature")
+    scales = () if start is None else tuple(f"{start[0]}.{n}" for n in PrototypeHead.SCALES)
     names = frozenset(name for name, p in network.named_parameters() if p.requires_grad and name not in scales)
     if not names:
         raise UserError(

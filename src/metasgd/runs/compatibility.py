@@ -109,6 +109,18 @@ def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:
     return dict(config)
 
 
+def config_of_run(path: Path | UPath, content: Options) -> dict[str, Any]:
+    """The configuration in a checkpoint that must have one.
+
+    Raises:
+        UserError: it has none, or one that cannot be read.
+    """
+    config = saved_config(path, content)
+    if config is None:
+        raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
+    return config
+
+
 def _differences(name: str, saved: Any, own: Any, free: tuple[str, ...] = ()) -> Iterator[str]:
     """In words."""
     for differing in differences(name, saved, own, free):

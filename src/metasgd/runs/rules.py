@@ -15,7 +15,7 @@ from metasgd.errors import UserError
 from metasgd.rules.base import UpdateRule, name_of
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
-from metasgd.runs.compatibility import saved_config
+from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
 from metasgd.runs.size_limit import SizeLimit
 
@@ -39,10 +39,7 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
     """
     place = UPath(path)
     content = read_checkpoint(place)
-    config = saved_config(place, content)
-    if config is None:
-        raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
-    model = config["model"]
+    model = config_of_run(place, content)["model"]
     tensors = content["state_dict"]
     network = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
     phi = {n.removeprefix("update_rule."): t for n, t in tensors.items() if n.startswith("update_rule.")}

@@ -72,9 +72,7 @@ def from_module(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward 
     if not layers or not isinstance(layers[-1], Linear):
         return None
     # what two layers share goes by one of its names alone; of a prototype head, tasks make rows
-    made = {
-        f"{prefix}{n}" for prefix, m in modules if type(m) is PrototypeHead for n in ("log_scale", "log_temperature")
-    }
+    made = {f"{prefix}{n}" for prefix, m in modules if type(m) is PrototypeHead for n in PrototypeHead.SCALES}
     if frozenset(made).union(*(layer.names for layer in layers)) != dict(network.named_parameters()).keys():
         return None
     return FeedForward(tuple(layers), form, images, flatten)
