@@ -55,7 +55,7 @@ CASES = {
     "no config": (["fit", "--config", "nothere.yaml"], "nothere.yaml"),
     # what the options' owners find
     "no inner step": (["fit", *TINY, "--model.inner_steps", "0"], "inner_steps is 0: at least 1"),
-    "pattern without parameter": (["fit", *TINY, "--model.adapts", "tail"], "model.adapts has 'tail'"),
+    "pattern without parameter": (["fit", *TINY, "--model.adapts", "tail"], "adapts has 'tail'"),
     "no width": (["fit", *GLYPHS, "--model.network.init_args.width", "0"], "width is 0: use a number, or four"),
     "three widths": (["fit", *GLYPHS, "--model.network.init_args.width", "[8, 8, 8]"], "width is [8, 8, 8]: use"),
     "momentum": (

@@ -3,7 +3,6 @@
 import os
 
 import pytest
-from PIL import Image
 from support.fake_omniglot import BACKGROUND, EVALUATION, drawings, write_archive
 from support.runs import ROOT
 from support.strokes import drawing, write_tree
@@ -22,15 +21,10 @@ def animate(path):
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-def misname(path):
-    Image.open(path).save(path, format="JPEG")
-
-
 DAMAGE = {
     truncate: "not an intact picture",
     empty: "not an intact picture",
     animate: "it has 3 frames",
-    misname: "a JPEG by its content, a PNG by its name",
 }
 
 
@@ -42,9 +36,7 @@ def refused(done, *said):
         assert part in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("damage", "where"), [(truncate, "query"), (empty, "support"), (animate, "query"), (misname, "support")]
-)
+@pytest.mark.parametrize(("damage", "where"), [(truncate, "query"), (empty, "support"), (animate, "query")])
 def test_adapt_names_a_damaged_picture_and_writes_nothing(damage, where, drawings_run, tmp_path, metasgd):
     write_tree(tmp_path, {"support": range(300, 303), "query": range(300, 303)}, drawings=2)
     damage(tmp_path / where / "c301" / "1.png")
@@ -62,7 +54,7 @@ def test_fit_names_all_damaged_pictures_and_starts_no_run(tmp_path, metasgd):
         damage(tmp_path / "data" / "train" / f"c{c:03d}" / "0.png")
     config = ["--config", str(ROOT / "configs" / "image_folder.yaml"), "--trainer.accelerator", "cpu"]
     done = metasgd("fit", *config, "--data.root", "data", "--data.cache_dir", "cache")
-    refused(done, *(f"c{c:03d}/0.png: " for c in range(4)))
+    refused(done, *(f"c{c:03d}/0.png: " for c in range(len(DAMAGE))))
     for said in DAMAGE.values():
         assert said in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.name not in ("data", "cache")]
@@ -71,7 +63,6 @@ def test_fit_names_all_damaged_pictures_and_starts_no_run(tmp_path, metasgd):
 
 FIRST = f"{BACKGROUND}/Aleph/character01/01_01.png"
 ARCHIVES = {
-    "leaves its folder": ({f"{BACKGROUND}/../../escaped.png": b""}, "escaped.png': the path leaves the folder"),
     "a bomb": ({FIRST: bytes(10_000_000)}, "unpacks to 10000000 bytes, 65536 are allowed"),
     "cut short": (None, "damaged or incomplete"),
 }
