@@ -149,7 +149,7 @@ class MetaSGDCLI(LightningCLI):
         resume(self.model, start, configured, fit=command == "fit", max_steps=max_steps)
         self.weights = start
         if options.init_from is not None and start.checkpoint is None:
-            given = initialise(self.model, options.init_from, configured, self.datamodule.source)
+            given = initialise(self.model, options.init_from, configured, self.datamodule.source, command == "fit")
             self.weights = start if command == "fit" else given  # a new run may have any pictures
         elif start.checkpoint is None and command != "fit":
             require_checkpoint(command, place.name)

@@ -139,7 +139,11 @@ class MetaModel(nn.Module):
         return self.unroll.setup(self.network, device, world_size)
 
     def meta_gradient(
-        self, tasks: Episode, first_order: bool | None = None, query_weights: Sequence[float] | None = None
+        self,
+        tasks: Episode,
+        first_order: bool | None = None,
+        query_weights: Sequence[float] | None = None,
+        inner_steps: int | None = None,
     ) -> MetaGradient:
         """The outer loss of ``tasks`` and its gradient in θ and φ, summed over the tasks.
 
@@ -147,11 +151,13 @@ class MetaModel(nn.Module):
             tasks: a meta-batch of B tasks; images may be uint8.
             first_order: leave out the Hessian term; by default as given to the constructor.
             query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
+            inner_steps: S; by default as given to the constructor.
         """
+        steps = self.inner_steps if inner_steps is None else inner_steps
         inputs = self.as_inputs(tasks)
         first_order = self.first_order if first_order is None else first_order
         with without_chance(self.network, self.silenced):
-            return self.unroll.meta_gradient(self.config, inputs, self.inner_steps, first_order, query_weights)
+            return self.unroll.meta_gradient(self.config, inputs, steps, first_order, query_weights)
 
     def evaluate(self, tasks: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
         """Adapt to each task and evaluate on its query set after each number of inner steps in ``after``.

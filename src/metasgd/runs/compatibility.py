@@ -25,6 +25,20 @@ FREE_OF_RUN = (
 """Options that a run may go on with others of."""
 PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
 """Options of the model that the same weights can be judged under in more ways than one."""
+OTHER_MODEL = "is of another model than the configured one"
+SAME_MODEL = "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule"
+
+
+def validate_same_network(path: Path | UPath, content: Options, network: Options, free: tuple[str, ...]) -> None:
+    """Refuse a checkpoint of another network, but for the options in ``free``.
+
+    Raises:
+        UserError: names what differs.
+    """
+    saved = saved_config(path, content)
+    if saved is not None:
+        differing = [*_differences("model.network", saved["model"]["network"], network, (*FREE_OF_NETWORK, *free))]
+        _refuse(path, OTHER_MODEL, differing, SAME_MODEL)
 
 
 def validate_same_model(path: Path | UPath, content: Options, rule: UpdateRule, network: Options) -> None:
@@ -47,12 +61,7 @@ def validate_same_model(path: Path | UPath, content: Options, rule: UpdateRule, 
     fixed = {"class_path": f"{type(rule).__module__}.{type(rule).__qualname__}", "init_args": options}
     differing = [*_differences("model.update_rule", model["update_rule"], fixed)]
     differing += _differences("model.network", model["network"], network, FREE_OF_NETWORK)
-    _refuse(
-        path,
-        "is of another model than the configured one",
-        differing,
-        "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule",
-    )
+    _refuse(path, OTHER_MODEL, differing, SAME_MODEL)
 
 
 def validate_same_run(path: Path | UPath, content: Options, configured: Options) -> None:

@@ -18,7 +18,7 @@ from metasgd.meta.engines import EngineName, attach_gradient
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import LossName
-from metasgd.nn.networks import class_agnostic_names
+from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
 from metasgd.rules.base import CHOSEN, UpdateRule
@@ -62,6 +62,11 @@ class MetaSGDModule(MetaModel, LightningModule):
             raise UserError(
                 f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
                 " update rule can be meta-trained. Set model.outer.freeze_network to true"
+            )
+        if outer.zero_steps_until and prototype_head(network) is None:
+            raise UserError(
+                f"model.outer.zero_steps_until is {outer.zero_steps_until}, but without an inner step only a prototype"
+                " head tells classes apart. Use 0, or a network with --model.network.init_args.head prototype"
             )
         super().__init__(
             network,
@@ -111,8 +116,9 @@ class MetaSGDModule(MetaModel, LightningModule):
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         first_order = self.first_order or batch_idx < self.outer.first_order_until
-        weights = self.outer.query_weights(batch_idx, self.inner_steps)
-        gradient = self.meta_gradient(batch, first_order, weights)
+        steps = 0 if batch_idx < self.outer.zero_steps_until else self.inner_steps
+        weights = self.outer.query_weights(batch_idx, steps) if steps else None
+        gradient = self.meta_gradient(batch, first_order, weights, steps)
         loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
@@ -126,7 +132,7 @@ class MetaSGDModule(MetaModel, LightningModule):
         of_rule: dict[str, Any] = {
             f"{name}/inner_step_{s}": chosen[:, s].mean()
             for name, chosen in gradient.chosen.items()
-            for s in range(self.inner_steps)
+            for s in range(chosen.shape[1])
         }
         self.log_dict(of_rule, sync_dist=True, batch_size=batch.n_tasks)
         of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}

@@ -29,6 +29,8 @@ class OuterProblem:
         alternate: learn θ for so many outer steps with φ frozen, then φ for as many with θ frozen, and so
             on; 0 learns both at every step.
         freeze_network: leave θ as it is and learn φ alone.
+        zero_steps_until: before this outer step, make no inner step, which a prototype head allows: the network is
+            trained as a prototypical network, in half the time, and the rule waits for its first gradient.
         first_order_until: leave the Hessian term out before this outer step (derivative-order annealing,
             MAML++).
         multi_step_until: before this outer step, let the query loss after every inner step count: all the
@@ -42,6 +44,7 @@ class OuterProblem:
     gradient_clip_norm: float | None = None
     alternate: int = 0
     freeze_network: bool = False
+    zero_steps_until: int = 0
     first_order_until: int = 0
     multi_step_until: int = 0
     max_skipped_steps: int = 10
@@ -50,6 +53,7 @@ class OuterProblem:
         problems = too_small(
             "model.outer.",
             ("alternate", self.alternate, 0),
+            ("zero_steps_until", self.zero_steps_until, 0),
             ("first_order_until", self.first_order_until, 0),
             ("multi_step_until", self.multi_step_until, 0),
             ("max_skipped_steps", self.max_skipped_steps, 1),
@@ -160,6 +164,8 @@ class OuterProblem:
 
     def learns(self, step: int) -> tuple[bool, bool]:
         """Whether θ and whether φ learn at this outer step."""
+        if step < self.zero_steps_until:
+            return True, False
         if not self.alternate:
             return True, True
         turn = step // self.alternate % 2

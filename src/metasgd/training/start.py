@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metasgd.data.contents import Contents, as_contents, changes, seen_in_training
@@ -12,9 +13,16 @@ from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.load import load_source
 from metasgd.meta.model import MetaModel
+from metasgd.nn.networks import prototype_head
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import PACKAGES
-from metasgd.runs.compatibility import other_protocol, saved_config, validate_same_model, validate_same_run
+from metasgd.runs.compatibility import (
+    other_protocol,
+    saved_config,
+    validate_same_model,
+    validate_same_network,
+    validate_same_run,
+)
 from metasgd.runs.folders import Start, checkpoint_file, validate_shapes
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
@@ -56,14 +64,18 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
         rank_zero_info(f"unlike its training: {said}")
 
 
-def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any], source: Source) -> Start:
+def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any], source: Source, fit: bool) -> Start:
     """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
+
+    A fit whose network has a prototype head may start from a checkpoint with another head. Then it takes the layers
+    below the head alone: learning rates that were learned beside another head say nothing for this one.
 
     Args:
         module: of the same architecture; tasks, objective and outer problem may be others.
         init_from: the path of the checkpoint, as ``--init_from`` gives it.
         configured: the whole configuration.
         source: of the tasks to come.
+        fit: whether a training starts, and no evaluation.
 
     Returns:
         the checkpoint, of no run that is resumed.
@@ -73,9 +85,15 @@ def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any],
     """
     path = checkpoint_file(init_from, "--init_from")
     content = read_checkpoint(path)
-    validate_shapes(path, content, module)
-    validate_same_model(path, content, module.update_rule, configured["model"]["network"])
     config = saved_config(path, content)
+    head = prototype_head(module.network)
+    new_head = fit and config is not None and head is not None and _other_head(config, configured)
+    if head is not None and new_head:
+        validate_same_network(path, content, configured["model"]["network"], free=("head",))
+        content = {**content, "state_dict": _below_the_head(content["state_dict"], module, f"network.{head[0]}.")}
+    validate_shapes(path, content, module)
+    if not new_head:
+        validate_same_model(path, content, module.update_rule, configured["model"]["network"])
     known = None if config is None else _source_of(config, configured)
     if known is not None and isinstance(source, ClassSource) and {known.ink, source.ink} == {"light", "dark"}:
         raise UserError(
@@ -84,8 +102,21 @@ def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any],
         )
     module.load_state_dict(content["state_dict"])
     module.outer_steps.zero_()
-    rank_zero_info(f"starts from the weights of {path}")
+    below = " below the head; the head and the update rule start as configured" if new_head else ""
+    rank_zero_info(f"starts from the weights of {path}{below}")
     return Start(None, path, content)
+
+
+def _other_head(config: Mapping[str, Any], configured: Mapping[str, Any]) -> bool:
+    heads = [some["model"]["network"].get("init_args", {}).get("head") for some in (config, configured)]
+    return bool(heads[0] != heads[1])
+
+
+def _below_the_head(saved: Mapping[str, Tensor], module: MetaModel, head: str) -> dict[str, Tensor]:
+    """The state of ``module`` with the saved tensors of the layers below its head."""
+    own = module.state_dict()
+    rest = {n: t for n, t in own.items() if n.startswith(head) or not n.startswith("network.")}
+    return {n: t for n, t in saved.items() if n.startswith("network.") and not n.startswith(head)} | rest
 
 
 def _source_of(config: Mapping[str, Any], configured: Mapping[str, Any]) -> ClassSource | None:

@@ -128,6 +128,31 @@ def test_first_order_until_a_step_is_first_order_until_then():
     assert not torch.equal(runs["until 2"], runs["exact"])
 
 
+def test_before_zero_steps_until_the_network_trains_alone_and_the_rule_waits():
+    def trained(steps, **options):
+        torch.manual_seed(0)
+        network = Conv4(in_channels=1, image_size=28, width=4, head="prototype")
+        adam = lambda groups: torch.optim.Adam(groups, lr=1e-2, eps=1e-30)  # noqa: E731
+        outer = OuterProblem(adam, **options.pop("outer", {}))
+        module = MetaSGDModule(network, PerParameter(0.02), outer=outer, **options)
+        trainer_of(steps).fit(module, EpisodicDataModule(Glyphs(), n_way=3, n_query=2, meta_batch_size=2))
+        return weights(module)
+
+    prototypes = trained(2, inner_steps=0)
+    waited = trained(2, outer={"zero_steps_until": 2})
+    assert changed(prototypes, waited) == set()
+    learned = trained(3, outer={"zero_steps_until": 2})
+    rates = {n for n in changed(waited, learned) if n.startswith("update_rule.")}
+    # a bias before BatchNorm changes no output, so that nothing is to be learned about its rate
+    assert rates == {n for n in waited if n.startswith("update_rule.") and not n.endswith("/0/bias")}
+    # Adam's first step is its learning rate long, as it would not be if it had counted two steps without a gradient
+    for n in rates:
+        moved = (learned[n] - waited[n]).abs()
+        assert moved.max() == pytest.approx(1e-2, rel=0.2), n
+    with pytest.raises(UserError, match=r"zero_steps_until is 2, but.*head prototype"):
+        module_of(outer=OuterProblem(zero_steps_until=2))
+
+
 @pytest.mark.parametrize("method", ["validate", "test"])
 def test_evaluation_adapts_and_leaves_no_trace(method):
     module, data = module_of(inner_steps=1, eval_inner_steps=3), data_of()

@@ -16,7 +16,10 @@ from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.learner.load import load
+from metasgd.nn import Conv4
+from metasgd.rules import PerParameter
 from metasgd.runs.folders import CONFIG_KEY, Start
+from metasgd.training.module import MetaSGDModule
 from metasgd.training.start import initialise, require_checkpoint, validate_pictures
 
 
@@ -34,7 +37,7 @@ def test_a_learner_starts_from_the_weights_of_another(last):
     with torch.no_grad():
         for p in learner.module.parameters():
             p.zero_()
-    initialise(learner.module, str(last), learner.config, Sinusoid())
+    initialise(learner.module, str(last), learner.config, Sinusoid(), fit=True)
     saved = torch.load(last, weights_only=True)["state_dict"]
     assert saved.pop("outer_steps") == 8
     own = learner.module.state_dict()
@@ -50,14 +53,14 @@ def test_a_learner_starts_from_the_weights_of_another(last):
 def test_weights_to_start_from_that_are_not_there(last, place, said):
     learner = load(last)
     with pytest.raises(UserError, match=said):
-        initialise(learner.module, place, learner.config, Sinusoid())
+        initialise(learner.module, place, learner.config, Sinusoid(), fit=True)
 
 
 def test_weights_of_another_architecture_are_no_start(last):
     learner = load(last)
     learner.module.network = nn.Linear(2, 3)
     with pytest.raises(UserError, match=r"last\.ckpt does not fit the model: network\..* tensors differ"):
-        initialise(learner.module, str(last), learner.config, Sinusoid())
+        initialise(learner.module, str(last), learner.config, Sinusoid(), fit=True)
 
 
 def test_drawings_of_the_other_ink_are_refused_with_what_to_do(last, tmp_path):
@@ -70,9 +73,34 @@ def test_drawings_of_the_other_ink_are_refused_with_what_to_do(last, tmp_path):
     torch.save(content, known)
     dark = ImageFolder(image_size=28, channels=1, ink="dark")
     with pytest.raises(UserError, match=r"trained on light ink, but data.source has dark ink\..*invert true"):
-        initialise(learner.module, str(known), learner.config, dark)
+        initialise(learner.module, str(known), learner.config, dark, fit=True)
     for source in (Glyphs(), ImageFolder(image_size=28, channels=1), Sinusoid()):
-        initialise(learner.module, str(known), learner.config, source)
+        initialise(learner.module, str(known), learner.config, source, fit=True)
+
+
+def test_a_prototype_head_starts_from_the_layers_below_another_head(last, tmp_path):
+    small = {"in_channels": 1, "image_size": 8, "width": 4}
+    before = MetaSGDModule(Conv4(n_way=3, head="linear", **small), PerParameter(0.1))
+    content = torch.load(last, weights_only=True)
+    config = yaml.safe_load(content[CONFIG_KEY])
+    config["model"]["network"] = {"class_path": "metasgd.nn.Conv4", "init_args": {**small, "head": "linear"}}
+    config["model"]["update_rule"] = {"class_path": "metasgd.rules.PerParameter", "init_args": {"init": 0.1}}
+    content |= {CONFIG_KEY: yaml.safe_dump(config), "state_dict": before.state_dict()}
+    torch.save(content, tmp_path / "linear.ckpt")
+    config["model"]["network"]["init_args"]["head"] = "prototype"
+    place = str(tmp_path / "linear.ckpt")
+    torch.manual_seed(1)
+    after = MetaSGDModule(Conv4(head="prototype", **small), PerParameter(0.01))
+    own = {n: t.clone() for n, t in after.state_dict().items()}
+    with pytest.raises(UserError, match=r"linear\.ckpt does not fit the model"):  # an evaluation takes all or nothing
+        initialise(after, place, config, Glyphs(), fit=False)
+    initialise(after, place, config, Glyphs(), fit=True)
+    for n, t in after.state_dict().items():
+        below = n.startswith("network.") and not n.startswith("network.head.")
+        assert torch.equal(t, before.state_dict()[n] if below else own[n]), n
+    config["model"]["network"]["init_args"]["features"] = "normalised"
+    with pytest.raises(UserError, match="features is rectified, the configured one normalised"):
+        initialise(after, place, config, Glyphs(), fit=True)
 
 
 def test_random_weights_are_not_judged():
