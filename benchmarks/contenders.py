@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.episode import Episode
-from metasgd.meta.engines import attach_gradient, choose_engine
+from metasgd.meta.engine_choice import choose_engine
+from metasgd.meta.engines import attach_gradient
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
@@ -134,7 +135,7 @@ class Ours(Candidate):
         def on(config: InnerLoopConfig, some: Episode) -> MetaGradient:
             return meta_gradient(config, theta, some, self.work.inner_steps, recompute=recompute)
 
-        found = self.engine.run(on, merge_gradients, self.config, tasks, self.work.inner_steps)
+        found = self.engine.run(on, merge_gradients, self.config, tasks, self.work.inner_steps, "meta_gradient")
         attach_gradient(found.query_losses.mean(), found, theta, self.config.phi).backward()
 
     def parameters(self) -> list[Tensor]:

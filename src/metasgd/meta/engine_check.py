@@ -11,6 +11,7 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.meta.engines import Engine, Loop
+from metasgd.meta.graph import Graph
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
 from metasgd.meta.second_order import validate_second_order
@@ -27,6 +28,8 @@ def able_engine(
 ) -> tuple[Engine, str | None]:
     """``engine``, or ``Loop`` and the reason, in a line, where the engine cannot run the network or runs it wrongly.
 
+    Of a recorded engine, the one that is recorded.
+
     Args:
         engine: as chosen.
         config: what adapts.
@@ -36,6 +39,9 @@ def able_engine(
     Raises:
         UserError: no engine can.
     """
+    if isinstance(engine, Graph):
+        able, reason = able_engine(engine.engine, config, tasks, first_order)
+        return (engine if able is engine.engine else engine.over(able)), reason
     two = pair_of(tasks)
     theta = nudged(config.network)
 

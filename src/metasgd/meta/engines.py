@@ -1,18 +1,20 @@
 """How the tasks of a meta-batch are distributed: one by one, over CPU threads, or stacked under ``vmap``.
 
+On a CUDA device ``graph.py`` records what one of these does.
+
 Every engine gives the same result as the others up to the rounding of its sums, and the same bits each time.
 """
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
@@ -29,17 +31,35 @@ CPU_THREADS = torch.get_num_threads()
 STACK_BYTES = 2**30
 """What a stack of tasks may take on a CPU."""
 
-EngineName = Literal["auto", "loop", "threads", "vmap"]
+EngineName = Literal["auto", "loop", "threads", "vmap", "graph"]
 
 
 class Engine(ABC):
     """Distributes the tasks of a meta-batch to a function of (configuration, tasks), and merges what it returns."""
 
+    records = False
+    """Whether numbers that ``work`` reads are taken for good, so that what changes must be a tensor."""
+
     @abstractmethod
     def run(
-        self, work: Work[Part], merge: Merge[Part], config: InnerLoopConfig, tasks: Episode, inner_steps: int
+        self,
+        work: Work[Part],
+        merge: Merge[Part],
+        config: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,
+        name: Hashable = None,
     ) -> Part:
-        """``merge`` of what ``work`` gives for the tasks, of S inner steps, in their order."""
+        """``merge`` of what ``work`` gives for the tasks, of S inner steps, in their order.
+
+        Args:
+            work: to do for the tasks, all at once or a few at a time.
+            merge: of the parts.
+            config: what adapts.
+            tasks: a meta-batch.
+            inner_steps: S.
+            name: the same for the same ``work`` with the same ``merge``; None where that is not known.
+        """
 
 
 class Loop(Engine):
@@ -52,6 +72,7 @@ class Loop(Engine):
         config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,  # noqa: ARG002
+        name: Hashable = None,  # noqa: ARG002
     ) -> Part:
         return merge(work(config, one) for one in _in_pieces(tasks, 1))
 
@@ -69,7 +90,13 @@ class Vmap(Engine):
         self._fitting: dict[tuple[int, ...], int] = {}
 
     def run(
-        self, work: Work[Part], merge: Merge[Part], config: InnerLoopConfig, tasks: Episode, inner_steps: int
+        self,
+        work: Work[Part],
+        merge: Merge[Part],
+        config: InnerLoopConfig,
+        tasks: Episode,
+        inner_steps: int,
+        name: Hashable = None,  # noqa: ARG002
     ) -> Part:
         shape = (inner_steps, *tasks.support_x.shape[1:], *tasks.query_x.shape[1:])
         if shape not in self._fitting:
@@ -98,6 +125,7 @@ class Threads(Engine):
         config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,  # noqa: ARG002
+        name: Hashable = None,  # noqa: ARG002
     ) -> Part:
         autocast = _autocast_here(tasks.query_x.device.type)
         # made anew each time: buffers, attributes and modes may have changed since, and parameters are shared
@@ -111,27 +139,6 @@ class Threads(Engine):
 
         with _one_thread_here():
             return merge(self._pool.map(on, _in_pieces(tasks, 1)))
-
-
-def choose_engine(name: EngineName, network: nn.Module, device: torch.device) -> tuple[Engine, str]:
-    """The engine of that name, or for ``auto`` the one expected to be fastest; and why, in a line.
-
-    On a CPU, tasks of a convolutional network keep a core busy each and grouped convolutions are slow, so
-    they are distributed over threads; tasks of a small dense network are far too small for that and are stacked.
-    On other devices stacks fill the machine.
-    """
-    convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in network.modules())
-    if name == "auto":
-        on_cpu = device.type == "cpu"
-        chosen: EngineName = "threads" if convolutional and on_cpu and CPU_THREADS > 1 else "vmap"
-        chosen = "loop" if convolutional and on_cpu and CPU_THREADS == 1 else chosen
-        kind = "a convolutional" if convolutional else "a dense"
-        reason = f"{chosen}, chosen for {kind} network on {device.type} with {CPU_THREADS} CPU threads"
-    else:
-        chosen, reason = name, f"{name}, as engine asks"
-    if chosen == "threads":
-        return Threads(CPU_THREADS), reason
-    return (Vmap() if chosen == "vmap" else Loop()), reason
 
 
 def _budget_on(device: torch.device) -> int:

@@ -38,7 +38,8 @@ def evaluate(
     params = [*(step.params for step in steps), final]
     evaluated = [stack.query(stack.for_query(params[s])) for s in after]
     axis, b = len(stack.lead), tasks.n_tasks
-    support_losses = torch.stack([step.loss for step in steps], dim=-1) if steps else torch.empty(b, 0)
+    none_taken = tasks.query_x.new_empty(b, 0)
+    support_losses = torch.stack([step.loss for step in steps], dim=-1) if steps else none_taken
     outputs = torch.stack([outputs for _, outputs in evaluated], dim=axis)
     return Evaluation(
         support_losses=support_losses.reshape(b, inner_steps),

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.meta.engine_check import able_engine
-from metasgd.meta.engines import EngineName, Loop, choose_engine
+from metasgd.meta.engine_choice import choose_engine, one_by_one
+from metasgd.meta.engines import EngineName
 from metasgd.meta.evaluate import Evaluation, evaluate, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.meta.meta_gradient import MetaGradient, last_alone, merge_gradients, meta_gradient
 
 
 class Unroll(ABC):
@@ -88,11 +89,12 @@ class FullUnroll(Unroll):
         self.name, self.recompute = engine, recompute
         self.engine, _ = choose_engine(engine, network, torch.device("cpu"))
         self.unable = False
+        self._weights: Tensor | None = None
 
     def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
         self.engine, reason = choose_engine(self.name, network, device)
-        if self.unable and not isinstance(self.engine, Loop):
-            self.engine, reason = Loop(), "loop, the only one that can run this network"
+        if self.unable:
+            self.engine, reason = one_by_one(self.engine), "loop, the only one that can run this network"
         return f"engine: {reason}"
 
     def meta_gradient(
@@ -108,10 +110,27 @@ class FullUnroll(Unroll):
         if recompute == "auto":
             recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
 
-        def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
-            return meta_gradient(one, theta, some, inner_steps, first_order, recompute, query_weights)
+        weights: Sequence[float | Tensor] | None = query_weights
+        counted = None
+        if query_weights is not None and self.engine.records:
+            weights = None
+            if list(query_weights) != last_alone(inner_steps):
+                counted = tuple(bool(w) for w in query_weights)
+                weights = self._held(query_weights, tasks)
 
-        return self.engine.run(on, merge_gradients, config, tasks, inner_steps)
+        def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
+            return meta_gradient(one, theta, some, inner_steps, first_order, recompute, weights)
+
+        name = "meta_gradient", first_order, recompute, counted
+        return self.engine.run(on, merge_gradients, config, tasks, inner_steps, name)
+
+    def _held(self, query_weights: Sequence[float], tasks: Episode) -> list[float | Tensor]:
+        """The weights in a tensor that stays: recorded work reads those of its step; what does not count is 0."""
+        device = tasks.query_x.device
+        if self._weights is None or self._weights.shape[0] != len(query_weights) or self._weights.device != device:
+            self._weights = torch.empty(len(query_weights), dtype=torch.float64, device=device)
+        self._weights.copy_(torch.tensor(query_weights, dtype=torch.float64), non_blocking=True)
+        return [held if w else 0.0 for held, w in zip(self._weights, query_weights, strict=True)]
 
     def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
         theta = config.theta
@@ -119,7 +138,7 @@ class FullUnroll(Unroll):
         def on(one: InnerLoopConfig, some: Episode) -> Evaluation:
             return evaluate(one, theta, some, inner_steps, after)
 
-        return self.engine.run(on, merge_evaluations, config, tasks, inner_steps)
+        return self.engine.run(on, merge_evaluations, config, tasks, inner_steps, ("evaluate", tuple(after)))
 
     def validate_tasks(self, tasks: Episode) -> None:
         """Any task can start from θ."""

@@ -83,11 +83,12 @@ class _Reverse:
         for name, g in found.items():
             _add_to(self.lam if name in self.stack.start else self.shared, name, g)
 
-    def query(self, params: Params, weight: float) -> tuple[Tensor, Tensor]:
+    def query(self, params: Params, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """Add ``weight · ∇ L(f(θ; query))``; return the losses and the outputs."""
         losses, outputs, grads = self.stack.query_and_grads(self.stack.for_query(params))
         grads = self.stack.for_query_vjp(params, grads)
-        self._add(grads if weight == 1 else {n: weight * g for n, g in grads.items()})
+        alone = not isinstance(weight, Tensor) and weight == 1
+        self._add(grads if alone else {n: weight * g for n, g in grads.items()})
         return losses, outputs
 
     def step(self, s: int, step: InnerStep) -> None:
@@ -120,7 +121,7 @@ def meta_gradient(
     inner_steps: int,
     first_order: bool = False,
     recompute: bool = False,
-    query_weights: Sequence[float] | None = None,
+    query_weights: Sequence[float | Tensor] | None = None,
 ) -> MetaGradient:
     """The outer loss of ``tasks`` and its gradient in θ and φ, by the recursion at the head of this file.
 
@@ -132,9 +133,10 @@ def meta_gradient(
         first_order: leave out the Hessian term.
         recompute: run inner steps again in the reverse pass instead of keeping them: memory that does not
             grow with S, for a few more support passes per step (see ``backwards.py``).
-        query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts.
+        query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts. Those that are
+            tensors are not looked at, and count.
     """
-    weights = last_alone(inner_steps) if query_weights is None else query_weights
+    weights: Sequence[float | Tensor] = last_alone(inner_steps) if query_weights is None else query_weights
     stack = inner_loop_of(config, theta, tasks)
     reverse = _Reverse(stack, first_order)
     if not inner_steps:
@@ -144,7 +146,7 @@ def meta_gradient(
         if s == inner_steps - 1:
             query_losses, outputs = reverse.query(backwards.final, weights[-1])
         reverse.step(s, step)
-        if s and weights[s - 1]:
+        if s and (isinstance(weights[s - 1], Tensor) or weights[s - 1]):
             reverse.query(step.params, weights[s - 1])
         del step  # before the next one is made
     reverse.start()

@@ -51,7 +51,8 @@ class MetaModel(nn.Module):
         transductive: let BatchNorm normalise the query set by its own statistics, as in the published
             protocols; otherwise by the support set's.
         loss: ``cross_entropy`` for classes, ``mse`` for regression.
-        engine: how tasks are distributed; ``auto`` chooses by device and network.
+        engine: how tasks are distributed: one by one (``loop``), over CPU threads (``threads``), stacked (``vmap``),
+            or stacked and recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.
 
     Raises:
         UserError: an argument is out of its range, or the network cannot be adapted in this way.

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, largest_difference, moved, tasks_of
 
 from metasgd.meta import engines
-from metasgd.meta.engines import Loop, Threads, Vmap, attach_gradient, choose_engine
+from metasgd.meta.engine_choice import choose_engine
+from metasgd.meta.engines import Loop, Threads, Vmap, attach_gradient
 from metasgd.meta.evaluate import evaluate, merge_evaluations
+from metasgd.meta.graph import Graph
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter
@@ -129,7 +131,9 @@ def test_delivery_passes_by_what_is_frozen(work):
         ("auto", Conv4(width=2), 2, "cpu", Threads),
         ("auto", Conv4(width=2), 1, "cpu", Loop),
         ("auto", MLP(), 2, "cpu", Vmap),
-        ("auto", Conv4(width=2), 2, "cuda", Vmap),
+        ("auto", Conv4(width=2), 2, "cuda", Graph),
+        ("graph", MLP(), 2, "cuda", Graph),
+        ("graph", MLP(), 2, "cpu", Vmap),  # where nothing can be recorded
         ("loop", MLP(), 2, "cpu", Loop),
         ("vmap", Conv4(width=2), 2, "cpu", Vmap),
         ("threads", MLP(), 2, "cpu", Threads),
