@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from metasgd.learner.load import load
     from metasgd.learner.meta_learner import MetaLearner
     from metasgd.meta.model import MetaModel
-    from metasgd.nn import MLP, Conv4, PrototypeHead
+    from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead
     from metasgd.optim.learned_optimizer import LearnedOptimizer
     from metasgd.rules import (
         Fixed,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
+    "Backbone",
     "Conv4",
     "Fixed",
     "LearnedOptimizer",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 _HOMES = {
     **dict.fromkeys(__all__, "metasgd.rules"),
-    **dict.fromkeys(("MLP", "Conv4", "PrototypeHead"), "metasgd.nn"),
+    **dict.fromkeys(("MLP", "Backbone", "Conv4", "PrototypeHead"), "metasgd.nn"),
     "LearnedOptimizer": "metasgd.optim.learned_optimizer",
     "MetaLearner": "metasgd.learner.meta_learner",
     "MetaModel": "metasgd.meta.model",

@@ -14,6 +14,7 @@ from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
+from metasgd.nn.backbones.weight_files import weights_follow
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
@@ -49,7 +50,8 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     config = config_of_run(path, content)
     options = {name: value for name, value in config["model"].items() if name != "outer"}
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
-    model: MetaModel = built(MetaModel, options, what, trust, weights=weights)
+    with weights_follow():
+        model: MetaModel = built(MetaModel, options, what, trust, weights=weights)
     validate_shapes(path, content, model)
     model.load_state_dict(content["state_dict"])
     return MetaLearner(model, config)

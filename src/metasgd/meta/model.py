@@ -18,7 +18,7 @@ from metasgd.meta.objectives import OBJECTIVES, LossName
 from metasgd.meta.random_start import validate_initialisable
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
-from metasgd.nn.chance import random_modules, without_chance
+from metasgd.nn.chance import Changing, changing_modules, without_chance
 from metasgd.nn.networks import adapted_names, prototype_head, uses_batch_statistics
 from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
 from metasgd.rules.base import UpdateRule
@@ -121,7 +121,7 @@ class MetaModel(nn.Module):
             TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute)
         )
         self.is_tried = False
-        self.silenced: tuple[str, ...] = ()
+        self.held = Changing()
         adapted = adapted_names(network, adapts)
         validate_classes_differ(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
@@ -157,7 +157,7 @@ class MetaModel(nn.Module):
         steps = self.inner_steps if inner_steps is None else inner_steps
         inputs = self.as_inputs(tasks)
         first_order = self.first_order if first_order is None else first_order
-        with without_chance(self.network, self.silenced):
+        with without_chance(self.network, self.held.names):
             return self.unroll.meta_gradient(self.config, inputs, steps, first_order, query_weights)
 
     def evaluate(self, tasks: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
@@ -178,7 +178,7 @@ class MetaModel(nn.Module):
             )
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
         inputs = self.as_inputs(tasks)
-        with without_chance(self.network, self.silenced):
+        with without_chance(self.network, self.held.names):
             return self.unroll.evaluate(self.config, inputs, steps, after)
 
     def as_inputs(self, tasks: Episode) -> Episode:
@@ -205,15 +205,18 @@ class MetaModel(nn.Module):
 
     def _try(self, tasks: Episode) -> None:
         """Run the network on a small batch; switch off random modules and change the engine where needed."""
-        validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
+        with undisturbed(self.network, tasks.support_x.device):
+            validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
         self.unroll.validate_tasks(tasks)
         # a network of known layers has no random ones, and any engine can run it
         known = self.config.feed_forward is not None
-        found = self.silenced if known else random_modules(self.network, tasks.support_x[0])
-        if found != self.silenced:
-            self.announce(f"switched off while adapting, being random: {listed(self.network, found)}")
-            self.silenced = found
-        with without_chance(self.network, found):
+        found = self.held if known else changing_modules(self.network, tasks.support_x[0])
+        if found.random and found != self.held:
+            self.announce(f"switched off while adapting, being random: {listed(self.network, found.random)}")
+        if found.keeping and found != self.held:
+            self.announce(f"held at their stored statistics while adapting: {listed(self.network, found.keeping)}")
+        self.held = found
+        with without_chance(self.network, found.names):
             if not self.config.transductive:
                 by_support = isinstance(self.unroll, FullUnroll)
                 refuse_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)

@@ -1,6 +1,7 @@
 """Networks, heads and what may be done with them."""
 
+from metasgd.nn.backbones.backbone import Backbone
 from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
 from metasgd.nn.networks import MLP, BatchNorm2d, Conv4
 
-__all__ = ["MLP", "BatchNorm2d", "ClassAgnosticHead", "Conv4", "PrototypeHead"]
+__all__ = ["MLP", "Backbone", "BatchNorm2d", "ClassAgnosticHead", "Conv4", "PrototypeHead"]

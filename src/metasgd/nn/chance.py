@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,34 +14,56 @@ from metasgd.nn.behaviour import Params, alike, listed, nudged
 from metasgd.nn.calling import call
 
 
-def random_modules(network: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """Names of the modules that draw random numbers in training and none in evaluation, such as dropout.
+class Changing(NamedTuple):
+    """Names of the modules that are not the same in every pass of training, and are so in evaluation.
 
-    Under ``without_chance`` of these the network gives the same for the same. To be called within ``undisturbed``.
+    Attributes:
+        random: they draw random numbers, as dropout and stochastic depth do.
+        keeping: they keep statistics of the batches that they see, as BatchNorm does, and are evaluated by these.
+    """
+
+    random: tuple[str, ...] = ()
+    keeping: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.random + self.keeping
+
+
+def changing_modules(network: nn.Module, x: Tensor) -> Changing:
+    """The modules to be left in evaluation mode while a network is adapted. To be called within ``undisturbed``.
+
+    Under ``without_chance`` of these it gives the same for the same, and no pass leaves anything behind.
 
     Args:
         network: f.
         x: some inputs, ``[X, …]``.
 
     Raises:
-        UserError: it draws random numbers even so, gives different outputs for the same, or changes its buffers or
-            parameters; names the modules, those of a kind together.
+        UserError: it draws random numbers even so, gives different outputs for the same, changes its buffers or
+            parameters, or would be evaluated by statistics of no batch; names the modules, those of a kind together.
     """
     params = nudged(network)
-    silenced: list[str] = []
+    found = Changing()
     with torch.no_grad():
         for mode in ("training", "evaluation"):
             network.train(mode == "training")
-            before = {n: t.clone() for n, t in (*network.named_buffers(), *params.items())}
-            while draw := [name for name in _drawing(network, params, x) if name not in silenced]:
-                if mode == "evaluation":
-                    break
-                silenced += draw
-                for name in draw:
+            while True:
+                for name in found.names:
                     network.get_submodule(name).training = False
-            _refuse_state(network, before, dict(network.named_buffers()) | params, mode)
+                before = {n: t.clone() for n, t in (*network.named_buffers(), *params.items())}
+                drawing = [name for name in _drawing(network, params, x) if name not in found.names]
+                after = dict(network.named_buffers()) | params
+                keeping = [name for name in _changed(before, after) if name not in found.names]
+                if mode == "evaluation" or not drawing + keeping:
+                    break
+                for name in keeping:  # as if this pass had not been: some change at the first one alone
+                    _put_back(before, after, name)
+                _refuse_empty_statistics(network, before, keeping)
+                found = Changing((*found.random, *drawing), (*found.keeping, *keeping))
+            _refuse_state(network, before, after, mode)
             _refuse_chance(network, params, x, mode)
-    return tuple(silenced)
+    return found
 
 
 @contextmanager
@@ -73,15 +95,42 @@ def _refuse_chance(network: nn.Module, params: Params, x: Tensor, mode: str) -> 
     )
 
 
+def _refuse_empty_statistics(network: nn.Module, buffers: Params, keeping: Iterable[str]) -> None:
+    """Refuse modules that would be evaluated by the mean 0 and the variance 1 that they were made with."""
+    empty = []
+    for name in keeping:
+        mean, var = (buffers.get(f"{name}.{n}".lstrip("."), torch.ones(1)) for n in ("running_mean", "running_var"))
+        if not mean.any() and bool((var == 1).all()):
+            empty.append(name)
+    if empty:
+        raise UserError(
+            f"{type(network).__name__} has running statistics that no batch has entered, and may enter none while it"
+            f" adapts, lest one task leak into the next: {listed(network, empty)}. Load pretrained weights, whose"
+            " statistics are then held fixed; use track_running_stats=False; or metasgd.nn.Backbone with batch_norm"
+            " batch"
+        )
+
+
 def _refuse_state(network: nn.Module, before: Params, after: Params, mode: str) -> None:
-    owners = dict.fromkeys(n.rpartition(".")[0] for n, t in before.items() if _is_changed(t, after.get(n)))
+    owners = _changed(before, after)
     if not owners:
         return
     raise UserError(
         f"{type(network).__name__} changes its own buffers or parameters in a pass in {mode}, which would leak from one"
-        f" task into the next: {listed(network, owners)}. Use layers that keep nothing, such as BatchNorm with"
-        " track_running_stats=False, or hold theirs fixed (torchvision.ops.FrozenBatchNorm2d)"
+        f" task into the next: {listed(network, owners)}. Leave that out, or let it depend on the module's training"
+        " mode, as nn.BatchNorm2d does"
     )
+
+
+def _changed(before: Params, after: Params) -> list[str]:
+    """Names of the modules whose own buffers or parameters a pass has changed."""
+    return list(dict.fromkeys(n.rpartition(".")[0] for n, t in before.items() if _is_changed(t, after.get(n))))
+
+
+def _put_back(before: Params, after: Params, owner: str) -> None:
+    for name, value in before.items():
+        if name.rpartition(".")[0] == owner and name in after and after[name].shape == value.shape:
+            after[name].copy_(value)
 
 
 def _is_changed(before: Tensor, after: Tensor | None) -> bool:

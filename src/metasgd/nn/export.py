@@ -48,6 +48,8 @@ def _replacement(module: nn.Module, n_way: int) -> nn.Module | None:
 def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_way: int) -> nn.Module:
     """The plain network with the weights ``params``, normalising by the statistics of the support set.
 
+    A normalisation that has stored statistics keeps them.
+
     Args:
         network: f, from which the structure is taken, and the parameters that ``params`` lacks.
         params: adapted parameters by name, a class-agnostic head's with ``n_way`` rows.
@@ -57,12 +59,13 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
     Raises:
         UserError: a normalisation is used more than once in a pass, so that no one statistic is its own.
     """
+    stored = {n for n, m in network.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
     plain = exported(network, n_way)
     own = plain.state_dict()
     for name, p in {**dict(network.named_parameters()), **params}.items():
         if name in own:  # the scales of a prototype head are in its rows
             own[name].copy_(p.expand_as(own[name]))
-    layers = {name: m for name, m in plain.named_modules() if isinstance(m, _BatchNorm)}
+    layers = {name: m for name, m in plain.named_modules() if isinstance(m, _BatchNorm) and name not in stored}
     seen: set[str] = set()
 
     def measure(name: str, layer: _BatchNorm, x: Tensor) -> None:

@@ -15,7 +15,7 @@ from metasgd.meta.engines import Loop, Threads, Vmap
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.behaviour import undisturbed
-from metasgd.nn.chance import random_modules, without_chance
+from metasgd.nn.chance import changing_modules, without_chance
 from metasgd.nn.networks import MLP, ClassAgnosticHead
 from metasgd.rules.base import UpdateRule, key_of, name_of
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum, Scalar
@@ -451,10 +451,10 @@ def test_dropout_switched_off_gives_the_gradient_without_it():
     tasks = curves_of(3, 4, 5)
     dropping, plain = learner_for(Dropping), learner_for(Plain)
     with undisturbed(dropping.network, CPU):
-        silenced = random_modules(dropping.network, tasks.support_x[0])
+        silenced = changing_modules(dropping.network, tasks.support_x[0])
     expected = FullUnroll(plain.network, "loop", recompute=False).meta_gradient(plain, tasks, 2, False)
     for engine in ("loop", "threads", "vmap"):
-        with without_chance(dropping.network, silenced):
+        with without_chance(dropping.network, silenced.names):
             found = FullUnroll(dropping.network, engine, recompute=True).meta_gradient(dropping, tasks, 2, False)
         assert largest_difference(found.theta, expected.theta) < 1e-12
 

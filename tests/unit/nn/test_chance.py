@@ -10,7 +10,7 @@ from torchvision.ops import DropBlock2d, FrozenBatchNorm2d, StochasticDepth
 from metasgd.errors import UserError
 from metasgd.nn.behaviour import undisturbed
 from metasgd.nn.calling import call
-from metasgd.nn.chance import random_modules, without_chance
+from metasgd.nn.chance import changing_modules, without_chance
 from metasgd.nn.networks import MLP, BatchNorm2d, ClassAgnosticHead
 
 
@@ -72,6 +72,11 @@ def images(*layers):
     return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), *layers, nn.Flatten())
 
 
+def measured(norm):
+    norm.running_mean.fill_(0.3)
+    return norm
+
+
 SILENT = {
     "dropout": (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.3)), {"1"}),
     "rare": (nn.Sequential(nn.Linear(4, 4), nn.Dropout(1e-7)), {"1"}),
@@ -94,6 +99,11 @@ SILENT = {
     "p is 0": (Encoder(0.0), set()),
     "batch statistics": (images(BatchNorm2d(1), nn.BatchNorm2d(1, track_running_stats=False)), set()),
     "frozen statistics": (images(FrozenBatchNorm2d(1)), set()),
+    "running statistics": (images(measured(nn.BatchNorm2d(1)), nn.Dropout(0.5)), {"1", "2"}),
+    "spectral norm": (
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))),
+        {"0.parametrizations.weight.0"},
+    ),
     "a table made at the first call": (By(lambda self, x: (setattr(self, "table", torch.ones(4)), x)[1]), set()),
 }
 
@@ -103,10 +113,11 @@ def test_chance_that_evaluation_switches_off_is_found_and_switched_off(name):
     network, expected = SILENT[name]
     x = torch.randn(5, 4)
     with undisturbed(network, x.device):
-        found = random_modules(network, x)
-    assert set(found) == expected
+        found = changing_modules(network, x)
+    assert set(found.names) == expected
+    assert not set(found.random) & set(found.keeping)
     assert all(m.training for m in network.modules())
-    with without_chance(network, found):
+    with without_chance(network, found.names):
         first, second = (call(network, {}, x) for _ in range(2))
         assert torch.equal(first, second)
         assert {n for n, m in network.named_modules() if not m.training} == expected
@@ -128,11 +139,7 @@ REFUSED = {
     "of the last batch": (By(hidden), "two passes over the same batch differ"),
     "running statistics": (
         nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(5))),
-        r"changes its own buffers .* in training.*: BatchNorm1d \(0, 1, 2 and 2 more\)\. Use",
-    ),
-    "spectral norm": (
-        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))),
-        "buffers .*SpectralNorm",
+        r"running statistics that no batch has entered.*: BatchNorm1d \(0, 1, 2 and 2 more\)\. Load",
     ),
     "a mean": (By(kept_mean), r"buffers .*By \(the network itself\)"),
     "the first batch": (By(once), r"buffers .*By \(the network itself\)"),
@@ -146,7 +153,7 @@ def test_chance_and_state_that_stay_are_refused_in_one_message(name):
     x = torch.randn(5, 4)
     before = {n: b.clone() for n, b in network.named_buffers()}
     with undisturbed(network, x.device), pytest.raises(UserError, match=said) as it:
-        random_modules(network, x)
+        changing_modules(network, x)
     assert len(it.value.problems) == 1
     assert all(torch.equal(b, before[n]) for n, b in network.named_buffers())
 
@@ -164,6 +171,6 @@ def test_trying_out_takes_no_random_number():
 
     def try_out():
         with undisturbed(network, x.device):
-            random_modules(network, x)
+            changing_modules(network, x)
 
     assert drawn(try_out) == drawn(lambda: None)

@@ -271,9 +271,9 @@ def test_unusable_options_are_refused(options, said):
         module_of(**options)
 
 
-def test_running_statistics_are_refused_at_the_first_batch():
+def test_running_statistics_of_no_batch_are_refused_at_the_first_batch():
     module = module_of(network=nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
-    with pytest.raises(UserError, match=r"changes its own buffers .*: BatchNorm1d \(1\)"):
+    with pytest.raises(UserError, match=r"statistics that no batch has entered.*: BatchNorm1d \(1\)"):
         trainer_of().fit(module, data_of())
 
 

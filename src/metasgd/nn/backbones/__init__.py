@@ -1,0 +1,1 @@
+"""Networks that others made and trained, with one of our heads."""
