@@ -81,7 +81,8 @@ def adapt(
         polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
             if the checkpoint was trained on the other; or take them as the same or the opposite.
         trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
-            Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
+            Without it, a checkpoint of your own may name any, another those of metasgd, torch, torchvision, lightning
+            and timm.
     """
     problems = too_small("--", ("inner_steps", inner_steps, 0))
     if Path(output).suffix.lower() != ".csv":
@@ -93,7 +94,7 @@ def adapt(
     if suffix == ".onnx":
         validate_onnx_installed()
     learner = load(ckpt_path, trust_checkpoint)
-    source = load_source(learner.config, trust_checkpoint)
+    source = load_source(learner.config, learner.trusted)
     if source is None or learner.model.objective.metric != "accuracy":
         raise UserError(
             f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"

@@ -68,7 +68,8 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
     evaluated: Judged | None = None
     missing = ""
     try:
-        evaluated = _evaluate(learner, config.get("data"), tasks, trust_checkpoint)
+        options = (learner.config if learner.trusted else config).get("data")  # a config.yaml has no signature
+        evaluated = _evaluate(learner, options, tasks, learner.trusted)
     except UserError as error:
         missing = str(error)
     rates = {n: rate.detach().float() for n, rate in learner.model.update_rule.learned_rates().items()}

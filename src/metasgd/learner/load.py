@@ -15,7 +15,7 @@ from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.nn.backbones.weight_files import weights_follow
-from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
@@ -38,8 +38,8 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
 
     Args:
         path: of the checkpoint.
-        trust: import any class that the checkpoint names. Without it, only those of this package, torch, torchvision,
-            lightning and timm, so that a stranger's checkpoint cannot run code.
+        trust: import any class that the checkpoint names. Without it, a checkpoint that this user did not write may
+            name only those of this package, torch, torchvision, lightning and timm, so that it cannot run code.
 
     Raises:
         UserError: the file is no complete checkpoint of this program, names a class of another package without
@@ -47,6 +47,7 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     """
     path = UPath(path)
     content = read_checkpoint(path)
+    trust = trust or written_here(path)
     config = config_of_run(path, content)
     options = {name: value for name, value in config["model"].items() if name != "outer"}
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
@@ -54,7 +55,7 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
         model: MetaModel = built(MetaModel, options, what, trust, weights=weights)
     validate_shapes(path, content, model)
     model.load_state_dict(content["state_dict"])
-    return MetaLearner(model, config)
+    return MetaLearner(model, config, trust)
 
 
 def load_source(config: Mapping[str, Any], trust: bool = False, known: Collection[str] = ()) -> ClassSource | None:

@@ -38,10 +38,12 @@ class MetaLearner:
     Attributes:
         model: both, with their learned weights, on the CPU; ``module`` is another name for it.
         config: the configuration of the run that wrote the checkpoint, as in its config.yaml.
+        trusted: whether classes of any package that it names may be imported.
     """
 
     model: MetaModel
     config: dict[str, Any]
+    trusted: bool = False
 
     @property
     def module(self) -> MetaModel:

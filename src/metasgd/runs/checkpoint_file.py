@@ -1,4 +1,4 @@
-"""The file of a checkpoint: torch's, with a digest of all its bytes, read without running code in it."""
+"""The file of a checkpoint: torch's, with a digest of its bytes and a signature, read without running code in it."""
 
 import hashlib
 import pickle
@@ -14,18 +14,32 @@ from upath import UPath
 
 from metasgd.errors import UserError
 from metasgd.runs.checkpoint_schema import upgraded, validate_content
+from metasgd.runs.signature import is_own, signature
 from metasgd.runs.storage import errors_of_the_system
 
 _SEAL = b"metasgd-sha256:"
-_SEALED = re.compile(re.escape(_SEAL) + rb"([0-9a-f]{64})")
-_LENGTH = len(_SEAL) + 64
+_SIGNED = b" signature:"
+_SEALED = re.compile(re.escape(_SEAL) + rb"([0-9a-f]{64})(?:" + _SIGNED + rb"([0-9a-f]{64}))?")
+_LENGTHS = (len(_SEAL) + 64, len(_SEAL) + 64 + len(_SIGNED) + 64)
 _BLOCK = 2**20
 
 
 def sealed(content: bytes) -> bytes:
-    """The file that torch wrote, with the SHA-256 of its bytes as the comment of the zip archive that it is."""
-    seal = _SEAL + hashlib.sha256(content).hexdigest().encode()
+    """The file that torch wrote, with the SHA-256 of its bytes as the comment of the zip archive that it is.
+
+    The user's signature follows where the user has a key.
+    """
+    digest = hashlib.sha256(content).hexdigest().encode()
+    signed = signature(digest)
+    seal = _SEAL + digest + (_SIGNED + signed if signed else b"")
     return content[:-2] + struct.pack("<H", len(seal)) + seal
+
+
+def written_here(path: Path | UPath) -> bool:
+    """Whether this user wrote the checkpoint, by its signature; that its bytes are whole, ``read_checkpoint`` says."""
+    with errors_of_the_system(path), path.open("rb") as file:
+        seal = _seal_of(file)
+    return seal is not None and is_own(seal[1], seal[2] or b"")
 
 
 def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
@@ -62,6 +76,17 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
     return upgraded(content)
 
 
+def _seal_of(file: IO[bytes]) -> re.Match[bytes] | None:
+    """The digest and the signature at the end of a file, with or without the latter."""
+    size = file.seek(0, 2)
+    for length in _LENGTHS:
+        file.seek(max(0, size - length))
+        found = _SEALED.fullmatch(file.read())
+        if found is not None:
+            return found
+    return None
+
+
 def _validate_bytes(file: IO[bytes]) -> None:
     """Refuse an archive of other bytes than were written; torch itself looks at no checksum.
 
@@ -69,21 +94,23 @@ def _validate_bytes(file: IO[bytes]) -> None:
         zipfile.BadZipFile: a checksum is wrong, or it is no archive of stored, separate members, as torch writes it.
     """
     size = file.seek(0, 2)
-    file.seek(max(0, size - _LENGTH - 2))
-    tail = file.read()
-    seal = _SEALED.fullmatch(tail[2:])
+    seal = _seal_of(file)
     if seal is not None:
-        digest, left = hashlib.sha256(), size - _LENGTH - 2
+        length = len(seal[0])
+        digest, left = hashlib.sha256(), size - length - 2
+        file.seek(size - length - 2)
+        tail = file.read(2)
         file.seek(0)
         while left:
             block = file.read(min(_BLOCK, left))
             digest.update(block)
             left -= len(block)
         digest.update(b"\0\0")  # the length of the comment, as it was when there was none
-        if tail[:2] != struct.pack("<H", _LENGTH) or digest.hexdigest().encode() != seal[1]:
+        if tail != struct.pack("<H", length) or digest.hexdigest().encode() != seal[1]:
             raise zipfile.BadZipFile("its bytes are not those that were written: the SHA-256 differs")
     with zipfile.ZipFile(file) as archive:
-        if seal is None and (archive.comment or tail[-2:] != b"\0\0"):
+        file.seek(size - 2)
+        if seal is None and (archive.comment or file.read() != b"\0\0"):
             raise zipfile.BadZipFile("its digest is damaged")
         members = archive.infolist()
         if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:

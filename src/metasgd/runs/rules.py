@@ -13,7 +13,7 @@ from upath import UPath
 
 from metasgd.errors import UserError
 from metasgd.rules.base import UpdateRule, name_of
-from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
@@ -31,7 +31,8 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
 
     Args:
         path: of the checkpoint.
-        trust: import the rule's class from any package; see ``metasgd.load``.
+        trust: import the rule's class from any package, which a checkpoint of the user's own needs not; see
+            ``metasgd.load``.
 
     Raises:
         UserError: the file is no complete checkpoint of this program, names a class of another package without
@@ -39,6 +40,7 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
     """
     place = UPath(path)
     content = read_checkpoint(place)
+    trust = trust or written_here(place)
     model = config_of_run(place, content)["model"]
     tensors = content["state_dict"]
     network = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}

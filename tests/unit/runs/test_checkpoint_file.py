@@ -7,7 +7,7 @@ import torch
 from support.runs import ROOT
 
 from metasgd.errors import UserError
-from metasgd.runs.checkpoint_file import read_checkpoint, sealed
+from metasgd.runs.checkpoint_file import read_checkpoint, sealed, written_here
 
 CONTENT = {"state_dict": {"a": torch.arange(40.0), "b": torch.zeros(3, dtype=torch.int64)}, "global_step": 3}
 
@@ -33,13 +33,25 @@ def test_a_sealed_file_is_torchs_and_read_as_it_was(tmp_path):
 
 def test_no_flipped_bit_of_a_sealed_file_passes(tmp_path):
     path, whole = tmp_path / "x.ckpt", sealed(as_torch_writes(CONTENT))
-    chance = random.Random(0)
-    for bit in chance.sample(range(8 * len(whole)), 800) + list(range(8 * (len(whole) - 90), 8 * len(whole))):
+    assert whole[-75:-64] == b" signature:"
+    chance, digested = random.Random(0), 8 * (len(whole) - 64)
+    for bit in chance.sample(range(digested), 800) + list(range(digested - 8 * 100, digested)):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="damaged, incomplete or no checkpoint"):
             read_checkpoint(path)
+
+
+def test_a_damaged_signature_is_nobodys(tmp_path):
+    path, whole = tmp_path / "x.ckpt", sealed(as_torch_writes(CONTENT))
+    path.write_bytes(whole)
+    assert written_here(path)
+    for bit in range(8 * (len(whole) - 64), 8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert not written_here(path)
 
 
 def test_no_flipped_bit_changes_what_is_read_of_an_unsealed_file(tmp_path):
@@ -56,7 +68,7 @@ def test_no_flipped_bit_changes_what_is_read_of_an_unsealed_file(tmp_path):
     assert refused > 400
 
 
-@pytest.mark.parametrize("n", [1, 21, 60, 79, 80, 81, 500])
+@pytest.mark.parametrize("n", [1, 21, 60, 74, 75, 76, 150, 155, 500])
 def test_a_cut_file_is_refused(tmp_path, n):
     path = tmp_path / "x.ckpt"
     path.write_bytes(sealed(as_torch_writes(CONTENT))[:-n])
