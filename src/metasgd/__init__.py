@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from metasgd.rules import (
         Fixed,
         OptimizerNetwork,
+        PerBlock,
         PerLayerPerStep,
         PerParameter,
         PerParameterMomentum,
@@ -30,6 +31,7 @@ __all__ = [
     "MetaLearner",
     "MetaModel",
     "OptimizerNetwork",
+    "PerBlock",
     "PerLayerPerStep",
     "PerParameter",
     "PerParameterMomentum",

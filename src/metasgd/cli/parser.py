@@ -24,8 +24,8 @@ from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import raise_problems
-from metasgd.nn.networks import MLP, Conv4
-from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.nn import MLP, Backbone, Conv4
+from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.runs.moved_classes import with_present_paths
@@ -33,10 +33,10 @@ from metasgd.runs.plain_yaml import YamlRefused, validate_yaml
 
 CHOICES: dict[str, tuple[type, ...]] = {
     "model.update_rule": (
-        *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, Scalar),
-        Fixed,
+        *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, PerBlock),
+        *(Scalar, Fixed),
     ),
-    "model.network": (Conv4, MLP),
+    "model.network": (Conv4, MLP, Backbone),
     "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder),
     "problem": (ManyClasses, Curve),
 }

@@ -6,6 +6,20 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 
+MANY = 1_000_000
+"""Learned numbers of a rule, from which on their memory is said."""
+
+
+def large_rule(rule: nn.Module) -> str | None:
+    """What a rule takes that learns very many numbers, in a line; None for others."""
+    learned = sum(p.numel() for p in rule.parameters())
+    if learned < MANY:
+        return None
+    return (
+        f"{type(rule).__name__} learns {learned:,} numbers beside the network's: with their gradients and Adam's"
+        f" moments {16 * learned / 2**20:,.0f} MiB. PerBlock learns one for each block"
+    )
+
 
 def bytes_of_a_task(config: InnerLoopConfig, tasks: Episode, inner_steps: int) -> int:
     """What a task adds to a stack's meta-gradient at its peak, at most: an estimate from sizes.

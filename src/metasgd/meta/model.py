@@ -13,13 +13,15 @@ from metasgd.meta.engines import EngineName
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.memory import large_rule
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName
 from metasgd.meta.random_start import validate_initialisable
 from metasgd.meta.truncated_unroll import TruncatedUnroll
+from metasgd.nn.adapting import adapted_names
 from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
 from metasgd.nn.chance import Changing, changing_modules, without_chance
-from metasgd.nn.networks import adapted_names, prototype_head, uses_batch_statistics
+from metasgd.nn.networks import prototype_head, uses_batch_statistics
 from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
 from metasgd.rules.base import UpdateRule
 
@@ -46,8 +48,9 @@ class MetaModel(nn.Module):
         first_order: leave the Hessian term out of the meta-gradient.
         recompute: run inner steps again in the backward pass instead of saving them: slower, in memory that
             does not grow with S. ``auto`` does so where S supports are larger than the query set.
-        adapts: what the inner steps change: ``all``, ``head`` (ANIL), ``body`` (BOIL), or patterns of
-            parameter names such as ``body.3.*``.
+        adapts: what the inner steps change, one or several of: ``all``, ``head`` (ANIL), ``body`` (BOIL), ``last:K``
+            (blocks, of which the head is one), ``norms``, ``biases``, or patterns of parameter names such as
+            ``body.3.*``.
         transductive: let BatchNorm normalise the query set by its own statistics, as in the published
             protocols; otherwise by the support set's.
         loss: ``cross_entropy`` for classes, ``mse`` for regression.
@@ -125,6 +128,8 @@ class MetaModel(nn.Module):
         adapted = adapted_names(network, adapts)
         validate_classes_differ(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
+        if large := large_rule(self.update_rule):
+            log.info(large)
         self.config = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
 
     def prepare(self, device: torch.device, world_size: int) -> str:

@@ -6,7 +6,6 @@ Shapes: X examples in a batch, N ways.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal
 
@@ -192,42 +191,3 @@ def prototype_head(network: nn.Module) -> tuple[str, PrototypeHead] | None:
 def uses_batch_statistics(network: nn.Module) -> bool:
     """Whether an example's output depends on the others in its batch through a normalisation."""
     return any(isinstance(m, BatchNorm2d | nn.modules.batchnorm._BatchNorm) for m in network.modules())
-
-
-def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> frozenset[str]:
-    """Names of the parameters that adapt; those with ``requires_grad`` false never do.
-
-    Args:
-        network: what adapts; its head is its submodule ``head``.
-        adapts: ``all``, ``head``, ``body`` (all but the head), or patterns of parameter names.
-
-    Raises:
-        UserError: a pattern fits no parameter, or all are frozen.
-    """
-    start = prototype_head(network)
-    scales = () if start is None else tuple(f"{start[0]}.{n}" for n in PrototypeHead.SCALES)
-    names = frozenset(name for name, p in network.named_parameters() if p.requires_grad and name not in scales)
-    if not names:
-        raise UserError(
-            f"{type(network).__name__} has no parameter that can adapt: all are frozen (requires_grad False), or there"
-            " is none. Leave requires_grad true for what a task is to change"
-        )
-    head = frozenset(name for name in names if name.startswith("head."))
-    if adapts == "all":
-        return names
-    if adapts in ("head", "body") and head:
-        chosen = head if adapts == "head" else names - head
-        if chosen:
-            return chosen
-    patterns = [adapts] if isinstance(adapts, str) else list(adapts)
-    found = {pattern: frozenset(n for n in names if fnmatchcase(n, pattern)) for pattern in patterns}
-    raise_problems(
-        [
-            f"adapts has {pattern!r}, which fits no parameter of {type(network).__name__} that is not frozen: use all,"
-            " head, body (where the network has a submodule named head) or patterns of"
-            f" {', '.join(sorted(names))}"
-            for pattern in patterns
-            if not found[pattern]
-        ]
-    )
-    return frozenset().union(*found.values())

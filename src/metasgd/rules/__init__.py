@@ -1,13 +1,14 @@
 """The learned optimizers: how an inner step changes the weights."""
 
 from metasgd.rules.base import UpdateRule
-from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
 __all__ = [
     "Fixed",
     "OptimizerNetwork",
+    "PerBlock",
     "PerLayerPerStep",
     "PerParameter",
     "PerParameterMomentum",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
 from metasgd.rules.base import Coefficients, Params, State, Steps, UpdateRule, beside, key_of, name_of, no_momentum
+from metasgd.rules.blocks import block_of
 from metasgd.rules.initial_values import Bounds, Start, checked_bounds, draw, logit, outside
 
 
@@ -102,6 +103,38 @@ class PerLayerPerStep(UpdateRule):
             return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
         own = {n: e[step.clamp_max(len(e) - 1)] for n, e in eta.items()}
         return Coefficients(rates={n: beside(rate, grads[n]) for n, rate in own.items()})
+
+    def serves(self) -> Mapping[str, torch.Size | None] | None:
+        return dict.fromkeys(self.names)
+
+    def learned_rates(self) -> dict[str, nn.Parameter]:
+        return {name_of(k): eta for k, eta in self.eta.items()}
+
+
+class PerBlock(UpdateRule):
+    """A rate for every block of the network: tens for one of 20 million parameters (see ``metasgd.rules.blocks``).
+
+    ``θ_{s+1} = θ_s − η_{block} g_s``
+
+    Args:
+        init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
+        bounds: ``[low, high]`` that the rates are kept in; none by default.
+    """
+
+    reads_loss = False
+
+    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
+        super().__init__()
+        self.init, self.bounds = init, checked_bounds(bounds, init)
+        self.eta = nn.ParameterDict()
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
+        start = draw(self.init)
+        self.eta = nn.ParameterDict({key_of(block_of(n)): p.new_tensor(start) for n, p in params.items()})
+
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+        return Coefficients(rates={n: self.eta[key_of(block_of(n))] for n in grads})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names)

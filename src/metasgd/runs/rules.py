@@ -13,14 +13,15 @@ from upath import UPath
 
 from metasgd.errors import UserError
 from metasgd.rules.base import UpdateRule, name_of
+from metasgd.rules.blocks import block_of
 from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
 from metasgd.runs.size_limit import SizeLimit
 
-PROTOTYPE_SCALES = (".log_scale", ".log_temperature")
-"""Parameters of a ``PrototypeHead`` that no rule changes."""
+NEVER_ADAPTING = (".log_scale", ".log_temperature", ".running_mean", ".running_var")
+"""What no rule changes: the scales of a ``PrototypeHead``, and statistics."""
 
 
 def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
@@ -79,15 +80,18 @@ def _built(options: dict[str, Any], trust: bool) -> UpdateRule:
 def _names_in(phi: Mapping[str, Tensor], network: Mapping[str, Tensor], adapts: str | Sequence[str]) -> list[str]:
     """The network's tensors that a rule with parameters φ was bound to, in their order.
 
-    A rule with parameters for each tensor has them in a ``ParameterDict`` by their names. All others were bound to what
-    ``adapts`` says, as in ``MetaModel``.
+    A rule with parameters for each tensor, or each block, has them in a ``ParameterDict`` by their names. All others
+    were bound to what ``adapts`` says, as in ``MetaModel``.
     """
     named = {name_of(key.partition(".")[2]) for key in phi} & network.keys()
     if named:
         return [n for n in network if n in named]
-    names = [n for n, t in network.items() if t.is_floating_point() and not n.endswith(PROTOTYPE_SCALES)]
+    names = [n for n, t in network.items() if t.is_floating_point() and not n.endswith(NEVER_ADAPTING)]
+    blocks = {name_of(key.partition(".")[2]) for key in phi}
+    names = [n for n in names if block_of(n) in blocks] or names
     head = [n for n in names if n.startswith("head.")]
     if adapts in ("head", "body") and head:
         return head if adapts == "head" else [n for n in names if n not in head]
     patterns = [adapts] if isinstance(adapts, str) else adapts
-    return names if adapts == "all" else [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    chosen = [n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    return chosen or names

@@ -1,10 +1,11 @@
 import pytest
+import torch
 import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, tasks_of
 from support.live_bytes import LiveBytes
 
 from metasgd.meta.engines import Vmap
-from metasgd.meta.memory import bytes_of_a_task
+from metasgd.meta.memory import bytes_of_a_task, large_rule
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
@@ -50,3 +51,13 @@ def test_a_stack_is_made_to_fit(tasks_in_budget, sizes):
     engine = Vmap(at_most=4, budget=int(tasks_in_budget * bytes_of_a_task(config, tasks, 3)))
     engine.run(note, merge_gradients, config, tasks, 3)
     assert made == sizes
+
+
+def test_a_rule_of_very_many_numbers_is_said_with_its_memory():
+    rule = PerParameter()
+    rule.bind({"a": torch.zeros(2**20)}, 1)
+    assert large_rule(rule) == (
+        "PerParameter learns 1,048,576 numbers beside the network's: with their gradients and Adam's moments 16 MiB."
+        " PerBlock learns one for each block"
+    )
+    assert large_rule(PerParameter()) is None

@@ -11,8 +11,9 @@ from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.evaluate import evaluate
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
+from metasgd.nn.adapting import adapted_names
 from metasgd.nn.heads import PrototypeHead
-from metasgd.nn.networks import Conv4, adapted_names
+from metasgd.nn.networks import Conv4
 from metasgd.rules.base import key_of
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork

@@ -7,12 +7,12 @@ from support.by_hand import config_of, conv4
 from torch import nn
 
 from metasgd.errors import UserError
+from metasgd.nn.adapting import adapted_names
 from metasgd.nn.networks import (
     MLP,
     BatchNorm2d,
     ClassAgnosticHead,
     Conv4,
-    adapted_names,
     class_agnostic_names,
     statistics_from_first,
     uses_batch_statistics,

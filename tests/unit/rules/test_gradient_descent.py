@@ -6,7 +6,7 @@ from support.by_hand import config_of, curves_of, largest_difference, tasks_of, 
 from metasgd.meta.meta_gradient import inner_loop_of, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.base import key_of
-from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 
 EXACT = 1e-9
 
@@ -25,6 +25,9 @@ def by_equation(rule):
     def per_layer_per_step(s, p, g, loss, m):
         return {n: p[n] - phi["eta." + key_of(n)][s] * g[n] for n in p}, m
 
+    def per_block(s, p, g, loss, m):
+        return {n: p[n] - phi["eta." + key_of(n.rpartition(".")[0])] * g[n] for n in p}, m
+
     def scalar(s, p, g, loss, m):
         m = {n: rule.momentum * (m or zero(p))[n] + g[n] for n in p}
         return {n: p[n] - phi["eta"] * m[n] for n in p}, m
@@ -32,6 +35,7 @@ def by_equation(rule):
     return {
         PerParameterMomentum: per_parameter_momentum,
         PerLayerPerStep: per_layer_per_step,
+        PerBlock: per_block,
         Scalar: scalar,
         Fixed: scalar,
     }[type(rule)]
@@ -40,6 +44,7 @@ def by_equation(rule):
 RULES = {
     "momentum": lambda: PerParameterMomentum(0.05, momentum=0.4),
     "per_layer_per_step": lambda: PerLayerPerStep(0.05),
+    "per_block": lambda: PerBlock(0.05),
     "scalar": lambda: Scalar(0.05, momentum=0.9),
     "fixed": lambda: Fixed(0.05, momentum=0.9),
 }

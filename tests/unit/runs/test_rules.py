@@ -12,6 +12,7 @@ from metasgd.nn.networks import MLP
 from metasgd.rules import (
     Fixed,
     OptimizerNetwork,
+    PerBlock,
     PerLayerPerStep,
     PerParameter,
     PerParameterMomentum,
@@ -63,6 +64,7 @@ data: {{}}
     [
         (Fixed, "{}"),
         (Scalar, "{momentum: 0.5}"),
+        (PerBlock, "{}"),
         (PerLayerPerStep, "{bounds: [0, 1]}"),
         (PerParameter, "{init: [0.1, 0.2]}"),
         (PerParameterMomentum, "{}"),
