@@ -1,9 +1,7 @@
-"""What the tests share: a small run, and the real command line."""
+"""What the tests share: a small run, and the command line."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # for the tests and all that they start: on a machine that does other work as well, threads of torch that spin while
@@ -11,31 +9,17 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from support.commands import Command, run, succeeded
 from support.runs import ROOT
 from support.strokes import write_tree
 
 from metasgd.data.glyphs.letters import Letter, letters
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
 def metasgd(tmp_path: Path) -> Command:
-    """Runs ``python -m metasgd ARGUMENTS`` in a folder of the test's own."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "COLUMNS": "200"}
-        return subprocess.run(
-            [sys.executable, "-m", "metasgd", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    return run
+    """Runs ``python -m metasgd ARGUMENTS`` in a folder of the test's own, in this process."""
+    return partial(run, cwd=tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +54,5 @@ def drawings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = ["--config", str(ROOT / "configs" / "image_folder.yaml")]
     arguments = [a for o, v in options.items() for a in (f"--{o}", str(v))]
-    command = [sys.executable, "-m", "metasgd", "fit", *config, *arguments]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    succeeded("fit", *config, *arguments, cwd=folder)
     return folder / "runs" / "image_folder" / "version_0"

@@ -1,12 +1,11 @@
 """End to end on real pictures: trained on some alphabets of Omniglot, adapted to characters of another."""
 
 import csv
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.commands import succeeded
 from support.runs import ROOT
 
 OMNIGLOT = ROOT.parent / "shared/data/omniglot"
@@ -62,9 +61,7 @@ def trained(tmp_path_factory) -> Path:
         "model.outer.optimizer.init_args.lr": 0.005,
     }
     config = ["--config", str(ROOT / "configs" / "image_folder.yaml")]
-    command = [sys.executable, "-m", "metasgd", "fit", *config]
-    command += [a for o, v in options.items() for a in (f"--{o}", str(v))]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    succeeded("fit", *config, *(a for o, v in options.items() for a in (f"--{o}", str(v))), cwd=folder)
     return folder / "runs/image_folder/version_0/checkpoints/last.ckpt"
 
 

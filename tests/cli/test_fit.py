@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support.commands import run
 from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
 
@@ -14,7 +15,7 @@ from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 def trained(tmp_path_factory):
     """A folder with one complete run."""
     folder = tmp_path_factory.mktemp("trained")
-    subprocess.run([sys.executable, "-m", "metasgd", "fit", *TINY], cwd=folder, check=True, capture_output=True)
+    run("fit", *TINY, cwd=folder)
     return folder
 
 
@@ -80,24 +81,24 @@ def test_predict_runs_on_a_checkpoint(trained, metasgd):
 
 LONGER = [
     *TINY,
-    *("--trainer.max_steps", "300", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "7"),
+    *("--trainer.max_steps", "150", "--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "7"),
 ]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run of 300 outer steps that was never stopped."""
+    """The folder of a run of 150 outer steps that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "metasgd", "fit", *LONGER]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    run("fit", *LONGER, cwd=folder)
     return folder / RUN
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGINT, "1"), (signal.SIGKILL, "0"), (signal.SIGKILL, "1")]
+)
 def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metasgd, whole):
     """Stopped by a signal at some step, resumed with ``last``: weights, optimizer, curves and best are the same."""
-    arguments = [*LONGER, "--data.num_workers", workers, "--last_checkpoint.every_n_steps", "20"]
+    arguments = [*LONGER, "--data.num_workers", workers, "--last_checkpoint.every_n_steps", "10"]
     command = [sys.executable, "-m", "metasgd", "fit", *arguments]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=tmp_path, **quiet)
@@ -109,7 +110,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metas
     process.send_signal(number)
     assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
     stopped_at = state(last)["global_step"]
-    assert 0 < stopped_at < 300
+    assert 0 < stopped_at < 150
     succeeded(metasgd("fit", *arguments, "--ckpt_path", "last"))
     for name in ("last", "best"):
         a, b = (state(folder / "checkpoints" / f"{name}.ckpt") for folder in (resumed, whole))

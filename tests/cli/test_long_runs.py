@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support.agents import wait_for
+from support.commands import run
 from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
 STEPS = 150
@@ -23,8 +24,8 @@ def test_a_killed_run_resumes_to_the_same_bits_in_the_middle_of_its_inner_runs(r
     there, here = tmp_path / "there", tmp_path / "here"
     for folder in (there, here):
         folder.mkdir()
+    run(*arguments, cwd=there)
     command = [sys.executable, "-m", "metasgd", *arguments]
-    subprocess.run(command, cwd=there, check=True, capture_output=True)
     process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(here / RUN / "checkpoints/last.ckpt")
     process.send_signal(signal.SIGKILL)

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from markupsafe import escape
 from PIL import Image
+from support.commands import succeeded
 from support.runs import TINY
 
 from metasgd.cli.report import hardest_pairs, recorded_in, report
@@ -62,8 +62,7 @@ def written(drawings_run) -> Path:
     """The page of a run on pictures, made from the folder that the run was started in."""
     folder = drawings_run.parents[2]
     run = drawings_run.relative_to(folder)
-    command = [sys.executable, "-m", "metasgd", "report", str(run), "--tasks", "12", "--output", "page.html"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    succeeded("report", str(run), "--tasks", "12", "--output", "page.html", cwd=folder)
     return folder / "page.html"
 
 

@@ -8,18 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
+from support.processes import holder_of
 from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
 from metasgd.cli.main import main
 from metasgd.runs.folders import Run, read_checkpoint
-from metasgd.runs.lock import locked
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 
 FIT = [sys.executable, "-m", "metasgd", "fit", *TINY]
@@ -38,29 +37,11 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@contextmanager
-def trained_by_another(run):
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with locked(run, print):
-            os.write(writes, b"locked")
-            signal.pause()
-    try:
-        assert os.read(reads, 10) == b"locked"
-        yield
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(reads)
-        os.close(writes)
-
-
 def test_a_run_that_another_process_trains_is_left_to_it(folder, capsys):
     assert main(["fit", *TINY, VERSION, "7"]) == 0
     run = Run(UPath(folder / "runs"), "sinusoid", 7)
     longer = ["fit", *TINY, "--trainer.max_steps", "12"]
-    with trained_by_another(run):
+    with holder_of(run):
         before = contents(folder)
         for resumed in (["last"], ["resume", VERSION, "7"], [str(run.checkpoint("best"))]):
             capsys.readouterr()

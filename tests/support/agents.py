@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ENVIRONMENT = {
@@ -17,7 +18,13 @@ ENVIRONMENT = {
 class Agent:
     """``python -m torch.distributed.run ARGUMENTS``, in a folder, and behind a prefix such as ``ip netns exec``."""
 
-    def __init__(self, *arguments, cwd, prefix=(), environment=ENVIRONMENT):
+    def __init__(
+        self,
+        *arguments: str | int | Path,
+        cwd: Path,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] = ENVIRONMENT,
+    ) -> None:
         self.log = Path(cwd) / f"log.{time.monotonic_ns()}"
         command = [*prefix, sys.executable, "-m", "torch.distributed.run", *arguments]
         with self.log.open("w") as log:
@@ -25,10 +32,10 @@ class Agent:
                 [str(part) for part in command], cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
 
-    def printed(self):
+    def printed(self) -> str:
         return self.log.read_text()
 
-    def exit_code(self, timeout=600):
+    def exit_code(self, timeout: float = 600) -> int:
         """Wait for its end; stop it, and so its workers, if it does not come."""
         try:
             return self.process.wait(timeout)
@@ -38,19 +45,20 @@ class Agent:
                 self.process.wait(60)
 
 
-def succeeded(*agents):
+def succeeded(*agents: Agent) -> None:
     """Wait for all, then hold that they ended well."""
     codes = [agent.exit_code() for agent in agents]
     assert codes == [0] * len(agents), "\n".join(agent.printed() for agent in agents)
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        port: int = s.getsockname()[1]
+        return port
 
 
-def worker(run_id, rank):
+def worker(run_id: str, rank: int) -> int:
     """The process of that rank, by the variables that torchrun gave it."""
     wanted = {f"TORCHELASTIC_RUN_ID={run_id}".encode(), f"RANK={rank}".encode()}
     for place in Path("/proc").glob("[0-9]*"):
@@ -63,7 +71,7 @@ def worker(run_id, rank):
     raise AssertionError(f"no process of rank {rank}")
 
 
-def wait_for(file, timeout=300):
+def wait_for(file: Path, timeout: float = 300) -> None:
     """Until it is there; looks often, so that what follows happens early in a run."""
     deadline = time.monotonic() + timeout
     while not file.exists():

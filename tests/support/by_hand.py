@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
@@ -80,16 +81,16 @@ def unrolled(
                     outputs = forward(p, torch.cat([x, qx]), seen=len(x))[len(x) :]
                 total = total + weights[s] * config.loss(outputs, qy)
     inputs = [t for t in (*theta.values(), *phi.values()) if t.requires_grad]
-    grads_of = dict(zip(map(id, inputs), torch.autograd.grad(total, inputs, allow_unused=True), strict=True))
-    zero = torch.zeros_like
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(total, inputs, allow_unused=True)
+    grads_of = {id(t): torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)}
     return (
         total.detach(),
-        {n: g if (g := grads_of[id(t)]) is not None else zero(t) for n, t in theta.items()},
-        {n: g if (g := grads_of[id(t)]) is not None else zero(t) for n, t in phi.items() if t.requires_grad},
+        {n: grads_of[id(t)] for n, t in theta.items()},
+        {n: grads_of[id(t)] for n, t in phi.items() if t.requires_grad},
     )
 
 
-def config_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **options: object) -> InnerLoopConfig:
+def config_of(network: nn.Module, rule: UpdateRule, inner_steps: int, **options: Any) -> InnerLoopConfig:
     """A float64 network and rule away from any special point: no weight or rate is zero or like another."""
     network = network.double()
     names = frozenset(n for n, _ in network.named_parameters())
@@ -106,7 +107,7 @@ def config_of(network: torch.nn.Module, rule: UpdateRule, inner_steps: int, **op
 
 def moved(config: InnerLoopConfig, tasks: Episode, to: torch.device | torch.dtype) -> tuple[InnerLoopConfig, Episode]:
     """Copies on a device, or in a dtype."""
-    network, rule = (copy.deepcopy(module).to(to) for module in (config.network, config.rule))
+    network, rule = copy.deepcopy(config.network).to(to), copy.deepcopy(config.rule).to(to)
     fields = (f.to(to) if f.is_floating_point() or isinstance(to, torch.device) else f for f in tasks)
     return replace(config, network=network, rule=rule), Episode(*fields)
 

@@ -1,6 +1,7 @@
 """One of two processes that train replicas of a network: ``replicas.py RANK PORT RULE FOLDER``."""
 
 import sys
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,7 @@ from metasgd import LearnedOptimizer
 from metasgd.rules import OptimizerNetwork, ScaledOptimizerNetwork, UpdateRule
 
 STEPS = 12
-RULES = {
+RULES: dict[str, Callable[[], UpdateRule]] = {
     "plain": lambda: OptimizerNetwork(0.05, 0.5),
     "scaled": lambda: ScaledOptimizerNetwork(0.05, 0.5, inputs=["relative_loss", "relative_trend"]),
 }
@@ -26,7 +27,7 @@ def answering(rule: UpdateRule) -> UpdateRule:
     return rule
 
 
-def made(name: str) -> tuple[nn.Module, LearnedOptimizer, Tensor, Tensor]:
+def made(name: str) -> tuple[nn.Sequential, LearnedOptimizer, Tensor, Tensor]:
     """The network, its optimizer, and a batch of inputs and targets for each of two processes and each step."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
@@ -46,7 +47,9 @@ def train(rank: int, port: int, name: str, folder: str) -> None:
         loss = (parallel(x[rank, s]) - y[rank, s]).square().mean()
         loss.backward()
         if s == 5:  # on one process alone, and yet no process steps
-            network[0].weight.grad[0, 0] = torch.nan if rank else 0.0
+            gradient = next(network.parameters()).grad
+            assert gradient is not None
+            gradient[0, 0] = torch.nan if rank else 0.0
         optimizer.step(loss)
     torch.save((list(network.parameters()), optimizer.n_steps, optimizer.skipped_steps), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -27,7 +27,9 @@ def drawing(character: int, d: int, side: int = SIDE) -> Image.Image:
 def photograph(image: Image.Image, seed: int, inverted: bool) -> Image.Image:
     """The drawing in colour on grey paper, enlarged, turned, unevenly lit, noisy, and out of a camera's JPEG."""
     stream = np.random.default_rng(seed)
-    turned = image.resize((96, 96)).rotate(float(stream.uniform(-10, 10)), fillcolor=255, resample=Image.BICUBIC)
+    turned = image.resize((96, 96)).rotate(
+        float(stream.uniform(-10, 10)), fillcolor=255, resample=Image.Resampling.BICUBIC
+    )
     pixels = np.asarray(turned.filter(ImageFilter.GaussianBlur(1)), dtype=np.float64)
     pixels = 255 - pixels if inverted else pixels
     light = np.linspace(0.85, 1.0, 96)[:, None] * np.linspace(1.0, 0.9, 96)

@@ -1,7 +1,6 @@
 """Which package may import which: read from the folders, so that a new file is held to it without being listed."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,8 +29,6 @@ BELOW["training"] = BELOW["learner"] | {"learner", "runtime", "reporting"}
 BELOW["supervised"] = BELOW["training"] | {"training", "optim"}
 BELOW["cli"] = BELOW["supervised"] | {"supervised"}
 LIGHTNING = {"training", "supervised", "runtime", "cli"}
-LIGHT = ("lightning", "torchvision", "matplotlib", "jsonargparse", "tensorboard", "torchmetrics", "rich", "upath")
-"""What ``from metasgd import LearnedOptimizer`` must not load."""
 
 
 def imported(path: Path) -> set[str]:
@@ -87,27 +84,28 @@ def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= 250
 
 
-def loaded_by(code: str) -> set[str]:
-    """Which of ``LIGHT`` are loaded after ``code`` in a process of its own."""
-    shown = f"import sys; {code}; print(*(m for m in {LIGHT} if m in sys.modules))"
-    run = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return set(run.stdout.split())
+STARTS_PROCESSES = {"subprocess", "multiprocessing", "support.agents", "support.processes"}
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
-CHECKPOINT = ROOT / "checkpoints" / "sinusoid" / "model.ckpt"
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "unit").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_unit_test_starts_a_process(path):
+    called = {
+        n.func.attr
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call)
+        if isinstance(n.func, ast.Attribute)
+    }
+    assert not STARTS_PROCESSES & imported(path)
+    assert not {"fork", "posix_spawn", "system", "popen"} & called
 
 
-def test_the_learned_optimizer_loads_torch_and_little_else():
-    assert loaded_by("from metasgd import LearnedOptimizer") == set()
-
-
-def test_the_rule_of_a_checkpoint_is_loaded_without_what_trained_it():
-    code = f"from metasgd.runs.rules import load_rule; load_rule({str(CHECKPOINT)!r})"
-    assert loaded_by(code) <= {"upath"}
-
-
-def test_a_learner_is_loaded_without_lightning():
-    assert loaded_by(f"import metasgd; metasgd.load({str(CHECKPOINT)!r})") <= {"jsonargparse", "rich", "upath"}
+def test_no_test_imports_another():
+    found = {
+        path.name: {m for m in imported(path) if m.rpartition(".")[2].startswith(("test_", "conftest"))}
+        for path in TESTS
+    }
+    assert not {name: modules for name, modules in found.items() if modules}
 
 
 def test_every_public_name_is_listed_and_can_be_imported():

@@ -1,9 +1,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -181,26 +178,6 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         load_or_build(tmp_path, "key", small_pool)
     assert os.listdir(tmp_path) == []
-
-
-KILLED_MIDWAY = """
-import os, signal, sys
-from pathlib import Path
-from metasgd.data import cache
-sys.path.insert(0, sys.argv[2])
-from test_cache import small_pool
-cache.os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
-cache.load_or_build(Path(sys.argv[1]), "key", small_pool)
-"""
-
-
-def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, tmp_path, Path(__file__).parent], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    [left] = os.listdir(tmp_path)
-    assert left.endswith(".partial")
-    assert_same(load_or_build(tmp_path, "key", small_pool), small_pool())
-    assert os.listdir(tmp_path) == ["key"]
 
 
 def test_what_a_writer_at_work_has_is_left_to_it(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from support.commands import succeeded
 from support.runs import TINY
 
 from metasgd.errors import UserError
@@ -16,8 +15,7 @@ from metasgd.runs.folders import CONFIG_KEY
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     options = ["--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"]
-    command = [sys.executable, "-m", "metasgd", "fit", *TINY, *options]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    succeeded("fit", *TINY, *options, cwd=folder)
     return folder / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
 
 

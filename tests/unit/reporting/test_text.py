@@ -2,7 +2,6 @@
 
 import io
 import shlex
-import subprocess
 
 import pytest
 from matplotlib.figure import Figure
@@ -59,13 +58,6 @@ def test_a_figure_draws_a_name_letter_by_letter(name):
         panel.set_title(letters)
         if letters.isascii():  # the font has these
             figure.savefig(io.BytesIO(), format="png")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_command_can_be_pasted_into_a_shell(name):
-    words = ["printf", "%s", name]
-    printed = subprocess.run(["bash", "-c", shell_command(words)], capture_output=True, check=True).stdout
-    assert printed == name.encode("utf-8", "surrogateescape")
 
 
 def test_names_with_spaces_quotes_and_line_ends_are_quoted_as_shlex_does():

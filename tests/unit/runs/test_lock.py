@@ -1,8 +1,6 @@
 import errno
 import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,41 +17,15 @@ def tmp_path(tmp_path):
     return UPath(tmp_path)
 
 
+def silent(said):
+    raise AssertionError(said)
+
+
 @pytest.fixture
 def run(tmp_path):
     run = Run(tmp_path, "a", 3)
     run.checkpoint("last").parent.mkdir(parents=True)
     return run
-
-
-def silent(said):
-    raise AssertionError(said)
-
-
-@contextmanager
-def another_process(run, fork_worker=False):
-    """The id of a process that holds the lock of the run; killed in the end."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with locked(run, silent):
-            worker = os.fork() if fork_worker else 0
-            if worker != 0 or not fork_worker:
-                os.write(writes, f"{worker}\n".encode())
-            while True:
-                signal.pause()
-    worker = int(os.read(reads, 100))
-    try:
-        yield child
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        if worker:
-            # the worker of a killed process lives on for a while, and has no part in the lock
-            with locked(run, silent):
-                os.kill(worker, signal.SIGKILL)
-        os.close(reads)
-        os.close(writes)
 
 
 def test_runs_that_start_in_one_moment_get_numbers_of_their_own(tmp_path):
@@ -64,51 +36,6 @@ def test_runs_that_start_in_one_moment_get_numbers_of_their_own(tmp_path):
         runs = list(threads.map(lambda _: claim(tmp_path, "a"), range(64)))
     assert sorted(run.version for run in runs) == list(range(5, 69))
     assert all(run.folder.is_dir() for run in runs)
-
-
-@pytest.mark.parametrize("fork_worker", [False, True])
-def test_a_run_is_of_one_process_until_that_ends(run, fork_worker):
-    with another_process(run, fork_worker) as holder, pytest.raises(UserError) as caught, locked(run, silent):
-        pass
-    assert f"{run.folder} is being trained at this moment, by process {holder} on" in str(caught.value)
-    with locked(run, silent):  # that one was killed
-        pass
-    assert [path.name for path in run.folder.iterdir()] == ["checkpoints"]
-
-
-def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(run, monkeypatch):
-    """Another process would lock the file that stands there next."""
-    lockf, taken = run_lock.fcntl.lockf, []
-
-    def late(handle, operation):
-        if not taken:
-            taken.append(handle)
-            (run.folder / run_lock.FILE).unlink()
-        lockf(handle, operation)
-
-    monkeypatch.setattr(run_lock.fcntl, "lockf", late)
-    with locked(run, silent):
-        child = os.fork()
-        if child == 0:
-            monkeypatch.undo()
-            with pytest.raises(UserError, match="is being trained at this moment"), locked(run, silent):
-                pass
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-
-
-def test_a_run_that_is_trained_elsewhere_is_neither_read_nor_started(run):
-    run.checkpoint("last").write_bytes(b"half")  # reading it would be another refusal
-
-    def own(run):
-        with locked(run, silent):
-            pass
-
-    for ckpt_path, version in (("resume", 3), ("last", None), (str(run.checkpoint("last")), None)):
-        with another_process(run), pytest.raises(UserError, match="is being trained at this moment"):
-            find_start(ckpt_path, run.save_dir, "a", version, fit=True, own=own)
-        with another_process(run), pytest.raises(UserError, match="cannot be read: it is damaged"):
-            find_start(ckpt_path, run.save_dir, "a", version, fit=False, own=own)  # to evaluate is no harm
 
 
 def test_a_checkpoint_that_came_before_the_lock_is_resumed(run):

@@ -1,11 +1,8 @@
 import socket
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 from lightning import Trainer
-from support.agents import free_port
 from support.runs import TINY
 
 from metasgd.cli.main import main
@@ -82,29 +79,3 @@ def test_a_process_that_found_another_checkpoint_leaves():
     for found in ("no checkpoint", "version_7/last.ckpt of outer step 10", "version_8/last.ckpt of outer step 12"):
         with pytest.raises(UserError, match=f"process 3 on {socket.gethostname()} found {found}, process 0 found"):
             ConsistentCheckpoint(found).setup(trainer, None, "fit")
-
-
-ENDING = """
-import atexit, sys, torch
-from metasgd.runtime.launch import end
-
-class Kept:
-    def __del__(self):
-        print("taken down")
-
-kept = Kept()
-atexit.register(print, "closed")
-if sys.argv[1:]:
-    torch.distributed.init_process_group("gloo", sys.argv[1], rank=0, world_size=1)
-    torch.distributed.all_reduce(torch.ones(1))
-end(3)
-"""
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_one_of_several_processes_ends_before_python_is_taken_down(several):
-    """Where a thread of gloo's, still holding a tensor, would abort it: bare torch, two times in five."""
-    place = [f"tcp://127.0.0.1:{free_port()}"] if several else []
-    done = subprocess.run([sys.executable, "-c", ENDING, *place], capture_output=True, text=True, check=False)
-    assert done.returncode == 3, done.stderr
-    assert done.stdout.split("\n") == (["closed", ""] if several else ["closed", "taken down", ""])

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from support.by_hand import moved
+from support.runs import ROOT
 
 import metasgd
 from metasgd.cli.app import MetaSGDCLI

@@ -1,12 +1,11 @@
 """What a command starts from; through the real command line in test_cli_fit."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from support.commands import succeeded
 from support.runs import TINY
 from torch import nn
 from upath import UPath
@@ -27,8 +26,7 @@ from metasgd.training.start import initialise, require_checkpoint, validate_pict
 def last(tmp_path_factory):
     """The checkpoint of a small run."""
     folder = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "metasgd", "fit", *TINY, "--model.inner_steps", "2"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    succeeded("fit", *TINY, "--model.inner_steps", "2", cwd=folder)
     return folder / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
 
 

@@ -2,10 +2,9 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
+from support.commands import succeeded
 from support.runs import TINY
 
 
@@ -23,9 +22,7 @@ def test_predictions_of_classes_have_the_accuracy_that_test_reports(drawings_run
         str(drawings_run / "checkpoints/last.ckpt"),
     ]
     for command in ("test", "predict"):
-        subprocess.run(
-            [sys.executable, "-m", "metasgd", command, *options], cwd=folder, check=True, capture_output=True
-        )
+        succeeded(command, *options, cwd=folder)
     rows = table(drawings_run / "predictions.csv")
     assert list(rows[0]) == ["task", "query", "label", "predicted", "probability"]
     assert len(rows) == 20 * 5 * 3
