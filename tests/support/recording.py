@@ -1,24 +1,29 @@
 """A stand-in for CUDA graphs on the CPU: it keeps the operations of a run and does them again, in the same tensors."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metasgd.meta.capture import Capture, Recording
+from metasgd.meta.capture import Capture, Function, Recording
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps each operation with the very tensors it read and returned, as a recording has their addresses."""
 
-    def __init__(self):
-        super().__init__()
-        self.done = []
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.done: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func in WAITING:
             raise RuntimeError("operation not permitted when stream is capturing")
         found = func(*args, **(kwargs or {}))
@@ -34,18 +39,18 @@ class StandIn(Capture):
         n_replayed: replays of any of them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.n_recorded = self.n_replayed = 0
 
-    def warm_up(self, function):
+    def warm_up(self, function: Function) -> list[list[Tensor]]:
         return [function() for _ in range(2)]
 
-    def record(self, function):
+    def record(self, function: Function) -> Recording:
         with _Operations() as operations:
             outputs = function()
         self.n_recorded += 1
 
-        def replay():
+        def replay() -> None:
             self.n_replayed += 1
             with torch.no_grad():
                 for func, args, kwargs, found in operations.done:
