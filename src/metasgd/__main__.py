@@ -2,12 +2,15 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the seconds that importing takes
 
-from metasgd.cli.main import main  # noqa: E402
-from metasgd.runtime.launch import end  # noqa: E402
+from metasgd.cli.overview import answer  # noqa: E402
 
 
 def program() -> None:
     """The command line as a program."""
+    answer()
+    from metasgd.cli.main import main
+    from metasgd.runtime.launch import end
+
     try:
         code = main()
     except SystemExit as leaving:

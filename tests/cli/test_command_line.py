@@ -9,8 +9,10 @@ import torch
 from support.runs import ROOT, TINY
 
 import metasgd
+from metasgd.cli.app import MetaSGDCLI
 from metasgd.cli.commands import COMMANDS
 from metasgd.cli.main import main
+from metasgd.cli.overview import PURPOSES
 
 GLYPHS = ["--config", str(ROOT / "configs" / "glyphs.yaml")]
 OMNIGLOT = ["--config", str(ROOT / "configs" / "omniglot.yaml")]
@@ -266,8 +268,11 @@ def test_the_help_tells_what_each_command_does(capsys):
     assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fit Meta-train a network together with its update rule." in text
-    assert "test Judge a checkpoint on tasks of unseen classes" in text
-    assert "report Write one self-contained HTML page about a run." in text
+    assert "test Evaluate a checkpoint on tasks of unseen classes" in text
+    assert list(PURPOSES) == [*MetaSGDCLI.subcommands(), *COMMANDS]
+    for command, does in COMMANDS.items():
+        assert f"{command} {PURPOSES[command]}" in text
+        assert PURPOSES[command] == does.__doc__.partition("\n")[0]
 
 
 def test_a_command_that_does_not_exist_is_told_all_that_do(capsys):

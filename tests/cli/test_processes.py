@@ -36,6 +36,24 @@ def test_the_learned_optimizer_a_rule_and_a_learner_load_torch_and_little_else()
     assert for_learner <= {"jsonargparse", "rich", "upath"}
 
 
+HELP = """
+import sys
+from metasgd.__main__ import program
+try:
+    program()
+finally:
+    print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("option", "said"), [("--help", "commands:"), ("--version", "metasgd ")])
+def test_the_help_and_the_version_wait_for_no_import(option, said):
+    run = subprocess.run([sys.executable, "-c", HELP, option], capture_output=True, text=True, check=True)
+    printed, loaded = run.stdout.rstrip("\n").rsplit("\n", 1)
+    assert said in printed
+    assert not {"torch", *LIGHT} & set(loaded.split())
+
+
 def test_the_collector_looks_rarely_but_looks():
     kept = [[] for _ in range(10_000)]
 

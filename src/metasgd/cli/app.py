@@ -14,8 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd import __version__
-from metasgd.cli.closing import PROGRAM, closing_lines
-from metasgd.cli.commands import COMMANDS, MAIN_JOB
+from metasgd.cli.closing import closing_lines
+from metasgd.cli.commands import COMMANDS
+from metasgd.cli.overview import DESCRIPTION, PROGRAM, PURPOSES
 from metasgd.cli.parser import Parser, validate_makers
 from metasgd.cli.save_config import SaveFitConfig
 from metasgd.cli.trainer_options import (
@@ -66,7 +67,7 @@ class MetaSGDCLI(LightningCLI):
                 seed_everything_default=0,
                 parser_kwargs={
                     "prog": PROGRAM,
-                    "description": "Meta-train a network together with the optimizer that will train it, and use both.",
+                    "description": DESCRIPTION,
                     "version": __version__,
                 },
                 auto_configure_optimizers=False,
@@ -75,14 +76,11 @@ class MetaSGDCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for command, description in MAIN_JOB.items():
-            self._subcommand_parsers[command].description = description
+        for command, own in self._subcommand_parsers.items():
+            own.description = PURPOSES[command]
         assert parser._subcommands_action is not None
-        for listed in parser._subcommands_action._choices_actions:
-            listed.help = MAIN_JOB[listed.dest]
-        for command, function in COMMANDS.items():  # listed here, and parsed by main
-            purpose = (function.__doc__ or "").partition("\n")[0]
-            parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False), help=purpose)
+        for command in COMMANDS:  # listed here, and parsed by main
+            parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:

@@ -2,11 +2,10 @@
 
 from upath import UPath
 
+from metasgd.cli.overview import PROGRAM
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.folders import saved_step
 from metasgd.training.callbacks.checkpoints import BestCheckpoint
-
-PROGRAM = "python -m metasgd"
 
 
 def closing_lines(folder: str, best: BestCheckpoint) -> list[str]:

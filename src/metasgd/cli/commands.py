@@ -16,10 +16,3 @@ COMMANDS: dict[str, Callable[..., None] | type[Train] | type[Compare]] = {
 """Each is a function or a class in a file of its own: its signature and docstring are its options and their help."""
 BY_PLACE = ("report",)
 """Those whose required option is given without its name."""
-MAIN_JOB = {
-    "fit": "Meta-train a network together with its update rule.",
-    "validate": "Judge a checkpoint on the validation tasks.",
-    "test": "Judge a checkpoint on tasks of unseen classes: a table and results.json.",
-    "predict": "Adapt to the test tasks and predict their query sets.",
-}
-"""The Trainer's methods, in the terms of meta-training."""

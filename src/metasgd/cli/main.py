@@ -5,9 +5,9 @@ import sys
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from metasgd.cli.app import MetaSGDCLI
-from metasgd.cli.closing import PROGRAM
 from metasgd.cli.commands import COMMANDS
 from metasgd.cli.options import say
+from metasgd.cli.overview import PROGRAM, answer
 from metasgd.cli.parsing import ready
 from metasgd.errors import UserError
 from metasgd.runtime.exit_codes import ending_of
@@ -20,6 +20,7 @@ from metasgd.training.callbacks.progress import quieten
 @losing_output_alone
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
+    answer(args)
     quieten()
     arguments = sys.argv[1:] if args is None else args
     command = arguments[0] if arguments else ""
