@@ -1,5 +1,6 @@
 """The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
 
+import sys
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -55,6 +56,7 @@ class MetaSGDCLI(LightningCLI):
     """LightningCLI with checkpoints by keyword, runs that go on in their own folder, and a test record."""
 
     def __init__(self, args: list[str] | None = None) -> None:
+        self.given = sys.argv[1:] if args is None else args
         with ExitStack() as self.held:  # the run's lock
             super().__init__(
                 MetaSGDModule,
@@ -65,19 +67,20 @@ class MetaSGDCLI(LightningCLI):
                 trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
                 seed_everything_default=0,
-                parser_kwargs={
-                    "prog": PROGRAM,
-                    "description": DESCRIPTION,
-                    "version": __version__,
-                },
+                parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION, "version": __version__},
                 auto_configure_optimizers=False,
                 args=args,
             )
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """With its options if it is the given command, or none is given first: to add all four's takes the longest."""
+        kwargs["description"] = PURPOSES[subcommand]
+        if self.given and self.given[0] in self.subcommands() and self.given[0] != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for command, own in self._subcommand_parsers.items():
-            own.description = PURPOSES[command]
         assert parser._subcommands_action is not None
         for command in COMMANDS:  # listed here, and parsed by main
             parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False))
@@ -101,8 +104,8 @@ class MetaSGDCLI(LightningCLI):
         if not 0 <= (options.seed_everything or 0) <= max_seed_value:
             raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
         for logger in as_list(options.trainer.logger):
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") is not None:
-                place_of(str(logger.init_args.save_dir), SAVE_DIR)  # the logger will trip over one out of reach
+            if isinstance(logger, Namespace) and (save_dir := logger.init_args.get("save_dir")) is not None:
+                place_of(str(save_dir), SAVE_DIR)  # the logger will trip over one out of reach
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the configuration is never a checkpoint's, in which LightningCLI looks for hyperparameters."""
@@ -121,13 +124,13 @@ class MetaSGDCLI(LightningCLI):
             default=None,
             help="a checkpoint whose network and update rule are the start, where --ckpt_path names none to go on from",
         )
-        parser.add_argument(
-            "--run.save_dir", type=str | None, default=None, help="the folder of all runs, by default the logger's"
-        )
-        parser.add_argument("--run.name", type=str | None, default=None, help="of the run, by default the logger's")
-        parser.add_argument(
-            "--run.version", type=int | None, default=None, help="K of the run's folder SAVE_DIR/NAME/version_K"
-        )
+        places = {
+            "save_dir": (str | None, "the folder of all runs, by default the logger's"),
+            "name": (str | None, "of the run, by default the logger's"),
+            "version": (int | None, "K of the run's folder SAVE_DIR/NAME/version_K"),
+        }
+        for option, (kind, purpose) in places.items():
+            parser.add_argument(f"--run.{option}", type=kind, default=None, help=purpose)
         parser.link_arguments("model.segments", "data.outer_steps_per_task")
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.rules.PerParameter"}})
 
@@ -161,11 +164,9 @@ class MetaSGDCLI(LightningCLI):
         own_callbacks = as_list(config["callbacks"])
         if command == "fit":
             validate_monitors(own_callbacks, self.model.logged_names())
-        shows_progress = config["enable_progress_bar"] is not False and not any(
-            isinstance(callback, Bar) for callback in own_callbacks
-        )
+        has_bar = any(isinstance(callback, Bar) for callback in own_callbacks)
         self.best = BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better)
-        bar: list[Callback] = [ProgressBar()] if shows_progress else []
+        bar: list[Callback] = [] if has_bar or config["enable_progress_bar"] is False else [ProgressBar()]
         of_run: list[Callback] = [
             ConsistentCheckpoint(str(start)),
             CheckpointsInRun(),
