@@ -81,7 +81,7 @@ def test_the_page_has_every_section_and_stands_alone(written):
         "Settings",
         "Repeat it",
     ]
-    assert content.count("<svg") == 2 + 1 + 1  # loss and accuracy, inner steps, rates
+    assert content.count("<svg") == 2 + 1 + 2  # loss and accuracy, inner steps, rates and those of the first convolution
     assert "test accuracy, 12 tasks, now" in content
     assert "<td>body.0.0.weight</td><td>108</td>" in content
     assert re.search(r"<td>c20\d<br><img", content)
@@ -165,6 +165,9 @@ def test_figures_that_are_not_finite_are_said_to_be_so(bad, tmp_path):
         config={},
         curves=[Curve("mse", {"val": ([3, 7, 11], [float("nan"), 0.5, 0.7])})],
         rates={},
+        start=0.1,
+        reached=None,
+        first_convolution=None,
         measured=torch.full((3, 2), torch.nan),
         pairs=[],
         missing="",
@@ -212,6 +215,9 @@ def test_no_text_of_a_user_is_read_as_something_else(name):
         config={"model": {name: name}, "data": {"classes": [name]}},
         curves=[],
         rates={name: torch.tensor([1.0])},
+        start=0.1,
+        reached=None,
+        first_convolution=None,
         measured=torch.tensor([[0.2], [0.4]]),
         pairs=[HardPair((name, name), (square, square), 3, 4)],
         missing=name,
@@ -235,6 +241,9 @@ def test_names_from_folders_cannot_break_the_page():
         config={"model": {"note": "<b>"}},
         curves=[Curve("accuracy", {"val": ([1, 2, 3], [0.2, 0.9, 0.5])})],
         rates={"w": torch.tensor([-1.0, 1.0]), "broken": torch.tensor([torch.nan])},
+        start=0.1,
+        reached=None,
+        first_convolution=None,
         measured=torch.tensor([[0.2, 0.5], [0.4, 0.7]]),
         pairs=[HardPair(("<script>", "b"), (square, square), 3, 4)],
         missing="",

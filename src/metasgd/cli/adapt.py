@@ -26,7 +26,7 @@ from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.nn.export import as_onnx, as_program, validate_onnx_installed
 from metasgd.reporting.metrics import wilson_interval
-from metasgd.reporting.rates import rates_table
+from metasgd.reporting.rates import moved_share, rates_table, unmoved_in_words
 from metasgd.reporting.text import printable
 from metasgd.runs.outputs import validate_output, write_output
 
@@ -127,6 +127,10 @@ def adapt(
     if adapted.rates_:
         order = [name for name, _ in learner.model.network.named_parameters()]
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
+    if rates := learner.model.update_rule.learned_rates():
+        moved = {n: moved_share(rate.detach(), learner.model.update_rule.init) for n, rate in rates.items()}
+        if unmoved := unmoved_in_words(moved, learner.reached(support_x, labels, inner_steps)):
+            show.print(unmoved)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     if save is not None and network is not None:
         write_output(Path(save), network, "--save")

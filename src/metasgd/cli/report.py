@@ -19,6 +19,7 @@ from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.learner.load import built, load
 from metasgd.learner.meta_learner import MetaLearner
+from metasgd.meta.reached import reached
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
 from metasgd.reporting.text import printable, shell_command
@@ -26,6 +27,7 @@ from metasgd.runs.moved_classes import with_present_paths
 from metasgd.runs.outputs import validate_output, write_output
 from metasgd.runs.plain_yaml import load_yaml
 from metasgd.runs.storage import answering
+from metasgd.training.callbacks.tensorboard import first_convolution
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import CSV_FILE
 
@@ -36,10 +38,17 @@ MOST_PAIRS, PICTURES = 8, 4
 
 @dataclass(frozen=True)
 class Judged:
-    """What test tasks showed: the metric of each ``[B, S + 1]``, and the class pairs taken for each other most."""
+    """What test tasks showed.
+
+    Attributes:
+        measured: the metric of each, ``[B, S + 1]``.
+        pairs: the classes taken for each other most.
+        reached: names of the parameters that an inner gradient reaches.
+    """
 
     measured: Tensor
     pairs: list[HardPair]
+    reached: frozenset[str]
 
 
 def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoint: bool = False) -> None:
@@ -81,6 +90,9 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
             config=config,
             curves=_curves(folder),
             rates=rates,
+            start=learner.model.update_rule.init,
+            reached=None if evaluated is None else evaluated.reached,
+            first_convolution=first_convolution(learner.model.network),
             measured=None if evaluated is None else evaluated.measured,
             pairs=[] if evaluated is None else evaluated.pairs,
             missing=missing,
@@ -186,7 +198,8 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Judged
         drawn.append(batch)
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
-    return Judged(torch.cat(measured), pairs)
+    first = module.as_inputs(drawn[0])
+    return Judged(torch.cat(measured), pairs, reached(module.config, module.held.names, first, module.eval_inner_steps))
 
 
 def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:

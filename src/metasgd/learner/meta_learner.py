@@ -24,6 +24,7 @@ from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
 from metasgd.meta.inner_loop import InnerStep, Loss
 from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.meta.model import MetaModel
+from metasgd.meta.reached import reached
 from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics
 from metasgd.nn.networks import class_agnostic_names
@@ -65,23 +66,9 @@ class MetaLearner:
                 tells apart.
         """
         model = self.model.eval()
-        steps = model.eval_inner_steps if inner_steps is None else inner_steps
-        raise_problems(too_small("", ("inner_steps", steps, 0)))
-        inputs = as_inputs(model.network, x)
-        if model.objective.metric == "accuracy":
-            classes, targets = self._classes(y, len(inputs))
-        else:
-            classes, targets = None, self._targets(y, len(inputs))
-        self._validate_fit(inputs, targets, classes)
-        n_way = 1 if classes is None else len(classes)
-        task = Episode(
-            support_x=inputs[None],
-            support_y=targets[None].to(inputs.device),
-            query_x=inputs[None, :0],
-            query_y=targets[None, :0],
-            classes=torch.arange(n_way)[None],
-            task_index=torch.zeros(1, dtype=torch.int64),
-        )
+        steps = self._steps(inner_steps)
+        task, classes = self._task(x, y)
+        inputs, n_way = task.support_x[0], task.n_way
         theta = {n: p.detach() for n, p in model.network.named_parameters()}
         config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
         stack = inner_loop_of(config, theta, task)
@@ -89,7 +76,7 @@ class MetaLearner:
         loss_after, _, _ = stack.support(final, keep=False)
         params = stack.weights(stack.for_query(final), stack.shared)
         return AdaptedLearner(
-            network=freeze_statistics(model.network, params, task.support_x[0], n_way),
+            network=freeze_statistics(model.network, params, inputs, n_way),
             classes_=classes,
             n_features_in_=inputs[0].numel(),
             support_losses_=np.array([*(float(step.loss) for step in taken), float(loss_after)]),
@@ -98,6 +85,10 @@ class MetaLearner:
             _model=model,
             _params=params,
         )
+
+    def reached(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None) -> frozenset[str]:
+        """Names of the parameters that an inner gradient reaches in ``adapt`` with the same arguments."""
+        return reached(self.model.config, self.model.held.names, self._task(x, y)[0], self._steps(inner_steps))
 
     def leave_one_out(
         self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None
@@ -115,6 +106,29 @@ class MetaLearner:
     def n_left_out(self, y: ArrayLike | Tensor) -> int:
         """How many examples ``leave_one_out`` predicts."""
         return int(_has_others(np.asarray(y)).sum())
+
+    def _steps(self, inner_steps: int | None) -> int:
+        steps = self.model.eval_inner_steps if inner_steps is None else inner_steps
+        raise_problems(too_small("", ("inner_steps", steps, 0)))
+        return steps
+
+    def _task(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> tuple[Episode, Labels | None]:
+        """A task of these support examples and no query, and its classes; none in regression."""
+        inputs = as_inputs(self.model.network, x)
+        if self.model.objective.metric == "accuracy":
+            classes, targets = self._classes(y, len(inputs))
+        else:
+            classes, targets = None, self._targets(y, len(inputs))
+        self._validate_fit(inputs, targets, classes)
+        task = Episode(
+            support_x=inputs[None],
+            support_y=targets[None].to(inputs.device),
+            query_x=inputs[None, :0],
+            query_y=targets[None, :0],
+            classes=torch.arange(1 if classes is None else len(classes))[None],
+            task_index=torch.zeros(1, dtype=torch.int64),
+        )
+        return task, classes
 
     def _classes(self, y: ArrayLike | Tensor, n: int) -> tuple[Labels, Tensor]:
         labels = np.asarray(y)

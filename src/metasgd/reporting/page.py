@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from metasgd.reporting.figures import settings_of, steps_figure
+from metasgd.reporting.figures import filters_figure, settings_of, steps_figure
 from metasgd.reporting.metrics import Z95
+from metasgd.reporting.rates import moved_share, unmoved_in_words
 from metasgd.reporting.text import figure_text, printable
 
 MOST_SHOWN = 2000
@@ -55,6 +56,9 @@ class Page:
         config: as in config.yaml.
         curves: what the run logged.
         rates: the learned rates, by the name of what they serve.
+        start: where all of them started, if they have one start.
+        reached: names of the parameters that an inner gradient reaches; None if that is not known.
+        first_convolution: the name of its weights, if the network has one.
         measured: the metric of test tasks ``[B, S + 1]``, after 0 … S inner steps; None if they are not to be had.
         pairs: the hardest pairs of classes, the hardest first.
         missing: why there are no test tasks.
@@ -68,6 +72,9 @@ class Page:
     config: dict[str, Any]
     curves: list[Curve]
     rates: dict[str, Tensor]
+    start: float | tuple[float, float] | None
+    reached: frozenset[str] | None
+    first_convolution: str | None
     measured: Tensor | None
     pairs: list[HardPair]
     missing: str
@@ -78,6 +85,8 @@ class Page:
 def page(about: Page) -> str:
     """The whole page; what is put into the template is escaped there."""
     finite = {n: rate for n, rate in about.rates.items() if rate.isfinite().all()}
+    moved = {n: moved_share(rate, about.start) for n, rate in finite.items()}
+    first = about.first_convolution
     return _template().render(
         title=about.title,
         checkpoint=about.checkpoint,
@@ -85,7 +94,9 @@ def page(about: Page) -> str:
         curves=[_svg(curve_figure(curve)) for curve in about.curves],
         by_step=None if about.measured is None else _svg(steps_figure(about.measured, about.metric, "test")),
         missing=about.missing,
-        rates=[_rates_row(n, rate) for n, rate in finite.items()],
+        rates=[_rates_row(n, rate, moved[n]) for n, rate in finite.items()],
+        unmoved=unmoved_in_words(moved, about.reached),
+        filters=_svg(filters_figure(finite[first], first)) if first in finite and finite[first].ndim == 4 else None,
         rates_figure=_svg(rates_figure(finite)) if finite else None,
         pairs=[
             {"names": pair.names, "files": [[*map(_png, own)] for own in pair.pictures]}
@@ -169,9 +180,9 @@ def rates_figure(rates: dict[str, Tensor]) -> Figure:
     return figure
 
 
-def _rates_row(name: str, rate: Tensor) -> tuple[str, ...]:
+def _rates_row(name: str, rate: Tensor, moved: float) -> tuple[str, ...]:
     spread = [f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())]
-    return name, str(rate.numel()), *spread, f"{(rate < 0).float().mean():.1%}"
+    return name, str(rate.numel()), *spread, f"{(rate < 0).float().mean():.1%}", f"{moved:.1%}"
 
 
 def _png(picture: NDArray[np.uint8]) -> str:

@@ -1,10 +1,41 @@
-"""The learning rates that an adaptation used, as a table."""
+"""Learning rates in words and tables: those that an adaptation used, and which were learned at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from rich.table import Table
 from torch import Tensor
+
+MOVED = 0.01
+"""Of its start: by how much a rate has to differ from it to count as learned."""
+
+
+def moved_share(rate: Tensor, start: float | tuple[float, float] | None) -> float:
+    """The share of a tensor's rates that moved by more than 1 % of their start.
+
+    Args:
+        rate: the rates of a tensor.
+        start: where they all started: a number, or the ends of a range that one number was drawn from. If it is
+            unknown, rates that are all the same count as unmoved.
+    """
+    first = start if isinstance(start, int | float) else float(rate.flatten()[0])
+    return float(((rate - first).abs() > MOVED * abs(first)).float().mean())
+
+
+def unmoved_in_words(moved: Mapping[str, float], reached: Collection[str] | None) -> str:
+    """Which tensors' rates kept their start, and why; empty if none did.
+
+    Args:
+        moved: the share of each tensor's rates that moved, by its name.
+        reached: names of the parameters that an inner gradient reaches; None if that is not known.
+    """
+    still = [n for n, share in moved.items() if not share]
+    if not still:
+        return ""
+    said = f"{len(still)} of {len(moved)} tensors keep the rates that they started from"
+    if reached is None or not set(still).isdisjoint(reached):
+        return f"{said}: {', '.join(still)}"
+    return f"{said}, as no gradient reaches these layers in this configuration: {', '.join(still)}"
 
 
 def rates_table(used: Sequence[Mapping[str, Tensor]], order: Sequence[str]) -> Table:

@@ -49,6 +49,7 @@ class Protocol:
     k_shot: int
     n_query: int
     inner_steps: int
+    adapts: str  # all, head, nothing (prototypes), or how many of the layers
     transductive: bool | None  # none: nothing in the network looks at a whole batch
     one_alphabet: bool
     data_seed: int
@@ -63,6 +64,7 @@ class Protocol:
         if self.one_alphabet:
             ways += " within one alphabet"
         parts = [ways, f"{self.n_query} queries", f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}"]
+        parts.append(f"adapts {self.adapts}")
         if self.transductive is not None:
             parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")
         return ", ".join(parts)

@@ -62,6 +62,9 @@ class UpdateRule(nn.Module):
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
         return {**plain, "class": type(self).__name__}
 
+    init: float | tuple[float, float] | None = None
+    """Where all learned rates start: a number, or a range that it is drawn from; None for a rule without such."""
+
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         """Create the parameters φ for these θ. Called once, before the outer optimizer is made."""
         self.names = tuple(params)

@@ -25,7 +25,8 @@ class PerParameter(UpdateRule):
 
     def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
-        self.init, self.bounds = init, checked_bounds(bounds, init)
+        self.init: Start = init
+        self.bounds = checked_bounds(bounds, init)
         self.alpha = nn.ParameterDict()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
@@ -89,7 +90,8 @@ class PerLayerPerStep(UpdateRule):
 
     def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
-        self.init, self.bounds = init, checked_bounds(bounds, init)
+        self.init: Start = init
+        self.bounds = checked_bounds(bounds, init)
         self.eta = nn.ParameterDict()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
@@ -125,7 +127,8 @@ class PerBlock(UpdateRule):
 
     def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
-        self.init, self.bounds = init, checked_bounds(bounds, init)
+        self.init: Start = init
+        self.bounds = checked_bounds(bounds, init)
         self.eta = nn.ParameterDict()
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
@@ -160,7 +163,8 @@ class Scalar(UpdateRule):
     def __init__(self, init: Start = 0.1, momentum: float = 0.0, bounds: Bounds = None) -> None:
         super().__init__()
         raise_problems(outside("momentum", momentum, 0, 1, low_allowed=True))
-        self.init, self.bounds, self.momentum = init, checked_bounds(bounds, init), momentum
+        self.bounds, self.momentum = checked_bounds(bounds, init), momentum
+        self.init: Start = init
         self.start = draw(init)
         self.eta = nn.Parameter(torch.tensor(self.start))
 

@@ -58,7 +58,7 @@ class MetaSGDModule(MetaModel, LightningModule):
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
-        if segments > 1 and not outer.freeze_network:
+        if segments > 1 and outer.freeze_network is not True:
             raise UserError(
                 f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
                 " update rule can be meta-trained. Set model.outer.freeze_network to true"
@@ -97,7 +97,7 @@ class MetaSGDModule(MetaModel, LightningModule):
         """What a fit logs, for callbacks and schedules that wait for one of these."""
         of_objective = [f"{split}/{name}" for split in ("val", "train") for name in ("loss", self.objective.metric)]
         of_rule = [f"{name}/inner_step_{s}" for name in CHOSEN for s in range(self.inner_steps)]
-        of_rates = ["rates/negative_share", "rates/not_finite"]
+        of_rates = ["rates/moved_share", "rates/negative_share", "rates/not_finite"]
         return [*of_objective, "outer/gradient_norm", "outer/skipped_steps", *of_rates, *of_rule]
 
     def configure_optimizers(self) -> Any:

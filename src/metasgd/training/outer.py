@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ class OuterProblem:
         gradient_clip_norm: the outer gradient's norm is cut to this; no cut by default.
         alternate: learn θ for so many outer steps with φ frozen, then φ for as many with θ frozen, and so
             on; 0 learns both at every step.
-        freeze_network: leave θ as it is and learn φ alone.
+        freeze_network: leave θ as it is and learn φ alone; or patterns of the parameters of the network that stay as
+            they are in outer steps, such as ``[body.*]``. Inner steps adapt them all the same.
         zero_steps_until: before this outer step, make no inner step, which a prototype head allows: the network is
             trained as a prototypical network, in half the time, and the rule waits for its first gradient.
         first_order_until: leave the Hessian term out before this outer step (derivative-order annealing,
@@ -43,7 +45,7 @@ class OuterProblem:
     scheduler: Literal["cosine"] | LRSchedulerCallable | None = None
     gradient_clip_norm: float | None = None
     alternate: int = 0
-    freeze_network: bool = False
+    freeze_network: bool | list[str] = False
     zero_steps_until: int = 0
     first_order_until: int = 0
     multi_step_until: int = 0
@@ -65,10 +67,22 @@ class OuterProblem:
         raise_problems(problems)
 
     def learned(self, network: nn.Module) -> frozenset[str]:
-        """Names of the parameters that an outer step moves: none if θ stays, and never those that are frozen."""
-        if self.freeze_network:
+        """Names of the parameters that an outer step moves: none if θ stays, and never those that are frozen.
+
+        Raises:
+            UserError: a pattern of ``freeze_network`` fits none of them.
+        """
+        if self.freeze_network is True:
             return frozenset()
-        return frozenset(n for n, p in network.named_parameters() if p.requires_grad)
+        patterns = self.freeze_network or []
+        names = [n for n, p in network.named_parameters() if p.requires_grad]
+        for pattern in patterns:
+            if not any(fnmatchcase(n, pattern) for n in names):
+                raise UserError(
+                    f"model.outer.freeze_network has {pattern!r}, which fits no parameter of {type(network).__name__}:"
+                    f" use true, false, or patterns of {', '.join(names)}"
+                )
+        return frozenset(n for n in names if not any(fnmatchcase(n, pattern) for pattern in patterns))
 
     def make_optimizer(self, network: nn.Module, rule: nn.Module, learned: Collection[str] | None = None) -> Optimizer:
         """One optimizer with a group of parameters for θ and one for φ.

@@ -20,6 +20,7 @@ PROTOCOL = Protocol(
     k_shot=1,
     n_query=15,
     inner_steps=1,
+    adapts="all",
     transductive=True,
     one_alphabet=False,
     data_seed=0,
@@ -42,17 +43,19 @@ def test_the_table_says_what_was_found_and_how():
     assert "97.66" in text
     assert "0.23" in text
     assert "0.0696" in text
-    assert "5-way 1-shot, 15 queries, 1 inner step, transductive (query statistics)" in " ".join(text.split())
+    assert "5-way 1-shot, 15 queries, 1 inner step, adapts all, transductive (query statistics)" in " ".join(
+        text.split()
+    )
 
 
 def test_protocols_in_words():
     replace = dataclasses.replace
     inductive = replace(PROTOCOL, transductive=False, one_alphabet=True, inner_steps=3)
     assert inductive.in_words() == (
-        "5-way 1-shot within one alphabet, 15 queries, 3 inner steps, inductive (support statistics)"
+        "5-way 1-shot within one alphabet, 15 queries, 3 inner steps, adapts all, inductive (support statistics)"
     )
     curves = replace(PROTOCOL, metric="mse", n_way=1, k_shot=10, transductive=None)
-    assert curves.in_words() == "10 points, 15 queries, 1 inner step"
+    assert curves.in_words() == "10 points, 15 queries, 1 inner step, adapts all"
     assert "mse" in shown(curves)
 
 

@@ -88,6 +88,16 @@ def test_a_golden_run_stays_as_it_is():
 GOLDEN = [3.8743844032287598, 3.5373148918151855, 4.188393592834473, 2.618543863296509]
 
 
+def test_frozen_layers_learn_nothing_and_adapt_all_the_same():
+    module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=["body.*"]))
+    before = weights(module)
+    trainer_of().fit(module, data_of())
+    assert changed(before, weights(module)) == {"update_rule.eta", "network.head.weight", "network.head.bias"}
+    assert module.config.adapted == {n for n, _ in module.network.named_parameters()}
+    with pytest.raises(UserError, match=r"freeze_network has 'tail\.\*', which fits no parameter of MLP.*head.weight"):
+        module_of(outer=OuterProblem(freeze_network=["tail.*"]))
+
+
 def test_a_frozen_network_leaves_only_the_rule_to_learn():
     module = module_of(Scalar(0.02), outer=OuterProblem(freeze_network=True))
     before = weights(module)

@@ -18,6 +18,7 @@ from torch import Tensor
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
 from metasgd.meta.full_unroll import FullUnroll
+from metasgd.reporting.rates import moved_share
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import log_figure, takes_figures
@@ -25,7 +26,7 @@ from metasgd.training.module import MetaSGDModule
 
 
 class CountRates(Callback):
-    """Logs how many learned rates are negative (a share: α's sign is free) and how many are not finite."""
+    """Logs which shares of the learned rates moved and are negative (α's sign is free), and how many are not finite."""
 
     def on_train_batch_end(
         self,
@@ -41,7 +42,10 @@ class CountRates(Callback):
         if not rates or not every_n or (batch_idx + 1) % every_n:
             return
         every = torch.cat([rate.detach().flatten() for rate in rates])
+        start = pl_module.update_rule.init
+        moved = [moved_share(rate.detach(), start) * rate.numel() for rate in rates]
         counts = {
+            "rates/moved_share": torch.tensor(sum(moved) / len(every)),
             "rates/negative_share": (every < 0).float().mean(),
             "rates/not_finite": (~every.isfinite()).sum().float(),
         }

@@ -9,6 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from upath import UPath
 
+from metasgd.episode import Episode
+from metasgd.meta.full_unroll import FullUnroll
+from metasgd.meta.reached import adapts_in_words, reached
 from metasgd.nn.networks import uses_batch_statistics
 from metasgd.reporting.results import Protocol, TestResult, files, table
 from metasgd.runs.storage import write_whole
@@ -23,6 +26,24 @@ class RecordTest(Callback):
 
     def __init__(self, source: Mapping[str, Any], checkpoint: str | None) -> None:
         self.source, self.checkpoint = source, checkpoint
+        self.adapts = "all"  # as in long runs, which train all of a network
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Episode,
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Find what adapts on the first test task."""
+        assert isinstance(pl_module, MetaSGDModule)
+        if batch_idx or not trainer.is_global_zero:
+            return
+        if isinstance(pl_module.unroll, FullUnroll):
+            tasks, steps = pl_module.as_inputs(batch), pl_module.eval_inner_steps
+            found = reached(pl_module.config, pl_module.held.names, tasks, steps)
+            self.adapts = adapts_in_words(pl_module.config, found)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         trainer.test_loop.verbose = False  # the table below says it all
@@ -43,6 +64,7 @@ class RecordTest(Callback):
             k_shot=shape.k_shot,
             n_query=shape.n_query,
             inner_steps=pl_module.eval_inner_steps,
+            adapts=self.adapts,
             transductive=pl_module.config.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,

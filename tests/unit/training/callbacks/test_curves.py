@@ -49,14 +49,14 @@ def test_odd_rates_are_counted(tmp_path):
             rates = dict(pl_module.update_rule.learned_rates())
             with torch.no_grad():
                 for rate in rates.values():
-                    rate.fill_(0.1)
+                    rate.fill_(0.01)
                 rates["body.1.weight"][:2] = -1.0
                 rates["head.bias"].fill_(torch.inf)
             super().on_train_batch_end(trainer, pl_module, *args)
-            rates["head.bias"].data.fill_(0.1)
+            rates["head.bias"].data.fill_(0.01)
 
     log = log_of(tmp_path, PerParameter(0.01), [Odd()])
-    for tag, expected in (("rates/negative_share", 2 / 25), ("rates/not_finite", 1)):
+    for tag, expected in (("rates/negative_share", 2 / 25), ("rates/not_finite", 1), ("rates/moved_share", 3 / 25)):
         assert [(e.step, pytest.approx(e.value)) for e in log.Scalars(tag)] == [(1, expected), (3, expected)]
 
 
