@@ -81,7 +81,9 @@ def test_the_page_has_every_section_and_stands_alone(written):
         "Settings",
         "Repeat it",
     ]
-    assert content.count("<svg") == 2 + 1 + 2  # loss and accuracy, inner steps, rates and those of the first convolution
+    assert (
+        content.count("<svg") == 2 + 1 + 2
+    )  # loss and accuracy, inner steps, rates and those of the first convolution
     assert "test accuracy, 12 tasks, now" in content
     assert "<td>body.0.0.weight</td><td>108</td>" in content
     assert re.search(r"<td>c20\d<br><img", content)
