@@ -102,7 +102,7 @@ class CommandParser(_PresentPaths):
 
 def _end(parser: ArgumentParser, message: str, ex: Exception | None) -> NoReturn:
     parser = getattr(ex, "subcommand_parser", None) or parser
-    prog = parser.prog.replace(" [options]", "")
+    prog = parser.prog.replace(" [options]", "").replace("__main__.py", "python -m metasgd")  # of a class's own parser
     print(f"error: {explained(message, _options(parser))}\nAll options: {prog} --help", file=sys.stderr)
     sys.exit(2)
 
