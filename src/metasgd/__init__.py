@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metasgd.learner.load import load
     from metasgd.learner.meta_learner import MetaLearner
+    from metasgd.learner.nearest_centroid import pretrained
     from metasgd.meta.model import MetaModel
     from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead
     from metasgd.optim.learned_optimizer import LearnedOptimizer
@@ -40,6 +41,7 @@ __all__ = [
     "ScaledOptimizerNetwork",
     "UpdateRule",
     "load",
+    "pretrained",
 ]
 _HOMES = {
     **dict.fromkeys(__all__, "metasgd.rules"),
@@ -48,6 +50,7 @@ _HOMES = {
     "MetaLearner": "metasgd.learner.meta_learner",
     "MetaModel": "metasgd.meta.model",
     "load": "metasgd.learner.load",
+    "pretrained": "metasgd.learner.nearest_centroid",
 }
 
 

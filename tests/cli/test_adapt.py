@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from support.runs import TINY
 from support.strokes import drawing, photograph
+from torch import nn
+from torchvision import models
 
 import metasgd as package
 from metasgd.cli.adapt import rates_table
@@ -406,3 +408,38 @@ def test_a_checkpoint_of_curves_is_refused(tmp_path, adapt, unequal, metasgd):
     code, said, _ = adapt(*unequal, ckpt_path=tmp_path / "runs/sinusoid/version_0/checkpoints/last.ckpt")
     assert code == 2
     assert "was not trained to tell pictures apart" in said
+
+
+def test_a_backbone_needs_no_checkpoint(tmp_path, capsys, monkeypatch):
+    """Classes of a colour, which any network tells apart; and classes of both colours, which none does."""
+    monkeypatch.setenv("COLUMNS", "200")
+    rng = np.random.default_rng(0)
+    for name, colour in {"red": (200, 30, 30), "blue": (30, 30, 200)}.items():
+        for k in range(6):
+            part = tmp_path / ("support" if k < 4 else "query") / name
+            part.mkdir(parents=True, exist_ok=True)
+            spread = rng.integers(-20, 20, (40, 50, 3))
+            Image.fromarray((np.array(colour) + spread).clip(0, 255).astype(np.uint8)).save(part / f"{k}.jpg")
+    torch.manual_seed(0)
+    network = models.mobilenet_v3_small()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network(torch.rand(16, 3, 64, 64))  # whose statistics it stores, as a trained network has them
+    torch.save({"state_dict": {f"model.{n}": t for n, t in network.state_dict().items()}}, tmp_path / "w.ckpt")
+    places = ("--support", str(tmp_path / "support"), "--query", str(tmp_path / "query"))
+    command = ["adapt", "--backbone", "mobilenet_v3_small", "--weights", str(tmp_path / "w.ckpt"), *places]
+    output, saved = tmp_path / "out.csv", tmp_path / "net.pt"
+    assert main([*command, "--output", str(output), "--save", str(saved)]) == 0
+    said = capsys.readouterr().out
+    assert "as colour 224×224" in said
+    assert "leave-one-out: 8 of 8 support pictures" in said
+    assert accuracy(table(output)) == 1
+    assert torch.load(saved, weights_only=True)["network"]["init_args"]["model"] == "mobilenet_v3_small"
+    for k in (0, 1):  # then as many of each colour are in both classes
+        (tmp_path / "support" / "red" / f"{k}.jpg").rename(tmp_path / "swap.jpg")
+        (tmp_path / "support" / "blue" / f"{k}.jpg").rename(tmp_path / "support" / "red" / f"{k}.jpg")
+        (tmp_path / "swap.jpg").rename(tmp_path / "support" / "blue" / f"{k}.jpg")
+    assert main([*command, "--output", str(output)]) == 3
+    assert "warning: that is no better than chance" in capsys.readouterr().out
+    assert len(table(output)) == 4

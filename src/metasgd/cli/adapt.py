@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
+from metasgd.cli.adapt_learner import choose, given_learner, scaled
 from metasgd.data.csv_cells import csv_cell
 from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
@@ -22,17 +22,18 @@ from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner
-from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
+from metasgd.meta.reached import rates_reached
 from metasgd.nn.export import as_onnx, as_program, validate_onnx_installed
-from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.rates import moved_share, rates_table, unmoved_in_words
 from metasgd.reporting.text import printable
 from metasgd.runs.outputs import validate_output, write_output
 
 COLUMNS = ("file", "label", "probability")
 FORMATS = (".pt", ".onnx", ".pt2")
-BATCH = 256  # pictures predicted at a time
+BATCH, VALUES = 256, 2**22  # pictures predicted at a time, and their pixels in all channels
+DOUBTFUL = 3
+"""The exit code of predictions that are no better than chance."""
 
 Found = TypeVar("Found")
 
@@ -55,24 +56,33 @@ class Conversion:
 
 
 def adapt(
-    ckpt_path: str,
     support: str,
     query: str,
     output: str,
+    ckpt_path: str | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
     save: str | None = None,
     inner_steps: int | None = None,
     transductive: bool = False,
     polarity: Polarity = "detect",
     trust_checkpoint: bool = False,
-) -> None:
+) -> int:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
 
+    By leave-one-out on the labelled pictures, the checkpoint's inner steps are compared to nearest centroids of its
+    features, and what predicts more of them right is used. Exit code 3: everything is written, but that is no better
+    than chance.
+
     Args:
-        ckpt_path: a checkpoint that fit wrote.
         support: the labelled pictures: a folder with a subfolder per class, or with one picture per class and
             nothing else, or a CSV file of file,label. Classes may have different numbers of pictures.
         query: the pictures to predict: a folder, or a CSV file with a column file.
         output: the CSV file to write: file,label,probability and a column for each class, in the order of the files.
+        ckpt_path: a checkpoint that fit wrote; or the name of one that comes with metasgd, as omniglot.
+        backbone: in place of a checkpoint, a pretrained network of torchvision or timm, as resnet18: pictures are told
+            apart by the nearest centroid of its features.
+        weights: of the backbone: a file, or the library's name for them; by default those it recommends, downloaded.
         save: a file for the adapted network, in the format of its suffix: .pt (a state_dict with its class
             names), .onnx, or .pt2 (torch.export).
         inner_steps: also beyond those of training; by default as many as the checkpoint was evaluated with.
@@ -93,43 +103,44 @@ def adapt(
     raise_problems(problems)
     if suffix == ".onnx":
         validate_onnx_installed()
-    learner = load(ckpt_path, trust_checkpoint)
-    source = load_source(learner.config, learner.trusted)
-    if source is None or learner.model.objective.metric != "accuracy":
-        raise UserError(
-            f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
-            " metasgd.load(path).adapt(x, y) in Python"
-        )
+    given = given_learner(ckpt_path, backbone, weights, inner_steps, trust_checkpoint)
     classes = _found("support", support, labelled_pictures)
     asked = _found("query", query, unlabelled_pictures)
     raise_problems(_unfit_classes(support, classes))
-    read = [Path(place) for place in (ckpt_path, support, query)] + [path for c in classes for path in c.files] + asked
+    read = (
+        [Path(place) for place in (*given.files, support, query)] + [path for c in classes for path in c.files] + asked
+    )
     validate_output(Path(output), "--output", read)
     if save is not None:
         validate_output(Path(save), "--save", read)
-    pictures, labels = _read_support(classes, source.form)
+    pictures, labels = _read_support(classes, given.form)
     raise_problems(blank_in_words(support, [path for c in classes for path in c.files], pictures))
-    inks = [ink_of(picture) for picture in pictures] if source.ink else []
-    differ = sum(ink != source.ink for ink in inks)
+    inks = [ink_of(picture) for picture in pictures] if given.ink else []
+    differ = sum(ink != given.ink for ink in inks)
     inverted = polarity == "opposite" or (polarity == "detect" and 2 * differ > len(inks))
-    conversion = Conversion(source.form, inverted)
+    conversion = Conversion(given.form, inverted)
     support_x = 255 - pictures if inverted else pictures
 
-    adapted = learner.adapt(support_x, labels, inner_steps)
+    choice = choose(given.learner, support_x, labels, inner_steps)
+    learner = choice.best.learner
+    if backbone is not None:
+        learner = scaled(learner, support_x, labels)
+    adapted = learner.adapt(support_x, labels, choice.best.inner_steps)
     network = None if suffix is None else _network(suffix, adapted, learner, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
     show.print(_support_in_words(classes, conversion.form))
-    if source.ink:
-        show.print(polarity_in_words(source.ink, len(inks) - differ, len(inks), inverted, polarity))
+    if given.ink:
+        show.print(polarity_in_words(given.ink, len(inks) - differ, len(inks), inverted, polarity))
     show.print(_loss_in_words(adapted))
-    show.print(_left_out_in_words(learner, support_x, labels, inner_steps))
+    for line in choice.lines:
+        show.print(line)
     if adapted.rates_:
         order = [name for name, _ in learner.model.network.named_parameters()]
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     if rates := learner.model.update_rule.learned_rates():
         moved = {n: moved_share(rate.detach(), learner.model.update_rule.init) for n, rate in rates.items()}
-        if unmoved := unmoved_in_words(moved, learner.reached(support_x, labels, inner_steps)):
+        if unmoved := unmoved_in_words(moved, rates_reached(learner.reached(support_x, labels, choice.best.inner_steps))):
             show.print(unmoved)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     if save is not None and network is not None:
@@ -139,6 +150,7 @@ def adapt(
     show.print(printable(f"written: {output}, with the predictions for {n} picture{'s' * (n != 1)}"))
     if save is not None:
         show.print(printable(f"written: {save}, the adapted network"))
+    return DOUBTFUL if choice.doubtful else 0
 
 
 def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
@@ -178,7 +190,9 @@ def _predictions(
     table = csv.writer(file)
     table.writerow([*COLUMNS, *map(csv_cell, adapted.classes_)])
     paths, pictures = iter(asked), conversion.read(asked)
-    while batch := list(islice(pictures, len(asked) if transductive else BATCH)):
+    form = conversion.form
+    at_once = max(1, min(BATCH, VALUES // (form.channels * form.height * form.width)))
+    while batch := list(islice(pictures, len(asked) if transductive else at_once)):
         for row in adapted.predict_proba(np.stack(batch), transductive):
             likeliest = row.argmax()
             figures = [f"{p:.6f}" for p in (row[likeliest], *row)]
@@ -223,23 +237,11 @@ def _support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
 def _loss_in_words(adapted: AdaptedLearner) -> str:
     losses = adapted.support_losses_
     steps = len(losses) - 1
-    worse = steps and losses[-1] >= losses[0]
+    if not steps:
+        return f"loss on the support set: {losses[0]:.4f}"
+    worse = losses[-1] >= losses[0]
     return (
         f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
         f" step{'s' * (steps != 1)}"
         f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
-    )
-
-
-def _left_out_in_words(learner: MetaLearner, x: NDArray[np.uint8], y: NDArray[np.str_], inner_steps: int | None) -> str:
-    n = learner.n_left_out(y)
-    if not n:
-        return "leave-one-out: no class has two pictures, so none can be held against the others"
-    console = Console(stderr=True)
-    left_out = track(learner.leave_one_out(x, y, inner_steps), "Leaving one out", n, console=console, transient=True)
-    right = sum(bool(predicted == y[i]) for i, predicted in left_out)
-    low, high = wilson_interval(right, n)
-    return (
-        f"leave-one-out: {right} of {n} support pictures are predicted right from the others, {right / n:.0%}"
-        f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / len(np.unique(y)):.0%})"
     )

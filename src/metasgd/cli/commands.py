@@ -7,7 +7,7 @@ from metasgd.cli.compare import Compare
 from metasgd.cli.report import report
 from metasgd.cli.train import Train
 
-COMMANDS: dict[str, Callable[..., None] | type[Train] | type[Compare]] = {
+COMMANDS: dict[str, Callable[..., int | None] | type[Train] | type[Compare]] = {
     "adapt": adapt,
     "train": Train,
     "compare": Compare,

@@ -26,9 +26,8 @@ def main(args: list[str] | None = None) -> int:
     command = arguments[0] if arguments else ""
     try:
         if command in COMMANDS:
-            ready(command, f"{PROGRAM} {command}", arguments[1:])()
-        else:
-            MetaSGDCLI(args)
+            return ready(command, f"{PROGRAM} {command}", arguments[1:])() or 0
+        MetaSGDCLI(args)
     except UserError as error:
         say(command, *error.problems)
         return 2

@@ -55,7 +55,7 @@ class NewNetworks:
         return made
 
 
-def ready(name: str, prog: str, arguments: list[str]) -> Callable[[], None]:
+def ready(name: str, prog: str, arguments: list[str]) -> Callable[[], int | None]:
     """The command with its options, as ``arguments`` give them.
 
     Raises:

@@ -19,7 +19,7 @@ from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.learner.load import built, load
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.meta.reached import reached
+from metasgd.meta.reached import rates_reached, reached
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
 from metasgd.reporting.text import printable, shell_command
@@ -91,7 +91,7 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
             curves=_curves(folder),
             rates=rates,
             start=learner.model.update_rule.init,
-            reached=None if evaluated is None else evaluated.reached,
+            reached=None if evaluated is None else rates_reached(evaluated.reached),
             first_convolution=first_convolution(learner.model.network),
             measured=None if evaluated is None else evaluated.measured,
             pairs=[] if evaluated is None else evaluated.pairs,

@@ -25,9 +25,11 @@ from metasgd.meta.inner_loop import InnerStep, Loss
 from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.meta.model import MetaModel
 from metasgd.meta.reached import reached
+from metasgd.nn.behaviour import alike
 from metasgd.nn.calling import call
 from metasgd.nn.export import freeze_statistics
-from metasgd.nn.networks import class_agnostic_names
+from metasgd.nn.heads import features_read
+from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.nn.validation import validate_tasks
 from metasgd.rules.base import Params, UpdateRule
 
@@ -98,10 +100,41 @@ class MetaLearner:
         Yields the number of each example whose class has others, and its predicted class.
         """
         inputs, labels = as_inputs(self.model.network, x), np.asarray(y)
+        steps = self.model.eval_inner_steps if inner_steps is None else inner_steps
+        if not steps and self.reads_each_alone(inputs):
+            classes, targets = self._classes(labels, len(inputs))
+            predicted = classes[self.left_out_logits(inputs, targets.to(inputs.device)).argmax(dim=1).cpu()]
+            yield from ((int(i), predicted[i]) for i in np.flatnonzero(_has_others(labels)))
+            return
         for i in np.flatnonzero(_has_others(labels)):
             others = np.arange(len(labels)) != i
             adapted = self.adapt(inputs[torch.from_numpy(others)], labels[others], inner_steps)
             yield int(i), adapted.predict(inputs[i : i + 1])[0]
+
+    @torch.no_grad()
+    def reads_each_alone(self, inputs: Tensor) -> bool:
+        """Whether the network's features of an example are the same whatever is in its batch, for a prototype head."""
+        network = self.model.network.eval()
+        found = prototype_head(network)
+        if found is None or len(inputs) < 3:
+            return False
+        beside_one, beside_another = (features_read(network, found[0], inputs[[0, i]])[0] for i in (1, 2))
+        return alike(beside_one, beside_another)
+
+    @torch.no_grad()
+    def left_out_logits(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The outputs for each example without an inner step, by prototypes of all the others, ``[X, N]``.
+
+        Args:
+            inputs: the support set, ``[X, …]``, of a network with a prototype head.
+            targets: its classes 0 … N − 1, ``[X]``.
+        """
+        network = self.model.network.eval()
+        found = prototype_head(network)
+        assert found is not None
+        name, head = found
+        features = features_read(network, name, inputs)
+        return head.left_out(features, targets) * head.log_temperature.exp()
 
     def n_left_out(self, y: ArrayLike | Tensor) -> int:
         """How many examples ``leave_one_out`` predicts."""
@@ -148,10 +181,10 @@ class MetaLearner:
     @torch.no_grad()
     def _validate_fit(self, inputs: Tensor, targets: Tensor, classes: Labels | None) -> None:
         network = self.model.network
-        validate_tasks(network, inputs, targets.to(inputs.device), 1)
+        validate_tasks(network, inputs[:2], targets[:2].to(inputs.device), 1)
         if classes is None or class_agnostic_names(network):
             return
-        head_has = call(network, {}, inputs).shape[1]
+        head_has = call(network, {}, inputs[:2]).shape[1]
         if len(classes) != head_has:
             raise UserError(
                 f"{len(classes)} classes were given ({', '.join(map(str, classes[:5]))}{', …' * (len(classes) > 5)}),"

@@ -32,7 +32,8 @@ class AutogradInnerLoop(InnerLoop):
         return graph.loss.detach(), _detached(graph.grads), graph if keep else None
 
     def _support(self, params: Params, keep: bool) -> _Graph:
-        params, shared = leaves(params), self._shared_leaves()
+        # without a tape nothing asks for the gradient of what does not adapt, which would keep all activations below it
+        params, shared = leaves(params), self._shared_leaves() if keep else self.shared
         x, y = self.support_set
         with torch.enable_grad():
             loss = self._losses(self._outputs(params, shared, x), y)

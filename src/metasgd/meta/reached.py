@@ -8,6 +8,7 @@ from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.nn.chance import without_chance
+from metasgd.rules.blocks import block_of
 
 RELATIVE = 1e-10
 """Of the largest inner gradient, in float64: what is below is rounding, as of a bias before BatchNorm."""
@@ -34,6 +35,15 @@ def reached(config: InnerLoopConfig, held: Sequence[str], tasks: Episode, inner_
     most = {n: max(float(step.grads[n].abs().max()) for step in steps) for n in (steps[0].grads if steps else ())}
     least = RELATIVE * max(most.values(), default=0.0)
     return frozenset(n for n, g in most.items() if g > least and n in config.adapted)
+
+
+def rates_reached(moved: frozenset[str]) -> frozenset[str]:
+    """What rates may be called that have a gradient: the parameters, their blocks, or all together.
+
+    Args:
+        moved: names of the parameters that inner gradients reach.
+    """
+    return moved | {block_of(n) for n in moved} | ({"all parameters"} if moved else set())
 
 
 def adapts_in_words(config: InnerLoopConfig, moved: frozenset[str]) -> str:

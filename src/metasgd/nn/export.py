@@ -84,7 +84,8 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
         for name, layer in layers.items()
     ]
     try:
-        plain(support_x)
+        if layers:
+            plain(support_x)
     finally:
         for hook in hooks:
             hook.remove()

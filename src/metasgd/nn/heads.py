@@ -70,3 +70,37 @@ class PrototypeHead(ClassAgnosticHead):
         weight = log_scale.exp() * means
         bias = means.new_zeros(n_way) if self.one_length else -0.5 * log_scale.exp() * means.square().sum(dim=1)
         return weight, bias
+
+    def left_out(self, features: Tensor, targets: Tensor) -> Tensor:
+        """The logits of each example by the rows of all the others, ``[X, N]``.
+
+        Args:
+            features: h of the support set, ``[X, D]``.
+            targets: the classes 0 … N − 1, ``[X]``, each at least once; where an example is its class's only one, that
+                class has the logit −∞.
+        """
+        member = F.one_hot(targets).to(features.dtype)
+        counts = member.sum(dim=0)
+        sums = member.T @ features
+        scale = self.log_scale.exp()
+
+        def logits(means: Tensor, shift: Tensor) -> Tensor:
+            return scale * (shift if self.one_length else shift - 0.5 * means.square().sum(dim=-1))
+
+        means = sums / counts[:, None]
+        found = logits(means, features @ means.T)
+        others = (sums[targets] - features) / (counts[targets] - 1)[:, None]
+        own = logits(others, (features * others).sum(dim=-1)).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        return found.scatter(1, targets[:, None], own[:, None])
+
+
+def features_read(network: nn.Module, head: str, x: Tensor, at_once: int = 32) -> Tensor:
+    """What the head called ``head`` reads of each example, ``[X, D]``; in evaluation mode, so many at once."""
+    read: list[Tensor] = []
+    hook = network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(1)))
+    try:
+        for start in range(0, len(x), at_once):
+            network(x[start : start + at_once])
+    finally:
+        hook.remove()
+    return torch.cat(read)

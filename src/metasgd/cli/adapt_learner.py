@@ -1,0 +1,181 @@
+"""What ``adapt`` adapts: a checkpoint's learner, or a backbone's; by its own steps, or by nearest centroids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from metasgd.data.images.decoding import PictureForm
+from metasgd.data.images.polarity import Ink
+from metasgd.errors import UserError, raise_problems
+from metasgd.learner.adapted_learner import as_inputs
+from metasgd.learner.load import load, load_source
+from metasgd.learner.meta_learner import MetaLearner
+from metasgd.learner.nearest_centroid import by_nearest_centroid, pretrained, with_scale
+from metasgd.reporting.metrics import wilson_interval
+from metasgd.runs.shipped import checkpoint_named
+
+CHANCE = 0.1
+"""What is right as often by chance, with this probability or more, is no better than chance."""
+
+Pictures = NDArray[np.uint8]
+Labels = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A learner of pictures.
+
+    Attributes:
+        learner: as it was meta-trained, or a backbone by nearest centroids.
+        form: of the pictures that it takes.
+        ink: for one that was trained on drawings.
+        files: that it was read from.
+    """
+
+    learner: MetaLearner
+    form: PictureForm
+    ink: Ink | None
+    files: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to adapt: a learner and its inner steps, and how many left-out pictures it predicts right."""
+
+    learner: MetaLearner
+    inner_steps: int
+    right: int = 0
+
+    @property
+    def in_words(self) -> str:
+        return f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}" if self.inner_steps else "no inner step"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to adapt to the pictures at hand.
+
+    Attributes:
+        best: the candidate that predicts the most left-out pictures right; of equals, the one meta-trained.
+        lines: what is said about it.
+        doubtful: whether it is no better than chance.
+    """
+
+    best: Candidate
+    lines: Sequence[str]
+    doubtful: bool
+
+
+def given_learner(
+    ckpt_path: str | None, backbone: str | None, weights: str | None, inner_steps: int | None, trust: bool
+) -> Given:
+    """The learner that the options of ``adapt`` ask for.
+
+    Raises:
+        UserError: they ask for none, or for two; or it cannot be had, or was not trained to tell pictures apart.
+    """
+    problems = []
+    if (ckpt_path is None) == (backbone is None):
+        both = "are both given" if ckpt_path else "are both missing"
+        problems.append(
+            f"--ckpt_path and --backbone {both}: give a checkpoint that fit wrote, such as omniglot for drawings, or a"
+            " pretrained network, such as resnet18 for photographs"
+        )
+    if weights is not None and backbone is None:
+        problems.append(f"--weights is {weights}, but there is no --backbone: name the network that they are of")
+    if backbone is not None and inner_steps:
+        problems.append(
+            f"--inner_steps is {inner_steps}, but a backbone has no learned rates to step by: leave it out, or"
+            " meta-train it (metasgd fit with --model.network Backbone)"
+        )
+    raise_problems(problems)
+    if backbone is not None:
+        learner = _pretrained(backbone, weights)
+        channels, height, width = tuple(getattr(learner.model.network, "image_shape", ()))
+        return Given(learner, PictureForm(channels, height, width), None, [weights] if weights else [])
+    assert ckpt_path is not None
+    path = checkpoint_named(ckpt_path, "--ckpt_path")
+    learner = load(path, trust)
+    source = load_source(learner.config, learner.trusted)
+    if source is None or learner.model.objective.metric != "accuracy":
+        raise UserError(
+            f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
+            " metasgd.load(path).adapt(x, y) in Python"
+        )
+    return Given(learner, source.form, source.ink, [path])
+
+
+def _pretrained(backbone: str, weights: str | None) -> MetaLearner:
+    try:
+        return pretrained(backbone, weights or "DEFAULT")
+    except UserError as error:
+        options = ("model is ", "--backbone is "), ("weights is ", "--weights is ")
+        problems = error.problems
+        for argument, option in options:
+            problems = tuple(option + p.removeprefix(argument) if p.startswith(argument) else p for p in problems)
+        raise UserError(*problems) from error
+
+
+def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None) -> Choice:
+    """How to adapt, by how many support pictures each way predicts right from the others (leave-one-out).
+
+    Args:
+        learner: as it was meta-trained.
+        x: the support pictures, ``[X, channels, height, width]``.
+        y: their classes, ``[X]``.
+        inner_steps: the user's; by default the learner's own are compared to nearest centroids.
+    """
+    steps = learner.model.eval_inner_steps if inner_steps is None else inner_steps
+    candidates = [Candidate(learner, steps)]
+    n, n_way = learner.n_left_out(y), len(np.unique(y))
+    if not n:
+        return Choice(
+            candidates[0], ["leave-one-out: no class has two pictures, so none can be held against the others"], False
+        )
+    centroid = by_nearest_centroid(learner) if inner_steps is None and steps else None
+    if centroid is not None:
+        targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
+        candidates.append(Candidate(with_scale(centroid, as_inputs(centroid.model.network, x), targets), 0))
+    counted = [Candidate(c.learner, c.inner_steps, _right(c, x, y, n)) for c in candidates]
+    best = max(counted, key=lambda c: c.right)
+    low, high = wilson_interval(best.right, n)
+    lines = [
+        f"leave-one-out: {best.right} of {n} support pictures are predicted right from the others, {best.right / n:.0%}"
+        f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / n_way:.0%})"
+    ]
+    if len(counted) > 1:
+        rest = next(c for c in counted if c is not best)
+        lines.append(f"{best.in_words} taken: {rest.in_words} would get {rest.right} right")
+    doubtful = best.right < n and _at_least(best.right, n, 1 / n_way) > CHANCE
+    if doubtful:
+        lines.append(
+            "warning: that is no better than chance: this learner does not tell these classes apart, and its"
+            " predictions are not to be used. Give more pictures of each class, or another --ckpt_path or --backbone"
+        )
+    return Choice(best, lines, doubtful)
+
+
+def scaled(learner: MetaLearner, x: Pictures, y: Labels) -> MetaLearner:
+    """A backbone's learner, whose probabilities are made to fit the support pictures."""
+    targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
+    return with_scale(learner, as_inputs(learner.model.network, x), targets)
+
+
+def _right(candidate: Candidate, x: Pictures, y: Labels, n: int) -> int:
+    """Of the ``n`` pictures that can be left out, how many are then predicted right."""
+    left_out = candidate.learner.leave_one_out(x, y, candidate.inner_steps)
+    console = Console(stderr=True)
+    return sum(
+        bool(label == y[i]) for i, label in track(left_out, "Leaving one out", n, console=console, transient=True)
+    )
+
+
+def _at_least(right: int, n: int, chance: float) -> float:
+    """The probability to get so many or more of n right by chance."""
+    return sum(comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(right, n + 1))

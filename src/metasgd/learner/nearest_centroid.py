@@ -1,0 +1,83 @@
+"""Nearest centroids of a network's features: what any inner steps are to be better than, and needs no meta-training.
+
+Shape letters: X examples, N classes, D features.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metasgd.learner.meta_learner import MetaLearner
+from metasgd.meta.model import MetaModel
+from metasgd.nn.backbones.backbone import Backbone
+from metasgd.nn.calling import network_copy
+from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
+from metasgd.nn.networks import prototype_head
+from metasgd.rules.gradient_descent import Fixed
+
+SCALES = torch.logspace(-4, 4, 161)
+"""Factors of a head's scale that are tried."""
+
+
+def pretrained(model: str, weights: str = "DEFAULT") -> MetaLearner:
+    """A learner of a backbone that was trained elsewhere, by nearest centroids of its features, without inner steps.
+
+    Offered as ``metasgd.pretrained``.
+
+    Args:
+        model: a name in torchvision or timm, as ``metasgd.nn.Backbone`` takes it.
+        weights: their name in the library, or a file.
+
+    Raises:
+        UserError: there is no such model, or no such weights.
+    """
+    network = {"class_path": "metasgd.nn.Backbone", "init_args": {"model": model, "weights": weights}}
+    return MetaLearner(_without_steps(Backbone(model, weights)), {"model": {"network": network}})
+
+
+def by_nearest_centroid(learner: MetaLearner) -> MetaLearner | None:
+    """The same network, with the means of its features for rows of its head and no inner steps.
+
+    None for a network whose head is none of ours, of which it is not known what it reads.
+    """
+    network = network_copy(learner.model.network, share=False)
+    if prototype_head(network) is None:
+        found = next(((n, m) for n, m in network.named_modules() if isinstance(m, ClassAgnosticHead)), None)
+        if found is None:
+            return None
+        name, head = found
+        parent, _, own = name.rpartition(".")
+        made = PrototypeHead(head.weight.shape[1]).to(head.weight)
+        setattr(network.get_submodule(parent), own, made)
+    return replace(learner, model=_without_steps(network, learner.model.config.transductive))
+
+
+def _without_steps(network: nn.Module, transductive: bool = True) -> MetaModel:
+    head = prototype_head(network)
+    adapts = "all" if head is None else f"{head[0]}.*"
+    return MetaModel(network, Fixed(), inner_steps=0, adapts=adapts, transductive=transductive).eval()
+
+
+@torch.no_grad()
+def with_scale(learner: MetaLearner, inputs: Tensor, targets: Tensor) -> MetaLearner:
+    """The learner with the scale of its head by which left-out examples are most likely.
+
+    So probabilities mean something where nothing was meta-trained; classes of one example say nothing.
+
+    Args:
+        learner: of a network with a prototype head, changed in place.
+        inputs: the support set, ``[X, …]``.
+        targets: its classes 0 … N − 1, ``[X]``.
+    """
+    found = prototype_head(learner.model.network)
+    counted = targets.bincount()[targets] > 1
+    if found is None or not counted.any():
+        return learner
+    head = found[1]
+    logits = learner.left_out_logits(inputs, targets)[counted]
+    scales = SCALES.to(logits)
+    losses = torch.stack([F.cross_entropy(scale * logits, targets[counted]) for scale in scales])
+    head.log_scale.add_(scales[losses.argmin()].log())
+    return learner
