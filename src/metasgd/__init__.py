@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from metasgd.learner.meta_learner import MetaLearner
     from metasgd.learner.nearest_centroid import pretrained
     from metasgd.meta.model import MetaModel
-    from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead
+    from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead, ResNet12, WideResNet
     from metasgd.optim.learned_optimizer import LearnedOptimizer
     from metasgd.rules import (
         Fixed,
@@ -37,15 +37,17 @@ __all__ = [
     "PerParameter",
     "PerParameterMomentum",
     "PrototypeHead",
+    "ResNet12",
     "Scalar",
     "ScaledOptimizerNetwork",
     "UpdateRule",
+    "WideResNet",
     "load",
     "pretrained",
 ]
 _HOMES = {
     **dict.fromkeys(__all__, "metasgd.rules"),
-    **dict.fromkeys(("MLP", "Backbone", "Conv4", "PrototypeHead"), "metasgd.nn"),
+    **dict.fromkeys(("MLP", "Backbone", "Conv4", "PrototypeHead", "ResNet12", "WideResNet"), "metasgd.nn"),
     "LearnedOptimizer": "metasgd.optim.learned_optimizer",
     "MetaLearner": "metasgd.learner.meta_learner",
     "MetaModel": "metasgd.meta.model",

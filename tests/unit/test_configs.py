@@ -17,6 +17,7 @@ OTHERS = [path for path in EVERY if path.name.startswith(ORDINARY)]
 EXPECTED = {
     "image_folder",
     "mini_imagenet",
+    "mini_imagenet_resnet12",
     "glyphs",
     "omniglot",
     "omniglot_5w5s",

@@ -24,7 +24,7 @@ from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import raise_problems
-from metasgd.nn import MLP, Backbone, Conv4
+from metasgd.nn import MLP, Backbone, Conv4, ResNet12, WideResNet
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[type, ...]] = {
         *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, PerBlock),
         *(Scalar, Fixed),
     ),
-    "model.network": (Conv4, MLP, Backbone),
+    "model.network": (Conv4, MLP, Backbone, ResNet12, WideResNet),
     "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder),
     "problem": (ManyClasses, Curve),
 }

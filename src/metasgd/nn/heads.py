@@ -1,8 +1,12 @@
 """Heads that meet any number of classes: a task gives each class a row of its own."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+HeadName = Literal["linear", "class_agnostic", "prototype"]
 
 
 class ClassAgnosticHead(nn.Module):
@@ -104,3 +108,17 @@ def features_read(network: nn.Module, head: str, x: Tensor, at_once: int = 32) -
     finally:
         hook.remove()
     return torch.cat(read)
+
+
+def head_of(kind: HeadName, features: int, n_way: int, one_length: bool = False) -> nn.Module:
+    """The head of that name.
+
+    Args:
+        kind: ``linear``, ``class_agnostic`` or ``prototype``.
+        features: D, numbers that it reads of each example.
+        n_way: classes of a linear one.
+        one_length: of a prototype head: whether every example's features have the same length.
+    """
+    if kind == "linear":
+        return nn.Linear(features, n_way)
+    return PrototypeHead(features, one_length) if kind == "prototype" else ClassAgnosticHead(features)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
+from metasgd.nn.heads import ClassAgnosticHead, HeadName, PrototypeHead, head_of
 
 
 class BatchNorm2d(nn.Module):
@@ -95,7 +95,7 @@ class Conv4(nn.Sequential):
     def __init__(
         self,
         n_way: int = 5,
-        head: Literal["linear", "class_agnostic", "prototype"] = "class_agnostic",
+        head: HeadName = "class_agnostic",
         in_channels: int = 1,
         width: int | Sequence[int] = 64,
         image_size: int = 28,
@@ -127,13 +127,7 @@ class Conv4(nn.Sequential):
         body = nn.Sequential(*blocks, nn.Flatten())
         if features == "normalised":
             body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
-        top: nn.Module
-        if head == "linear":
-            top = nn.Linear(n_features, n_way)
-        elif head == "prototype":
-            top = PrototypeHead(n_features, one_length=features == "normalised")
-        else:
-            top = ClassAgnosticHead(n_features)
+        top = head_of(head, n_features, n_way, one_length=features == "normalised")
         super().__init__(OrderedDict(body=body, head=top))
         self.image_shape = (in_channels, image_size, image_size)
 

@@ -13,7 +13,7 @@ from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.nn.backbones.classifier import cut_classifier, features_of
 from metasgd.nn.backbones.named_models import NamedModel, named_model, weight_name
 from metasgd.nn.backbones.weight_files import do_weights_follow, put_in, read_weights
-from metasgd.nn.heads import ClassAgnosticHead, PrototypeHead
+from metasgd.nn.heads import HeadName, head_of
 from metasgd.nn.networks import BatchNorm2d
 
 log = logging.getLogger("metasgd")
@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         self,
         model: str | nn.Module = "resnet18",
         weights: str | None = None,
-        head: Literal["prototype", "class_agnostic", "linear"] = "prototype",
+        head: HeadName = "prototype",
         n_way: int = 5,
         image_size: int | Sequence[int] | None = None,
         batch_norm: Literal["frozen", "batch"] | None = None,
@@ -92,11 +92,7 @@ class Backbone(nn.Module):
         if not self.frozen_statistics:
             _by_batch(self.body)
         self.norm = nn.RMSNorm(width, eps=1e-5, elementwise_affine=False) if features == "normalised" else nn.Identity()
-        self.head: nn.Module
-        if head == "linear":
-            self.head = nn.Linear(width, n_way)
-        else:
-            self.head = PrototypeHead(width) if head == "prototype" else ClassAgnosticHead(width)
+        self.head = head_of(head, width, n_way)
         self.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
