@@ -1,6 +1,7 @@
 """The entry point: one command, its messages and its exit code."""
 
 import sys
+from contextlib import nullcontext
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -10,6 +11,7 @@ from metasgd.cli.options import say
 from metasgd.cli.overview import PROGRAM, answer
 from metasgd.cli.parsing import ready
 from metasgd.errors import UserError
+from metasgd.nn.backbones.weight_files import weights_follow
 from metasgd.runtime.exit_codes import ending_of
 from metasgd.runtime.output import losing_output_alone
 from metasgd.runtime.signals import SIGNALS
@@ -27,7 +29,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         if command in COMMANDS:
             return ready(command, f"{PROGRAM} {command}", arguments[1:])() or 0
-        MetaSGDCLI(args)
+        # what evaluates has its weights from a checkpoint, wherever the file is that its training started from
+        with weights_follow() if command in ("validate", "test", "predict") else nullcontext():
+            MetaSGDCLI(args)
     except UserError as error:
         say(command, *error.problems)
         return 2
