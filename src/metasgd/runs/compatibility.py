@@ -20,7 +20,15 @@ FREE_OF_NETWORK = ("n_way", "weights")
 """May differ where the shapes agree: a class-agnostic head meets any number of ways, and what a backbone's training
 started from may lie elsewhere now."""
 FREE_OF_RUN = (
-    *("root", "cache_dir", "weights", "download", "num_workers", "engine", "recompute"),  # where and how the same is done
+    *(
+        "root",
+        "cache_dir",
+        "weights",
+        "download",
+        "num_workers",
+        "engine",
+        "recompute",
+    ),  # where and how the same is done
     *("val_tasks", "test_tasks", "eval_n_query", "eval_rotations", "eval_inner_steps"),  # of judging, not of training
 )
 """Options that a run may go on with others of."""

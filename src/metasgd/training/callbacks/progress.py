@@ -66,6 +66,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning.*")
     # figures of the evaluation are those of all processes before they are logged
     warnings.filterwarnings("ignore", message=".*recommended to use .self.log.'(val|test)/.*", module="lightning.*")
+    # a backbone's BatchNorm with frozen statistics
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*", module="lightning.*")
     # a run that goes on in its own folder
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself

@@ -1,0 +1,101 @@
+"""Networks that others designed, through the real commands: meta-trained, judged, adapted and exported."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from support.runs import ROOT, state
+from torch import nn
+from torchvision.models import mobilenet_v3_small
+
+from metasgd.cli.main import main
+
+NETWORKS = {
+    "mobilenet_v3_small": {"model": "mobilenet_v3_small", "image_size": 32},
+    "resnet18": {"model": "resnet18", "image_size": 32},
+    "timm/vit_tiny_patch16_224": {"model": "timm/vit_tiny_patch16_224", "image_size": 32},
+    "convnext_tiny": {"model": "convnext_tiny", "image_size": 32},
+}
+SLOW = ("resnet18", "timm/vit_tiny_patch16_224", "convnext_tiny")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Classes of colour patterns, in train, val and test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metasgd"])
+    rng = np.random.default_rng(0)
+    for c in range(12):
+        place = tmp_path / "data" / ("train", "val", "test")[c // 4] / f"pattern{c}"
+        place.mkdir(parents=True)
+        pattern = rng.integers(0, 255, (8, 8, 3))
+        for k in range(4):
+            pixels = (pattern + rng.integers(-20, 20, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).resize((32, 32)).save(place / f"{k}.png")
+    return tmp_path
+
+
+def options(network, weights=None):
+    trainer = {"max_steps": 2, "val_check_interval": 2, "accelerator": "cpu", "enable_progress_bar": "false"}
+    data = {
+        "root": "data",
+        "cache_dir": "cache",
+        "source.init_args.image_size": 32,
+        "n_way": 3,
+        "k_shot": 1,
+        "n_query": 2,
+    }
+    few = {"val_tasks": 2, "test_tasks": 2, "meta_batch_size": 2, "eval_n_query": 2}
+    given = NETWORKS[network] if weights is None else {**NETWORKS[network], "weights": weights}
+    return [
+        *("--config", str(ROOT / "configs" / "image_folder.yaml"), "--model.network", "Backbone"),
+        *(f"--trainer.{o}={v}" for o, v in trainer.items()),
+        *(f"--data.{o}={v}" for o, v in {**data, **few}.items()),
+        *(f"--model.network.init_args.{o}={v}" for o, v in given.items()),
+        *("--model.update_rule", "PerBlock", "--model.adapts", "last:2", "--model.eval_inner_steps", "1"),
+        *("--trainer.logger.init_args.name", "backbone"),
+    ]
+
+
+@pytest.mark.parametrize("network", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NETWORKS])
+def test_a_backbone_goes_through_every_command(network, folder, capsys):
+    assert main(["fit", *options(network)]) == 0
+    assert ("switched off while adapting, being random" in capsys.readouterr().err) == (
+        network in ("mobilenet_v3_small", "convnext_tiny")
+    )
+    for command in ("test", "predict"):
+        assert main([command, *options(network), "--ckpt_path", "best"]) == 0
+    run = folder / "runs" / "backbone" / "version_0"
+    assert len(json.loads((run / "results.json").read_text())["accuracy"]["mean_by_inner_step"]) == 2
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    rates = [n for n in state(checkpoint)["state_dict"] if n.startswith("update_rule.")]
+    assert len(rates) == 2
+    places = ["--support", "data/val", "--query", "data/val", "--output", "out.csv"]
+    assert main(["adapt", "--ckpt_path", checkpoint, *places, "--save", "net.onnx", "--inner_steps", "1"]) in (0, 3)
+    session = onnxruntime.InferenceSession("net.onnx")
+    read = np.stack([np.asarray(Image.open(p)) for p in sorted((folder / "data" / "val").glob("*/*.png"))])
+    (logits,) = session.run(None, {"x": read.transpose(0, 3, 1, 2).astype(np.float32) / 255})
+    rows = [line.split(",") for line in (folder / "out.csv").read_text().splitlines()]
+    assert [row[1] for row in rows[1:]] == [rows[0][3:][k] for k in logits.argmax(axis=1)]
+
+
+def test_a_checkpoint_holds_what_was_pretrained(folder, capsys):
+    """Statistics that nothing changes, and weights whose file is not needed again."""
+    network = mobilenet_v3_small()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    torch.save(network.state_dict(), folder / "first.pt")
+    given = options("mobilenet_v3_small", "first.pt")
+    assert main(["fit", *given]) == 0
+    (folder / "first.pt").unlink()
+    assert main(["test", *given, "--ckpt_path", "last"]) == 0
+    saved = state(folder / "runs" / "backbone" / "version_0" / "checkpoints" / "last.ckpt")["state_dict"]
+    stored = {n: t for n, t in network.state_dict().items() if "running" in n}
+    assert stored
+    assert all(torch.equal(saved[f"network.body.{n}"], t) for n, t in stored.items())
+    assert main(["fit", *given]) == 2
+    assert "model.network" in (said := capsys.readouterr().err) or "weights is first.pt" in said
