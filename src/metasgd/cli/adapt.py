@@ -140,7 +140,9 @@ def adapt(
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     if rates := learner.model.update_rule.learned_rates():
         moved = {n: moved_share(rate.detach(), learner.model.update_rule.init) for n, rate in rates.items()}
-        if unmoved := unmoved_in_words(moved, rates_reached(learner.reached(support_x, labels, choice.best.inner_steps))):
+        if unmoved := unmoved_in_words(
+            moved, rates_reached(learner.reached(support_x, labels, choice.best.inner_steps))
+        ):
             show.print(unmoved)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     if save is not None and network is not None:

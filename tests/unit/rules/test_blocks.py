@@ -1,6 +1,7 @@
 import pytest
 from torchvision import models
 
+from metasgd.meta.reached import rates_reached
 from metasgd.nn import MLP, Backbone, Conv4
 from metasgd.rules.blocks import block_of
 
@@ -24,3 +25,8 @@ def test_blocks_are_the_parts_that_a_network_repeats():
 def test_a_backbone_has_tens_of_blocks(name):
     found = blocks(models.get_model(name))
     assert 8 <= len(found) < 100
+
+
+def test_a_rate_is_reached_as_the_block_or_the_whole_is():
+    assert rates_reached(frozenset({"body.1.0.weight"})) == {"body.1.0.weight", "body.1", "all parameters"}
+    assert rates_reached(frozenset()) == frozenset()
