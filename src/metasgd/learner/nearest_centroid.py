@@ -6,7 +6,6 @@ Shape letters: X examples, N classes, D features.
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.learner.meta_learner import MetaLearner
@@ -62,22 +61,24 @@ def _without_steps(network: nn.Module, transductive: bool = True) -> MetaModel:
 
 @torch.no_grad()
 def with_scale(learner: MetaLearner, inputs: Tensor, targets: Tensor) -> MetaLearner:
-    """The learner with the scale of its head by which left-out examples are most likely.
+    """The learner with the scale of its head by which its probabilities are as high as it is right.
 
-    So probabilities mean something where nothing was meta-trained; classes of one example say nothing.
+    The mean of the highest probability of each left-out example becomes ``(r + 1) / (n + 2)``, where r of n are
+    predicted right: that of Laplace's rule of succession, so that twenty right ones of twenty are no certainty.
 
     Args:
         learner: of a network with a prototype head, changed in place.
         inputs: the support set, ``[X, …]``.
-        targets: its classes 0 … N − 1, ``[X]``.
+        targets: its classes 0 … N − 1, ``[X]``; those of one example say nothing.
     """
     found = prototype_head(learner.model.network)
     counted = targets.bincount()[targets] > 1
     if found is None or not counted.any():
         return learner
-    head = found[1]
-    logits = learner.left_out_logits(inputs, targets)[counted]
+    logits, truth = learner.left_out_logits(inputs, targets)[counted], targets[counted]
+    right = (logits.argmax(dim=1) == truth).sum()
+    share = (right + 1) / (len(truth) + 2)
     scales = SCALES.to(logits)
-    losses = torch.stack([F.cross_entropy(scale * logits, targets[counted]) for scale in scales])
-    head.log_scale.add_(scales[losses.argmin()].log())
+    confidence = torch.stack([(scale * logits).softmax(dim=1).amax(dim=1).mean() for scale in scales])
+    found[1].log_scale.add_(scales[(confidence - share).abs().argmin()].log())
     return learner
