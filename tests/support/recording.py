@@ -14,8 +14,11 @@ aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps each operation with the very tensors it read and returned, as a recording has their addresses."""
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps each operation with the very tensors it read and returned, as a recording has their addresses.
+
+    Refuses those for whose result the host would wait.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,7 +49,7 @@ class StandIn(Capture):
         return [function() for _ in range(2)]
 
     def record(self, function: Function) -> Recording:
-        with _Operations() as operations:
+        with Operations() as operations:
             outputs = function()
         self.n_recorded += 1
 

@@ -179,7 +179,7 @@ class _AttachedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        return None, None, *(grad_output * g for g in ctx.grads)
+        return None, None, *torch._foreach_mul(ctx.grads, grad_output)
 
 
 def attach_gradient(
@@ -194,7 +194,8 @@ def attach_gradient(
         phi: the parameters to receive ``gradient.phi``, by name.
     """
     b = gradient.query_losses.shape[0]
-    pairs = [(p, gradient.theta[n] / b) for n, p in theta.items() if p.requires_grad]
-    pairs += [(p, gradient.phi[n] / b) for n, p in phi.items() if p.requires_grad]
-    attached: Tensor = _AttachedGradient.apply(loss, [g for _, g in pairs], *(p for p, _ in pairs))
+    pairs = [(p, gradient.theta[n]) for n, p in theta.items() if p.requires_grad]
+    pairs += [(p, gradient.phi[n]) for n, p in phi.items() if p.requires_grad]
+    means = torch._foreach_div([g for _, g in pairs], b)
+    attached: Tensor = _AttachedGradient.apply(loss, means, *(p for p, _ in pairs))
     return attached

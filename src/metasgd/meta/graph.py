@@ -9,7 +9,7 @@ they lie; what else it depends on is in its key (``graph_key.py``).
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from metasgd.meta.capture import Capture, Recording
 from metasgd.meta.engines import Engine, Loop, Merge, Part, Work
 from metasgd.meta.graph_key import graph_key, modules_key
 from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.packing import outline, packed, parts, unpacked
 
 log = logging.getLogger("metasgd")
 MOST_HELD = 16
@@ -48,7 +49,7 @@ class _Recorded:
             own.copy_(given, non_blocking=True)
         self.recording.replay()
         # the next replay writes to the outputs
-        return _unpacked([flat.clone() for flat in self.recording.outputs], self.like)
+        return unpacked([flat.clone() for flat in self.recording.outputs], self.like)
 
 
 class Graph(Engine):
@@ -141,14 +142,14 @@ class Graph(Engine):
         def once() -> list[Tensor]:
             with _autocast_anew(own.query_x.device.type):
                 results[:] = [eagerly(own)]
-            return _packed(results[0])
+            return packed(results[0])
 
         before = _state_of_chance(own.query_x.device)
         try:
             runs = self.capture.warm_up(once)
             if _state_of_chance(own.query_x.device) != before:
                 return self._refuse(key, "it draws random numbers", eagerly, tasks)
-            once_before, eager = (_unpacked(flat, results[0]) for flat in runs[-2:])
+            once_before, eager = (unpacked(flat, results[0]) for flat in runs[-2:])
             if not all(flat.isfinite().all() for flat in runs[-1] if flat.is_floating_point()):
                 found: Part = eager
                 return found  # to which nothing can be compared: the next time, then
@@ -156,7 +157,7 @@ class Graph(Engine):
         except (RuntimeError, NotImplementedError) as error:
             why = str(error).strip().partition("\n")[0] or type(error).__name__
             return self._refuse(key, why, eagerly, tasks)
-        made = _Recorded(config, own, recording, _outline(results.pop()))
+        made = _Recorded(config, own, recording, outline(results.pop()))
         found = made(tasks)
         _validate(found, eager, once_before, config)
         self._recorded[key] = made
@@ -176,49 +177,6 @@ class Graph(Engine):
             log.warning("engine: graph runs this step eagerly, which cannot be recorded: %s", why)
 
 
-def _parts(result: Any) -> dict[str, list[Tensor]]:
-    """The tensors of a dataclass of tensors and dictionaries of tensors, by its fields."""
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    return {name: list(v.values()) if isinstance(v, dict) else [v] for name, v in values.items()}
-
-
-def _dtypes(result: Any) -> list[torch.dtype]:
-    return list(dict.fromkeys(t.dtype for part in _parts(result).values() for t in part))
-
-
-def _packed(result: Any) -> list[Tensor]:
-    """All the tensors in one for each dtype, which is fewer to copy."""
-    every = [t.detach() for part in _parts(result).values() for t in part]
-    return [torch.cat([t.reshape(-1) for t in every if t.dtype == dtype]) for dtype in _dtypes(result)]
-
-
-def _unpacked(flat: Sequence[Tensor], like: Any) -> Any:
-    """The result whose tensors are in ``flat``, of the shapes of another."""
-    every = [t for part in _parts(like).values() for t in part]
-    pieces = {
-        dtype: iter(torch.split(one, [t.numel() for t in every if t.dtype == dtype]))
-        for dtype, one in zip(_dtypes(like), flat, strict=True)
-    }
-
-    def next_like(t: Tensor) -> Tensor:
-        piece: Tensor = next(pieces[t.dtype])
-        return piece.view(t.shape)
-
-    return _with_each(like, next_like)
-
-
-def _outline(result: Any) -> Any:
-    """The shapes and types of a result, without its values."""
-    return _with_each(result, lambda t: torch.empty(t.shape, dtype=t.dtype, device="meta"))
-
-
-def _with_each(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    def changed(value: Any) -> Any:
-        return {n: change(t) for n, t in value.items()} if isinstance(value, dict) else change(value)
-
-    return replace(result, **{field.name: changed(getattr(result, field.name)) for field in fields(result)})
-
-
 def _autocast_anew(device_type: str) -> torch.autocast:
     """Autocast as it is, but without the weights that it has cast before, which are of other values the next time."""
     enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
@@ -232,8 +190,8 @@ def _state_of_chance(device: torch.device) -> tuple[bytes, ...]:
 
 def _validate(found: Any, eager: Any, again: Any, config: InnerLoopConfig) -> None:
     """Raise a ``UserError`` where a replay differs from an eager run by more than rounding, and than eager runs do."""
-    for name, part in _parts(found).items():
-        ours, expected, other = (_flat(p) for p in (part, _parts(eager)[name], _parts(again)[name]))
+    for name, part in parts(found).items():
+        ours, expected, other = (_flat(p) for p in (part, parts(eager)[name], parts(again)[name]))
         allowed = ROUNDING.get(part[0].dtype, ROUNDING_ELSEWHERE) if part else 0
         off, noise, size = (float(t.norm()) for t in (ours - expected, other - expected, expected))
         if not off <= allowed * size + 4 * noise:

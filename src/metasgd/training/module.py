@@ -1,7 +1,6 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -25,9 +24,11 @@ from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
-from metasgd.training.outer import OuterProblem, SkippedSteps
+from metasgd.training.device_steps import fused
+from metasgd.training.outer import OuterProblem
 from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_layout_kept
+from metasgd.training.skipped_steps import READ_EVERY, SkippedSteps
 
 
 class MetaSGDModule(MetaModel, LightningModule):
@@ -101,7 +102,8 @@ class MetaSGDModule(MetaModel, LightningModule):
         return [*of_objective, "outer/gradient_norm", "outer/skipped_steps", *of_rates, *of_rule]
 
     def configure_optimizers(self) -> Any:
-        optimizer = with_layout_kept(self.outer.make_optimizer(self.network, self.update_rule, self.learned))
+        made = fused(self.outer.make_optimizer(self.network, self.update_rule, self.learned), self.device)
+        optimizer = with_layout_kept(made)
         scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
         if isinstance(scheduler, ReduceLROnPlateau):
             monitored_by(scheduler, self.objective)
@@ -122,9 +124,11 @@ class MetaSGDModule(MetaModel, LightningModule):
         loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
         # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
         self.manual_backward(loss * (1 + 0 * loss.detach()))
-        norm = self._outer_step(batch, gradient, step=batch_idx)
+        norm = self._outer_step(step=batch_idx)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
-        if not every or (batch_idx + 1) % every:
+        logged = bool(every) and not (batch_idx + 1) % every
+        self._validate_skipped(batch, gradient, batch_idx, at_once=logged or not (batch_idx + 1) % READ_EVERY)
+        if not logged:
             return  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
         accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y).mean()
         figures: dict[str, Any] = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
@@ -138,7 +142,7 @@ class MetaSGDModule(MetaModel, LightningModule):
         of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
         self.log_dict(of_outer, batch_size=batch.n_tasks)
 
-    def _outer_step(self, batch: Episode, gradient: MetaGradient, step: int) -> Tensor:
+    def _outer_step(self, step: int) -> Tensor:
         """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
@@ -149,25 +153,24 @@ class MetaSGDModule(MetaModel, LightningModule):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
         norm = self.outer.clip([*self.config.theta.values(), *self.config.phi.values()])
-        finite = bool(norm.isfinite())
-        self.skipped.count(not finite)
-        if self.skipped.in_a_row >= self.outer.max_skipped_steps:
-            culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
-            rates = self.update_rule.learned_rates().values()
-            raise UserError(self.skipped.explain(step, batch.task_index.tolist(), culprits, rates))
-        if not finite:
-            optimizer.zero_grad()
-        optimizer.step()
+        self.outer_steps += self.skipped.step(optimizer, norm)
         self.update_rule.project()
-        self.outer_steps += finite
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
             step_schedule(scheduler)
         return norm
 
+    def _validate_skipped(self, batch: Episode, gradient: MetaGradient, step: int, at_once: bool) -> None:
+        """Raise a ``UserError`` where too many outer steps in a row were left out."""
+        in_a_row = self.skipped.most_in_a_row(at_once)
+        if in_a_row >= self.outer.max_skipped_steps:
+            culprits = batch.task_index[~gradient.query_losses.isfinite()].tolist()
+            rates = self.update_rule.learned_rates().values()
+            raise UserError(self.skipped.explain(step, batch.task_index.tolist(), culprits, rates, in_a_row))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[SKIPPED_KEY] = asdict(self.skipped)
+        checkpoint[SKIPPED_KEY] = self.skipped.state_dict()
         checkpoint[RUNS_KEY] = self.unroll.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The outer problem: what learns at an outer step, from which loss, and by which optimizer."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from inspect import signature
@@ -189,34 +189,3 @@ class OuterProblem:
         """``w_1 … w_S``, which sum to 1: what the query loss after each inner step counts for."""
         early = max(0.0, 1 - step / self.multi_step_until) / inner_steps if self.multi_step_until else 0.0
         return [early] * (inner_steps - 1) + [1 - early * (inner_steps - 1)]
-
-
-@dataclass
-class SkippedSteps:
-    """Outer steps without a finite gradient: in all, and since the last that had one."""
-
-    total: int = 0
-    in_a_row: int = 0
-
-    def count(self, skipped: bool) -> None:
-        self.total += skipped
-        self.in_a_row = self.in_a_row + 1 if skipped else 0
-
-    def explain(self, step: int, tasks: Sequence[int], culprits: Sequence[int], rates: Iterable[Tensor]) -> str:
-        """Why the run stops, and what to do.
-
-        Args:
-            step: the last outer step.
-            tasks: the numbers of its tasks.
-            culprits: those whose loss was not finite.
-            rates: the learned rates.
-        """
-        whose = f"the loss of the tasks {list(culprits)}" if culprits else "no task's loss, but their gradient"
-        flat = [rate.detach().flatten() for rate in rates]
-        spread = f", with rates from {torch.cat(flat).min():g} to {torch.cat(flat).max():g}" if flat else ""
-        return (
-            f"the outer gradient was not finite {self.in_a_row} times in a row, which is model.outer.max_skipped_steps;"
-            f" last at outer step {step} on the tasks {tasks[0]} to {tasks[-1]}: not finite was {whose}{spread}. Lower"
-            " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the last"
-            " good checkpoint is kept."
-        )

@@ -45,7 +45,7 @@ def made_by(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, An
     return {
         "optimizer": type(optimizer).__name__,
         "schedule": "none" if scheduler is None else type(scheduler).__name__,
-        "settings": [_of_group(group) for group in optimizer.param_groups],
+        "settings": [_of_group(group) for group in optimizer.state_dict()["param_groups"]],
     }
 
 
