@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.plan import Plan
 from metasgd.data.rng import Split, task_stream
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
@@ -37,14 +38,7 @@ class ClassSampler:
     def draw(self, indices: NDArray[np.int64]) -> Episode:
         """The tasks with these numbers; images uint8 ``[B, N*(K or Q), channels, height, width]``."""
         n, k, q = self.shape.n_way, self.shape.k_shot, self.shape.n_query
-        classes = np.empty((len(indices), n), dtype=np.int64)
-        rows = np.empty((len(indices), n, k + q), dtype=np.int64)
-        for b, index in enumerate(indices):
-            stream = task_stream(self.seed, self.split, int(index))
-            classes[b] = self._draw_classes(stream)
-            for way, c in enumerate(classes[b]):
-                chosen = stream.choice(self.pool.counts[c], size=k + q, replace=False)
-                rows[b, way] = self.pool.starts[c] + chosen
+        classes, rows = self._choose(indices)
         images = self.pool.take(rows)
         support_x = images[:, :, :k].reshape(len(indices), n * k, *self.pool.image_shape)
         query_x = images[:, :, k:].reshape(len(indices), n * q, *self.pool.image_shape)
@@ -57,6 +51,28 @@ class ClassSampler:
             classes=torch.from_numpy(classes),
             task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
         )
+
+    @property
+    def images_of(self) -> ClassPool:
+        return self.pool
+
+    def plan(self, indices: NDArray[np.int64]) -> Plan:
+        """The tasks with these numbers, before their pictures are looked up."""
+        classes, rows, numbers = map(torch.from_numpy, (*self._choose(indices), np.asarray(indices, dtype=np.int64)))
+        return Plan(self.split, self.shape.k_shot, rows, classes, numbers)
+
+    def _choose(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The classes ``[B, N]`` of tasks, and the rows ``[B, N, K+Q]`` of their images."""
+        n, drawn = self.shape.n_way, self.shape.k_shot + self.shape.n_query
+        classes = np.empty((len(indices), n), dtype=np.int64)
+        rows = np.empty((len(indices), n, drawn), dtype=np.int64)
+        for b, index in enumerate(indices):
+            stream = task_stream(self.seed, self.split, int(index))
+            classes[b] = self._draw_classes(stream)
+            for way, c in enumerate(classes[b]):
+                chosen = stream.choice(self.pool.counts[c], size=drawn, replace=False)
+                rows[b, way] = self.pool.starts[c] + chosen
+        return classes, rows
 
     def _draw_classes(self, stream: np.random.Generator) -> NDArray[np.int64]:
         if not self.shape.one_alphabet:

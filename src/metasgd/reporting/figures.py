@@ -17,7 +17,7 @@ MOST_FILTERS = 64
 INCHES, SIDE, ROW, MARGIN, TITLE = 0.6, 0.94, 1.3, 0.6, 0.9
 """Of a task's picture: the inches from one picture to the next; in these, a picture's side, the height of a row, and
 the space for the classes' numbers beside and the title above."""
-OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "model.engine")
+OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "data.on_device", "model.engine")
 
 
 def filters_figure(rates: Tensor, name: str) -> Figure:

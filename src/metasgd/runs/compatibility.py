@@ -26,6 +26,7 @@ FREE_OF_RUN = (
         "weights",
         "download",
         "num_workers",
+        "on_device",
         "engine",
         "recompute",
     ),  # where and how the same is done

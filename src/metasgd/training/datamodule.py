@@ -1,21 +1,23 @@
 """Supplies meta-batches of tasks to the Trainer."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from metasgd.data.contents import Contents
+from metasgd.data.plan import Plan
 from metasgd.data.rng import Split
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.runtime.process import allow_workers
+from metasgd.training.device_pictures import DevicePictures
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
 LARGEST_SEED = 2**63 - 1
@@ -57,6 +59,8 @@ class EpisodicDataModule(LightningDataModule):
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
             where drawing is cheap.
+        on_device: keep the pictures on the device that trains, and look up, turn and distort those of whole
+            meta-batches there; which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class EpisodicDataModule(LightningDataModule):
         outer_steps_per_task: int = 1,
         seed: int = 0,
         num_workers: int = 0,
+        on_device: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         problems = too_small(
@@ -106,6 +111,7 @@ class EpisodicDataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.samplers: dict[Split, Sampler] = {}
+        self.pictures = DevicePictures(on_device)
         self.contents: Contents = {}
 
     def prepare_data(self) -> None:
@@ -158,7 +164,7 @@ class EpisodicDataModule(LightningDataModule):
         """The first task of a split that was set up, as a meta-batch of one."""
         return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
 
-    def train_dataloader(self) -> DataLoader[Episode]:
+    def train_dataloader(self) -> DataLoader[Episode | Plan]:
         assert self.trainer is not None
         steps = OuterSteps(
             self.trainer.max_steps,
@@ -169,31 +175,35 @@ class EpisodicDataModule(LightningDataModule):
         )
         # not ``completed``, which a checkpoint written at the end of a step does not count that step in
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base
-        return self._loader(MetaBatches(self.samplers["train"], steps), first=done)
+        return self._loader("train", steps, first=done)
 
-    def val_dataloader(self) -> DataLoader[Episode]:
+    def val_dataloader(self) -> DataLoader[Episode | Plan]:
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Episode]:
+    def test_dataloader(self) -> DataLoader[Episode | Plan]:
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Episode]:
+    def predict_dataloader(self) -> DataLoader[Episode | Plan]:
         return self._eval_loader("test")
 
-    def _eval_loader(self, split: Split) -> DataLoader[Episode]:
+    def _eval_loader(self, split: Split) -> DataLoader[Episode | Plan]:
         assert self.trainer is not None
         n, rank, world_size = self.eval_tasks[split], self.trainer.global_rank, self.trainer.world_size
         own = range(n * rank // world_size, n * (rank + 1) // world_size)
         share = max(1, self.meta_batch_size // world_size)
         blocks = [own[i : i + share] for i in range(0, len(own), share)]
-        return self._loader(MetaBatches(self.samplers[split], blocks), first=0)
+        return self._loader(split, blocks, first=0)
 
-    def _loader(self, batches: MetaBatches, first: int) -> DataLoader[Episode]:
+    def on_after_batch_transfer(self, batch: Episode | Plan, dataloader_idx: int) -> Episode:  # noqa: ARG002
+        return self.pictures.made(batch) if isinstance(batch, Plan) else batch
+
+    def _loader(self, split: Split, blocks: Sequence[Sequence[int]], first: int) -> DataLoader[Episode | Plan]:
         assert self.trainer is not None
+        device = self.trainer.strategy.root_device
         return ResumingLoader(
-            batches,
+            MetaBatches(self.pictures.draws(split, self.samplers[split], device), blocks),
             batch_size=None,
-            sampler=FromStep(first, len(batches)),
+            sampler=FromStep(first, len(blocks)),
             num_workers=self.num_workers,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",  # which Lightning then copies from meanwhile
+            pin_memory=device.type == "cuda",  # which Lightning then copies from meanwhile
         )

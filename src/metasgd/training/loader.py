@@ -1,13 +1,14 @@
 """Meta-batches from any outer step on, so that a resumed run draws the tasks it would have drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch.utils.data
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from metasgd.data.source import Sampler
+from metasgd.data.plan import Plan
 from metasgd.episode import Episode
 from metasgd.runtime.signals import SIGNALS, obey_parent_alone
 
@@ -34,18 +35,23 @@ class OuterSteps(Sequence[Sequence[int]]):
         return [(t + place * r // b) // r * b + place for place in self.own]
 
 
-class MetaBatches(Dataset[Episode]):
-    """Item i is the tasks of block i."""
+class MetaBatches(Dataset[Episode | Plan]):
+    """Item i is the tasks of block i.
 
-    def __init__(self, sampler: Sampler, blocks: Sequence[Sequence[int]]) -> None:
-        self.sampler = sampler
+    Args:
+        draw: the tasks with some numbers, or what is to be made of them elsewhere.
+        blocks: the numbers.
+    """
+
+    def __init__(self, draw: Callable[[NDArray[np.int64]], Episode | Plan], blocks: Sequence[Sequence[int]]) -> None:
+        self.draw = draw
         self.blocks = blocks
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __getitem__(self, i: int) -> Episode:
-        return self.sampler.draw(np.asarray(self.blocks[i], dtype=np.int64))
+    def __getitem__(self, i: int) -> Episode | Plan:
+        return self.draw(np.asarray(self.blocks[i], dtype=np.int64))
 
 
 class FromStep(torch.utils.data.Sampler[int]):

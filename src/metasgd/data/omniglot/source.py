@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metasgd.data.cache import load_or_build, staging_folder
 from metasgd.data.class_pool import ClassPool
+from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.polarity import Ink
 from metasgd.data.omniglot.files import (
@@ -112,7 +113,7 @@ class Omniglot(ClassSource):
         return chosen.with_rotations() if split == "train" and self.rotations else chosen
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
-        sampler = super().sampler(split, root, cache_dir, seed, shape)
+        sampler = ClassSampler(self.pool(split, root, cache_dir), split, seed, shape)
         if split == "train":
             return Distorted(sampler, self.distortion, split, seed) if self.distortion else sampler
         return Rotated(sampler, split, seed) if self.eval_rotations else sampler

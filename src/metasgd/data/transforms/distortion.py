@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
+from metasgd.data.class_pool import ClassPool
+from metasgd.data.plan import Plan, PlanningSampler, bits_of
 from metasgd.data.rng import Split, task_stream
-from metasgd.data.source import Sampler
+from metasgd.data.transforms.affine import distorted as distorted
 from metasgd.episode import Episode
 
 MOST_DISTORTION = 3.0
@@ -27,7 +27,7 @@ class Distorted:
         seed: with the split and a task's number, determines them.
     """
 
-    def __init__(self, sampler: Sampler, strength: float, split: Split, seed: int) -> None:
+    def __init__(self, sampler: PlanningSampler, strength: float, split: Split, seed: int) -> None:
         self.sampler, self.strength, self.split, self.seed = sampler, strength, split, seed
 
     def draw(self, indices: NDArray[np.int64]) -> Episode:
@@ -35,16 +35,23 @@ class Distorted:
         tasks = self.sampler.draw(indices)
         n_support = tasks.support_x.shape[1]
         pictures = torch.cat([tasks.support_x, tasks.query_x], dim=1)
-        maps = np.stack(
-            [
-                random_maps(
-                    task_stream(self.seed, self.split, int(index), use="augmentation"), pictures.shape[1], self.strength
-                )
-                for index in indices
-            ]
-        )
-        moved = distorted(pictures.flatten(0, 1), torch.from_numpy(maps).flatten(0, 1)).reshape(pictures.shape)
+        maps = torch.from_numpy(np.stack(self._maps(indices, pictures.shape[1])))
+        moved = distorted(pictures.flatten(0, 1), maps.flatten(0, 1)).reshape(pictures.shape)
         return tasks._replace(support_x=moved[:, :n_support], query_x=moved[:, n_support:])
+
+    @property
+    def images_of(self) -> ClassPool:
+        return self.sampler.images_of
+
+    def plan(self, indices: NDArray[np.int64]) -> Plan:
+        """The tasks with these numbers, before their pictures are looked up."""
+        plan = self.sampler.plan(indices)
+        return plan._replace(maps=bits_of(self._maps(indices, plan.rows.shape[1:].numel())))
+
+    def _maps(self, indices: NDArray[np.int64], n: int) -> list[NDArray[np.float64]]:
+        """The maps of n pictures of each task."""
+        streams = (task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices)
+        return [random_maps(stream, n, self.strength) for stream in streams]
 
 
 def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:
@@ -56,14 +63,3 @@ def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray
     width, height = np.exp(log_width), np.exp(log_height)
     rows = [[cos * width, cos * slant - sin * height, across], [sin * width, sin * slant + cos * height, down]]
     return np.array(rows).transpose(2, 0, 1)
-
-
-def distorted(pictures: Tensor, maps: Tensor) -> Tensor:
-    """Pictures uint8 ``[X, channels, height, width]`` seen through their maps ``[X, 2, 3]``, of the same shape."""
-    height, width = pictures.shape[2:]
-    across, down = ((2 * torch.arange(n) + 1) / n - 1 for n in (width, height))  # of the middles of pixels
-    places = torch.stack([across.expand(height, width), down[:, None].expand(height, width), torch.ones(height, width)])
-    # one product for all pictures; F.affine_grid makes one for each and takes as long as the rest together
-    grid = (maps.float().flatten(0, 1) @ places.flatten(1)).view(-1, 2, height, width).permute(0, 2, 3, 1)
-    seen = F.grid_sample(pictures.float(), grid, mode="bicubic", padding_mode="zeros", align_corners=False)
-    return seen.round_().clamp_(0, 255).to(torch.uint8)

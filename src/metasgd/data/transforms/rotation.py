@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metasgd.data.class_pool import QUARTER_TURNS
+from metasgd.data.class_pool import QUARTER_TURNS, ClassPool
+from metasgd.data.plan import Plan, PlanningSampler
 from metasgd.data.rng import Split, task_stream
-from metasgd.data.source import Sampler
 from metasgd.episode import Episode
 
 
@@ -20,21 +20,27 @@ class Rotated:
         seed: with the split and a task's number, determines them.
     """
 
-    def __init__(self, sampler: Sampler, split: Split, seed: int) -> None:
+    def __init__(self, sampler: PlanningSampler, split: Split, seed: int) -> None:
         self.sampler, self.split, self.seed = sampler, split, seed
 
     def draw(self, indices: NDArray[np.int64]) -> Episode:
         """The tasks with these numbers."""
         tasks = self.sampler.draw(indices)
-        turns = np.stack(
-            [
-                task_stream(self.seed, self.split, int(index), use="augmentation").integers(
-                    QUARTER_TURNS, size=tasks.n_way
-                )
-                for index in indices
-            ]
-        )
+        turns = self._turns(indices, tasks.n_way)
         return tasks._replace(support_x=turned(tasks.support_x, turns), query_x=turned(tasks.query_x, turns))
+
+    @property
+    def images_of(self) -> ClassPool:
+        return self.sampler.images_of
+
+    def plan(self, indices: NDArray[np.int64]) -> Plan:
+        """The tasks with these numbers, before their pictures are looked up."""
+        plan = self.sampler.plan(indices)
+        return plan._replace(turns=torch.from_numpy(self._turns(indices, plan.classes.shape[1])))
+
+    def _turns(self, indices: NDArray[np.int64], n_way: int) -> NDArray[np.int64]:
+        streams = (task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices)
+        return np.stack([stream.integers(QUARTER_TURNS, size=n_way) for stream in streams])
 
 
 def turned(pictures: Tensor, turns: NDArray[np.int64]) -> Tensor:

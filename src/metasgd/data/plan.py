@@ -1,0 +1,115 @@
+"""Meta-batches in two parts: which pictures and what is done to them, drawn on the CPU; and the pictures themselves.
+
+The first is a few numbers for each picture. The second is the same work for all of them, and can be done on the device
+that trains, where no picture need be sent to. Shape letters: M images, X = K + Q examples of a class.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metasgd.data.class_pool import QUARTER_TURNS, ClassPool
+from metasgd.data.rng import Split
+from metasgd.data.transforms.affine import distorted
+from metasgd.episode import Episode
+
+
+class Plan(NamedTuple):
+    """A meta-batch of B tasks of pictures, before these are looked up.
+
+    Attributes:
+        split: which split the pictures are of.
+        k_shot: K, the first so many of a class's examples.
+        rows: ``[B, N, X]`` int64, the rows of the pool's images.
+        classes: ``[B, N]`` int64.
+        task_index: ``[B]`` int64.
+        turns: ``[B, N]`` int64, by how many quarter turns each class is turned, if at all.
+        maps: ``[B, N*X, 2, 3]``, an affine map of each picture, those of the support set first, if there are any: the
+            bits of float64 as int64, which no change of precision touches.
+        pictures: ``[B, N, X, channels, height, width]`` uint8, where they were looked up before.
+    """
+
+    split: Split
+    k_shot: int
+    rows: Tensor
+    classes: Tensor
+    task_index: Tensor
+    turns: Tensor | None = None
+    maps: Tensor | None = None
+    pictures: Tensor | None = None
+
+    @property
+    def n_tasks(self) -> int:
+        return self.task_index.shape[0]
+
+
+@runtime_checkable
+class PlanningSampler(Protocol):
+    """A sampler whose tasks can be drawn in two parts."""
+
+    @property
+    def images_of(self) -> ClassPool:
+        """The pool whose rows the plans name."""
+        ...
+
+    def draw(self, indices: NDArray[np.int64]) -> Episode:
+        """The tasks with these numbers."""
+        ...
+
+    def plan(self, indices: NDArray[np.int64]) -> Plan:
+        """The same, before their pictures are looked up."""
+        ...
+
+
+def with_pictures(plan: Plan, pool: ClassPool) -> Plan:
+    """The plan with its pictures looked up, for a device that cannot hold them all."""
+    return plan._replace(pictures=torch.from_numpy(pool.take(plan.rows.numpy())))
+
+
+def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
+    """The tasks of a plan, made where it lies.
+
+    Pictures are the very ones that the sampler draws; distorted ones up to the rounding of their interpolation.
+
+    Args:
+        plan: on any device.
+        images: ``[M, channels, height, width]`` uint8, the pool's, on the same; needed where the plan has no pictures.
+    """
+    taken = plan.pictures
+    if taken is None:
+        assert images is not None
+        taken = images[plan.rows]
+    if plan.turns is not None:
+        taken = _turned(taken, plan.turns)
+    k = plan.k_shot
+    support_x, query_x = taken[:, :, :k].flatten(1, 2), taken[:, :, k:].flatten(1, 2)
+    if plan.maps is not None:
+        moved = distorted(
+            torch.cat([support_x, query_x], dim=1).flatten(0, 1), plan.maps.view(torch.float64).flatten(0, 1)
+        ).reshape(plan.n_tasks, -1, *taken.shape[3:])
+        support_x, query_x = moved[:, : support_x.shape[1]], moved[:, support_x.shape[1] :]
+    ways = torch.arange(plan.classes.shape[1], device=plan.rows.device)
+
+    def labels(of_each: int) -> Tensor:
+        return ways[:, None].expand(-1, of_each).flatten().repeat(plan.n_tasks, 1)
+
+    n_query = taken.shape[2] - k
+    return Episode(support_x, labels(k), query_x, labels(n_query), plan.classes, plan.task_index)
+
+
+def bits_of(maps: Sequence[NDArray[np.float64]]) -> Tensor:
+    """The maps of some tasks, as a plan has them."""
+    return torch.from_numpy(np.stack(maps)).view(torch.int64)
+
+
+def _turned(pictures: Tensor, turns: Tensor) -> Tensor:
+    """``[B, N, X, channels, side, side]``, each class by its own number of ``turns``; the host need not know them."""
+    found = pictures
+    for quarter in range(1, QUARTER_TURNS):
+        those = (turns == quarter)[:, :, None, None, None, None]
+        found = torch.where(those, torch.rot90(pictures, quarter, dims=(-2, -1)), found)
+    return found
