@@ -1,6 +1,7 @@
 """A stand-in for CUDA graphs on the CPU: it keeps the operations of a run and does them again, in the same tensors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metasgd.meta.capture import Capture, Function, Recording
+from metasgd.meta.capture import CAPTURES, Capture, Function, Recording
+from metasgd.training import device_steps
 
 aten = torch.ops.aten
 WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default}
@@ -64,3 +66,27 @@ class StandIn(Capture):
                             own.copy_(new)
 
         return Recording(replay, outputs)
+
+
+def in_turn(lines: list[list[str]]) -> int:
+    """Run commands in this process; those with the option ``graph`` with the CPU as a device that records.
+
+    Returns:
+        the worst of their exit codes.
+    """
+    from metasgd.cli.main import main
+
+    codes = []
+    for line in lines:
+        capture = StandIn()
+        if "graph" in line:
+            CAPTURES["cpu"], device_steps.AHEAD = partial(_the, capture), ("cpu",)
+        codes.append(main(line))
+        assert bool(capture.n_replayed) is ("graph" in line)
+        CAPTURES.pop("cpu", None)
+        device_steps.AHEAD = ()
+    return max(codes)
+
+
+def _the(capture: Capture) -> Capture:
+    return capture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-AHEAD = ("cuda",)
+AHEAD: tuple[str, ...] = ("cuda",)
 """Types of devices that work behind the host's back."""
 CHOSEN_BY_USERS = ("fused", "foreach", "capturable", "differentiable")
 
