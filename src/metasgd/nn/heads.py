@@ -44,7 +44,9 @@ class PrototypeHead(ClassAgnosticHead):
     Args:
         features: D, numbers that the head reads of each example.
         one_length: whether every example's features have the same length.
-        scale: where s starts; by default ``8 / D``, for which logits of features of mean square 1 lie within ±8.
+        scale: where s starts; by default ``2 / D``, for which the inner loss of features of mean square 1 has logits
+            within ±2: where they are sharper, a support example that is its own prototype leaves nothing to adapt.
+            t starts at 4, for outputs within ±8.
 
     References:
         Snell et al., NeurIPS 2017 (prototypical networks); Triantafillou et al., ICLR 2020 (ProtoMAML).
@@ -56,9 +58,9 @@ class PrototypeHead(ClassAgnosticHead):
     def __init__(self, features: int, one_length: bool = False, scale: float | None = None) -> None:
         super().__init__(features)
         self.one_length = one_length
-        start = 8 / features if scale is None else scale
+        start = 2 / features if scale is None else scale
         self.log_scale = nn.Parameter(torch.tensor(start).log())
-        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.log_temperature = nn.Parameter(torch.tensor(4.0).log())
 
     def rows(self, log_scale: Tensor, features: Tensor, targets: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
         """``(w, b)`` of a task, ``[N, D]`` and ``[N]``.

@@ -149,6 +149,9 @@ class MetaSGDModule(MetaModel, LightningModule):
         for name, p in self.config.theta.items():
             if name not in self.learned:
                 p.grad = None
+        if step < self.outer.zero_steps_until and self.config.prototypes is not None:
+            # without an inner step the outputs know s·t alone: t learns, and the inner loss stays as soft as it is
+            self.config.theta[f"{self.config.prototypes[0]}.log_scale"].grad = None
         for module, learns in zip((self.network, self.update_rule), self.outer.learns(step), strict=True):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over

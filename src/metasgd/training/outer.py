@@ -32,7 +32,7 @@ class OuterProblem:
         freeze_network: leave θ as it is and learn φ alone; or patterns of the parameters of the network that stay as
             they are in outer steps, such as ``[body.*]``. Inner steps adapt them all the same.
         zero_steps_until: before this outer step, make no inner step, which a prototype head allows: the network is
-            trained as a prototypical network, in half the time, and the rule waits for its first gradient.
+            trained as a prototypical network, in half the time; the rule and the head's scale wait.
         first_order_until: leave the Hessian term out before this outer step (derivative-order annealing,
             MAML++).
         multi_step_until: before this outer step, let the query loss after every inner step count: all the

@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -148,9 +149,12 @@ def test_before_zero_steps_until_the_network_trains_alone_and_the_rule_waits():
         trainer_of(steps).fit(module, EpisodicDataModule(Glyphs(), n_way=3, n_query=2, meta_batch_size=2))
         return weights(module)
 
-    prototypes = trained(2, inner_steps=0)
+    # outputs without an inner step know the product of scale and temperature alone: the scale waits as well
+    prototypes, waited = trained(1, inner_steps=0), trained(1, outer={"zero_steps_until": 1})
+    assert changed(prototypes, waited) == {"network.head.log_scale"}
     waited = trained(2, outer={"zero_steps_until": 2})
-    assert changed(prototypes, waited) == set()
+    features = waited["network.head.weight"].shape[1]
+    assert waited["network.head.log_scale"] == pytest.approx(math.log(2 / features), abs=1e-6)
     learned = trained(3, outer={"zero_steps_until": 2})
     rates = {n for n in changed(waited, learned) if n.startswith("update_rule.")}
     # a bias before BatchNorm changes no output, so that nothing is to be learned about its rate
