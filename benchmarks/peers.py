@@ -37,6 +37,8 @@ from metasgd.runtime.allocator import keep_freed_memory
 EXACT = 1e-9
 TURN = 0.1
 """Seconds that a turn lasts at least."""
+WARM_UPS = 3
+"""Of which a recording takes two."""
 OURS = "metasgd"
 
 
@@ -62,11 +64,10 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
     def gradients() -> list[list[torch.Tensor]]:
         contender = CONTENDERS[name](work, torch.float64, device)
         tasks = work.tasks(2, device)
-        contender.outer_gradient(
-            tasks._replace(
-                **{f: getattr(tasks, f).double() for f in tasks._fields if getattr(tasks, f).is_floating_point()}
-            )
-        )
+        double = {f: getattr(tasks, f).double() for f in tasks._fields if getattr(tasks, f).is_floating_point()}
+        for _ in range(3 if device.type == "cuda" else 1):  # the last is a replay, where one records
+            contender.zero_grad()
+            contender.outer_gradient(tasks._replace(**double))
         return [[g.cpu() for g in part] for part in contender.grads()]
 
     contender: Candidate | None = None
@@ -139,7 +140,7 @@ def measured(work: Work, names: list[str], options: argparse.Namespace) -> dict[
         raise SystemExit(f"{work.name}: the gradients differ by {off:g}, {EXACT:g} is allowed; nothing was timed")
 
     def in_turns(pipes: dict[str, Connection]) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:
-        warm = {name: min(ask(pipe, "run")[0] for _ in range(2)) for name, pipe in pipes.items()}
+        warm = {name: min(ask(pipe, "run")[0] for _ in range(WARM_UPS)) for name, pipe in pipes.items()}
         steps = {name: math.ceil(TURN / seconds) for name, seconds in warm.items()}
         rounds = max(5, min(200, int(options.seconds / sum(steps[name] * warm[name] for name in pipes))))
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in pipes}
