@@ -23,7 +23,6 @@ from metasgd.meta.checkpointing import Backwards
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, InnerStep
 from metasgd.rules.base import Params, State
-from metasgd.rules.vjp import vjp
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class _Reverse:
         """Go back over inner step s."""
         seen = step.adapting(self.stack.config.adapted)
         lam = self.lam if seen is step else {n: self.lam[n] for n in seen.params}
-        pulled = vjp(self.rule, s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
+        pulled = self.rule.vjp(s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
         self.lam, self.nu = (pulled.params if seen is step else {**self.lam, **pulled.params}), pulled.state
         for name, g in pulled.phi.items():
             _add_to(self.phi, name, g)

@@ -5,6 +5,7 @@ Every rule serves one task (``loss`` of shape ``[]``) and B tasks at once (``los
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,25 @@ class Coefficients(NamedTuple):
     rates: Params
     momenta: Params | None = None
     memory: State = {}  # noqa: RUF012 - never written to
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Cotangents of a rule's inputs: ``(λ, ν) · ∂u/∂(θ_s, g_s, L_s, m_s, φ)``.
+
+    Attributes:
+        params: of ``θ_s``.
+        grads: of ``g_s``, where it is not zero.
+        loss: of ``L_s``, or None where the rule does not look at it.
+        state: of ``m_s``, where it is not zero.
+        phi: of φ, summed over tasks, where it is not zero.
+    """
+
+    params: Params
+    grads: Params
+    loss: Tensor | None
+    state: State
+    phi: Params
 
 
 class UpdateRule(nn.Module):
@@ -96,6 +116,39 @@ class UpdateRule(nn.Module):
             **{M + n: v for n, v in m.items()},
         }
 
+    def vjp(
+        self, step: int, params: Params, grads: Params, loss: Tensor, state: State, lam: Params, nu: State
+    ) -> Pulled:
+        """Take λ = d outer / d θ_{s+1} and ν = d outer / d m_{s+1} back through inner step s.
+
+        Args:
+            step: s.
+            params: ``θ_s``.
+            grads: ``g_s``.
+            loss: ``L_s``.
+            state: ``m_s``.
+            lam: λ, of θ's shapes.
+            nu: ν, where it is not zero.
+        """
+        theta, g, m = ({n: t.detach().requires_grad_() for n, t in part.items()} for part in (params, grads, state))
+        loss_leaf = loss.detach().requires_grad_()
+        phi = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            new_theta, new_m = self(step, theta, g, loss_leaf, m)
+        outputs = [(new_theta[n], lam[n]) for n in new_theta] + [(new_m[n], v) for n, v in nu.items()]
+        outs, cotangents = zip(*((out, by) for out, by in outputs if out.requires_grad), strict=True)
+        inputs = [*theta.values(), *g.values(), *m.values(), loss_leaf, *phi.values()]
+        found = iter(torch.autograd.grad(outs, inputs, cotangents, allow_unused=True))
+        of_theta, of_grads, of_state = ({n: next(found) for n in part} for part in (theta, g, m))
+        of_loss = next(found)
+        return Pulled(
+            params={n: torch.zeros_like(theta[n]) if t is None else t for n, t in of_theta.items()},
+            grads=_found(of_grads),
+            loss=of_loss,
+            state=_found(of_state),
+            phi=_found({n: next(found) for n in phi}),
+        )
+
     def learned_rates(self) -> dict[str, nn.Parameter]:
         """The learning rates among φ, by the name of what they serve."""
         return {}
@@ -106,6 +159,10 @@ class UpdateRule(nn.Module):
         if self.bounds is not None:
             for rate in self.learned_rates().values():
                 rate.clamp_(*self.bounds)
+
+
+def _found(grads: Mapping[str, Tensor | None]) -> Params:
+    return {n: g for n, g in grads.items() if g is not None}
 
 
 def beside(figure: Tensor, g: Tensor) -> Tensor:

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
-from metasgd.rules.base import Coefficients, Params, State, Steps, UpdateRule, beside, key_of, name_of, no_momentum
+from metasgd.rules.base import (
+    Coefficients,
+    Params,
+    Pulled,
+    State,
+    Steps,
+    UpdateRule,
+    beside,
+    key_of,
+    name_of,
+    no_momentum,
+)
 from metasgd.rules.blocks import block_of
 from metasgd.rules.initial_values import Bounds, Start, checked_bounds, draw, logit, outside
 
@@ -36,6 +47,22 @@ class PerParameter(UpdateRule):
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         return Coefficients(rates={n: self.alpha[key_of(n)] for n in grads})
+
+    def vjp(
+        self, step: int, params: Params, grads: Params, loss: Tensor, state: State, lam: Params, nu: State
+    ) -> Pulled:
+        """``λ' = λ, ω = −α ⊙ λ, dα = −g ⊙ λ``, as autograd would find it, at a fraction of the time."""
+        if type(self) is not PerParameter:  # what inherits from this one steps in another way
+            return super().vjp(step, params, grads, loss, state, lam, nu)
+        alpha = {n: self.alpha[key_of(n)] for n in grads}
+        of_alpha = {n: (grads[n] * lam[n]).sum_to_size(a.shape).neg_() for n, a in alpha.items() if a.requires_grad}
+        return Pulled(
+            params=lam,
+            grads={n: -a.detach() * lam[n] for n, a in alpha.items()},
+            loss=None,
+            state={},
+            phi={f"alpha.{key_of(n)}": t for n, t in of_alpha.items()},
+        )
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return {n: self.alpha[key_of(n)].shape for n in self.names}
