@@ -16,6 +16,15 @@ class UserError(ValueError):
         self.problems = problems
         super().__init__("\n".join(problems))
 
+    def after(self, start: str) -> "UserError":
+        """The same, with ``start`` before each problem."""
+        return UserError(*(f"{start}{problem}" for problem in self.problems))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
 
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""

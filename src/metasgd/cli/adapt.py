@@ -20,7 +20,7 @@ from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.reached import rates_reached
@@ -159,7 +159,7 @@ def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
     try:
         return find(Path(place))
     except UserError as error:
-        raise UserError(*(f"--{option}: {problem}" for problem in error.problems)) from error
+        raise error.after(f"--{option}: ") from error
 
 
 def _unfit_classes(support: str, classes: Sequence[ClassFiles]) -> list[str]:
@@ -223,8 +223,7 @@ def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, convers
         return export(adapted.network, adapted.example(), metadata)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # torch's exporters have many
         raise UserError(
-            f"--save asks for {suffix}, but torch cannot export this network so"
-            f" ({(str(error) or type(error).__name__).splitlines()[0]}): save it as .pt"
+            f"--save asks for {suffix}, but torch cannot export this network so ({first_line(error)}): save it as .pt"
         ) from error
 
 

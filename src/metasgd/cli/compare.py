@@ -15,7 +15,7 @@ from torch import nn
 from upath import UPath
 
 from metasgd.data.problems import Problem, ShuffledBatches
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.meta.objectives import OBJECTIVES
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.reporting.text import printable
@@ -208,7 +208,7 @@ def device_of(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         raise UserError(
-            f"--device is {name}, on which nothing can be computed here ({str(error).splitlines()[0]}): give cpu, or"
+            f"--device is {name}, on which nothing can be computed here ({first_line(error)}): give cpu, or"
             " the name of a device that this machine has, as cuda or cuda:1"
         ) from error
     return device

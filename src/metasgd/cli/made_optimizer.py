@@ -2,7 +2,7 @@
 
 from torch.optim import LBFGS, Optimizer
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.supervised.module import SupervisedModule
 
@@ -19,7 +19,7 @@ def made_by(module: SupervisedModule) -> Optimizer:
         raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"--optimizer cannot be made as it is set ({str(error).splitlines()[0]}): choose other options of it, as"
+            f"--optimizer cannot be made as it is set ({first_line(error)}): choose other options of it, as"
             " --optimizer.lr 0.003"
         ) from error
     if isinstance(made, LBFGS):

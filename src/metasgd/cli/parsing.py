@@ -14,7 +14,7 @@ from metasgd.cli.commands import BY_PLACE, COMMANDS
 from metasgd.cli.options import at_option
 from metasgd.cli.parser import CommandParser, validate_makers
 from metasgd.cli.renamed import in_current_names
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 
 NOT_PARSED = ("network", "config")
 """Parameters of commands that are not options as their types say: a network's is parsed as one module, and built anew
@@ -47,7 +47,7 @@ class NewNetworks:
                 raise
             except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, AssertionError) as error:
                 raise UserError(
-                    f"--network is {path}, which cannot be built with these options ({_first_line(error)}). Change its"
+                    f"--network is {path}, which cannot be built with these options ({first_line(error)}). Change its"
                     f" options; --network.help {path} lists them"
                 ) from error
         if not isinstance(made, nn.Module):
@@ -94,7 +94,3 @@ def _network(network: nn.Module) -> None:
     Args:
         network: any module whose forward takes a batch: its class, or a function that is annotated to return one.
     """
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.learner.load import built, load
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.reached import rates_reached, reached
@@ -118,7 +118,7 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         config = with_present_paths(load_yaml(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({str(error).splitlines()[0]})") from error
+        raise UserError(f"run is {file.parent}: its config.yaml is no YAML ({first_line(error)})") from error
     if not isinstance(config, dict) or "model" not in config:
         of = "of train or compare" if isinstance(config, dict) and "problem" in config else "not of a run of fit"
         raise UserError(

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
 
 from metasgd.data.source import ClassSource, Source
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.nn.backbones.weight_files import weights_follow
@@ -110,9 +110,9 @@ def built(
         with imports_checked(check), SizeLimit(weights):
             return parser.instantiate(parser.parse_object({"made": options})).made
     except UserError as error:
-        raise UserError(*(f"{what} cannot be built: {problem}" for problem in error.problems)) from error
+        raise error.after(f"{what} cannot be built: ") from error
     except (ArgumentError, *ERRORS) as error:
         raise UserError(
-            f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its own classes must be"
+            f"{what} cannot be built: {first_line(error)}. Its own classes must be"
             " importable here, in the versions that it was trained with."
         ) from error

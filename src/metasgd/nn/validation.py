@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.nn.calling import call
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 
@@ -58,7 +58,7 @@ def validate_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor, n_w
     except (RuntimeError, LookupError, ValueError, TypeError) as error:
         raise UserError(
             f"model.network: {kind} does not take the tasks' inputs of shape"
-            f" {tuple(support_x.shape[1:])} ({str(error).splitlines()[0]}). Set its input options (such as"
+            f" {tuple(support_x.shape[1:])} ({first_line(error)}). Set its input options (such as"
             " in_channels and image_size, or in_features) to fit the data"
         ) from error
     answers = f"model.network: {kind} answers values of shape {tuple(outputs.shape[1:])} for each example"

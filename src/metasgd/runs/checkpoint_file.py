@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from upath import UPath
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.runs.checkpoint_schema import upgraded, validate_content
 from metasgd.runs.signature import is_own, signature
 from metasgd.runs.storage import errors_of_the_system
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
         *(UserWarning, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, MemoryError),
         *(ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, struct.error),
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):
             reason = "it is not all of plain types and tensors, as torch.save writes them"
         raise UserError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from upath import UPath
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.rules.base import UpdateRule, name_of
 from metasgd.rules.blocks import block_of
 from metasgd.runs.checkpoint_file import read_checkpoint, written_here
@@ -55,10 +55,10 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
             bound = {n: t.to(torch.get_default_dtype()) if t.is_floating_point() else t for n, t in network.items()}
             rule.bind({n: bound[n] for n in _names_in(phi, network, model.get("adapts") or "all")}, steps)
     except UserError as error:
-        raise UserError(*(f"{what} cannot be built: {problem}" for problem in error.problems)) from error
+        raise error.after(f"{what} cannot be built: ") from error
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{what} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}. Its class must be"
+            f"{what} cannot be built: {first_line(error)}. Its class must be"
             " importable here, in the version that it was trained with."
         ) from error
     validate_shapes(place, {"state_dict": phi}, rule)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
@@ -62,7 +62,7 @@ def errors_of_the_system(place: Path | UPath) -> Iterator[None]:
     except Exception as error:  # each package behind fsspec has errors of its own, with no type in common
         if isinstance(place, Path):
             raise
-        raise OSError(errno.EIO, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise OSError(errno.EIO, f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def is_lost_place(error: BaseException) -> bool:

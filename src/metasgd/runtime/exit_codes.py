@@ -7,6 +7,7 @@ import traceback
 import torch
 import torch.distributed
 
+from metasgd.errors import first_line
 from metasgd.runs.storage import is_lost_place
 from metasgd.runtime.signals import is_lost_process, reason_of_loss
 
@@ -44,13 +45,13 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
             f" {GO_ON}"
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        what = first_line(error)
         return 2, (
             f"the memory is not enough ({what}). Lower --data.meta_batch_size, the shots and queries of a task, or the"
             " width of the network; --model.recompute true takes less for many inner steps"
         )
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
-        return 2, f"trainer.callbacks has an EarlyStopping on what is not logged: {str(error).splitlines()[0]}"
+        return 2, f"trainer.callbacks has an EarlyStopping on what is not logged: {first_line(error)}"
     if isinstance(error, OSError) and EVENTS in str(error.filename):
         folder = os.fsdecode(error.filename).partition(f"/{EVENTS}")[0]
         return 2, run_is_gone(folder) if error.errno == errno.ENOENT else (

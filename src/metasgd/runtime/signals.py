@@ -17,6 +17,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from metasgd.errors import first_line
+
 ONE_MESSAGE = 1.0
 """Seconds; a terminal and a launcher may both pass the same Ctrl-C on."""
 AT_ONCE = (signal.SIGTERM, signal.SIGINT)
@@ -173,7 +175,7 @@ def is_lost_process(error: BaseException) -> bool:
 
 def reason_of_loss(error: RuntimeError) -> str:
     """What that error says, without the place in gloo's sources and its advice."""
-    return re.sub(r"^\[\S*/gloo/\S*\] ", "", str(error).splitlines()[0]).split(". ")[0]
+    return re.sub(r"^\[\S*/gloo/\S*\] ", "", first_line(error)).split(". ")[0]
 
 
 def _requeue() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metasgd.data.problems import Batch, Examples, Problem
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.meta.objectives import OBJECTIVES, Objective
 from metasgd.nn.networks import BatchNorm2d
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
@@ -92,7 +92,7 @@ def validate_network(network: nn.Module, problem: Problem, train: Examples) -> N
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
         raise UserError(
             f"network: {kind} does not take the inputs of shape {tuple(x.shape[1:])}"
-            f" ({(str(error) or type(error).__name__).splitlines()[0]}). Set its options (such as in_channels and"
+            f" ({first_line(error)}). Set its options (such as in_channels and"
             " image_size, or in_features) to fit, or use another"
         ) from error
     finally:

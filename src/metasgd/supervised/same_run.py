@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from upath import UPath
 
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, first_line, raise_problems
 from metasgd.runs.differences import differences
 from metasgd.runs.plain_yaml import load_yaml
 
@@ -32,7 +32,7 @@ def validate_same_run(file: UPath, configured: str, ckpt_path: str) -> None:
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(
             f"--ckpt_path is {ckpt_path}, but {file} is no configuration of this command"
-            f" ({str(error).splitlines()[0]}): write it again as the run began, or leave --ckpt_path out"
+            f" ({first_line(error)}): write it again as the run began, or leave --ckpt_path out"
         ) from error
     raise_problems(
         [
