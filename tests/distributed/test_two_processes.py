@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.commands import succeeded
 from support.runs import ROOT
 
 from metasgd.runs.folders import read_checkpoint
@@ -41,6 +42,8 @@ WAYS = {
 POISONED = ["--data.source", "support.poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
 """One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
 ENGINES = ("loop", "vmap", "threads")
+BEST = "runs/joint-loop/version_0/checkpoints/best.ckpt"
+EVALUATED = [*SINUSOID, "--model.engine", "loop"]
 
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[str]:
@@ -76,17 +79,18 @@ def lines(command: str, *extra: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folders of the same runs by one process and by two."""
+    """The folders of the same runs by one process and by two, which have also evaluated one of those by one."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    runs = [start(one, "-c", EVERY_LINE, json.dumps(lines("fit")))] + [
-        start(two, "-c", EVERY_LINE, json.dumps(lines("fit", *TWO)), LOCAL_RANK=str(rank), **together)
-        for rank in (0, 1)
-    ]
-    for process in runs:
+    for line in lines("fit"):
+        succeeded(*line, cwd=one)
+    checkpoint = ["--ckpt_path", str(one / BEST)]  # whose tests and predictions are written to its run
+    by_two = [*lines("fit", *TWO), *([c, *EVALUATED, *TWO, *checkpoint] for c in ("test", "predict"))]
+    processes = [start(two, "-c", EVERY_LINE, json.dumps(by_two), LOCAL_RANK=str(rank), **together) for rank in (0, 1)]
+    for process in processes:
         code, said = finish(process)
         assert code == 0, said
     return one, two
@@ -107,16 +111,17 @@ def test_the_same_weights_after_20_outer_steps(trained, name):
 
 
 def test_a_test_by_two_covers_each_task_once_and_its_interval_is_over_all(trained):
-    checkpoint = trained[0] / "runs" / "joint-loop" / "version_0" / "checkpoints" / "best.ckpt"
-    found = []
-    for devices in ([], TWO):
-        code, said = finish(
-            start(trained[0], "-m", "metasgd", "test", *SINUSOID, *devices, "--ckpt_path", str(checkpoint))
-        )
-        assert code == 0, said
-        run = checkpoint.parents[1]
-        found.append((json.loads((run / "results.json").read_text()), (run / "tasks.csv").read_text().splitlines()))
-    (one, one_by_task), (two, two_by_task) = found
+    checkpoint = trained[0] / BEST
+    run = checkpoint.parents[1]
+
+    def found():
+        return json.loads((run / "results.json").read_text()), (run / "tasks.csv").read_text().splitlines()
+
+    two, two_by_task = found()
+    (run / "results.json").unlink()
+    (run / "tasks.csv").unlink()
+    succeeded("test", *EVALUATED, "--ckpt_path", str(checkpoint), cwd=trained[0])
+    one, one_by_task = found()
     assert one["n_tasks"] == two["n_tasks"] == 41
     assert two["test/mse"] == pytest.approx(one["test/mse"], rel=1e-6)
     assert two["test/mse_ci95"] == pytest.approx(one["test/mse_ci95"], rel=1e-6)
@@ -124,16 +129,13 @@ def test_a_test_by_two_covers_each_task_once_and_its_interval_is_over_all(traine
 
 
 def test_predictions_by_two_are_one_table_with_each_query_once_in_order(trained):
-    checkpoint = trained[0] / "runs" / "joint-loop" / "version_0" / "checkpoints" / "best.ckpt"
-    tables = []
-    for devices in ([], TWO):
-        options = ["--model.engine", "loop", *devices, "--ckpt_path", str(checkpoint)]
-        code, said = finish(start(trained[0], "-m", "metasgd", "predict", *SINUSOID, *options))
-        assert code == 0, said
-        run = checkpoint.parents[1]
-        tables.append((run / "predictions.csv").read_text())
-        assert [found.name for found in run.glob("predictions*")] == ["predictions.csv"]
-    one, two = tables
+    checkpoint = trained[0] / BEST
+    table = checkpoint.parents[1] / "predictions.csv"
+    assert list(table.parent.glob("predictions*")) == [table]
+    two = table.read_text()
+    table.unlink()
+    succeeded("predict", *EVALUATED, "--ckpt_path", str(checkpoint), cwd=trained[0])
+    one = table.read_text()
     assert two == one
     queries = [tuple(map(int, line.split(",")[:2])) for line in one.splitlines()[1:]]
     assert queries == [(task, query) for task in range(41) for query in range(100)]
@@ -144,9 +146,13 @@ def test_a_run_goes_on_with_another_number_of_processes(trained, tmp_path, first
     """Half of a run by one number of processes and half by the other, as the whole by one."""
     half = ["--trainer.max_steps", str(STEPS // 2)]
     name = [*NAME, "joint-loop", "--model.engine", "loop"]
-    for options in ([*half, *first], [*then, "--ckpt_path", "last"]):
-        code, said = finish(start(tmp_path, "-m", "metasgd", "fit", *SINUSOID, *name, *options))
-        assert code == 0, said
+    for processes, options in ((first, half), (then, ["--ckpt_path", "last"])):
+        command = ["fit", *SINUSOID, *name, *processes, *options]
+        if processes == TWO:
+            code, said = finish(start(tmp_path, "-m", "metasgd", *command))
+            assert code == 0, said
+        else:
+            succeeded(*command, cwd=tmp_path)
     ends = [
         read_checkpoint(folder / "runs" / "joint-loop" / "version_0" / "checkpoints" / "last.ckpt")
         for folder in (tmp_path, trained[0])
