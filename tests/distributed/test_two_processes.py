@@ -32,16 +32,17 @@ NAME = ["--trainer.logger.init_args.name"]
 EVERY_LINE = "import json, sys; from metasgd.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
 """Several command lines in one process: importing torch takes longer than any of these runs."""
 
-WAYS = {
-    "joint": [],
-    "alternating": [
-        *("--model.outer.alternate", "3"),
-        *("--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"),
-    ],
-}
 POISONED = ["--data.source", "support.poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
 """One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
-ENGINES = ("loop", "vmap", "threads")
+WAYS = {
+    "joint": ([], ("loop", "vmap", "threads")),
+    "alternating": (
+        ["--model.outer.alternate", "3", "--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"],
+        ("vmap",),
+    ),
+    "poisoned": (POISONED, ("vmap",)),
+}
+"""What is trained, and by which engines; each in a run's folder of its own."""
 BEST = "runs/joint-loop/version_0/checkpoints/best.ckpt"
 EVALUATED = [*SINUSOID, "--model.engine", "loop"]
 
@@ -69,11 +70,11 @@ def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, s
 
 
 def lines(command: str, *extra: str) -> list[list[str]]:
-    """A command line for every engine and outer problem; each in a run's folder of its own."""
-    ways = [(name, way, engine) for name, way in WAYS.items() for engine in ENGINES]
+    """A command line for each."""
     return [
         [command, *SINUSOID, *way, *NAME, f"{name}-{engine}", "--model.engine", engine, *extra]
-        for name, way, engine in [*ways, ("poisoned", POISONED, "vmap")]
+        for name, (way, engines) in WAYS.items()
+        for engine in engines
     ]
 
 
@@ -96,7 +97,7 @@ def trained(tmp_path_factory):
     return one, two
 
 
-@pytest.mark.parametrize("name", [*(f"{way}-{engine}" for way in WAYS for engine in ENGINES), "poisoned-vmap"])
+@pytest.mark.parametrize("name", [f"{way}-{engine}" for way, (_, engines) in WAYS.items() for engine in engines])
 def test_the_same_weights_after_20_outer_steps(trained, name):
     ones, twos = (
         read_checkpoint(folder / "runs" / name / "version_0" / "checkpoints" / "last.ckpt") for folder in trained

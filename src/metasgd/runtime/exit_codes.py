@@ -39,6 +39,8 @@ def run_is_gone(folder: object) -> str:
 
 def ending_of(error: BaseException | None) -> tuple[int, str] | None:
     """The exit code and the message for an error that is nobody's mistake here; None for all others."""
+    if error is None:
+        return None
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return 2, (
             f"a file could not be written ({error.strerror}); the checkpoint written before is kept. Make room, and"
