@@ -29,20 +29,20 @@ SINUSOID = [
 ]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 NAME = ["--trainer.logger.init_args.name"]
-EVERY_LINE = "import json, sys; from metasgd.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))"
+EVERY_LINE = "import json, sys; from support.recording import in_turn; sys.exit(in_turn(json.loads(sys.argv[1])))"
 """Several command lines in one process: importing torch takes longer than any of these runs."""
 
 POISONED = ["--data.source", "support.poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
 """One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
 WAYS = {
-    "joint": ([], ("loop", "vmap", "threads")),
+    "joint": ([], ("loop", "vmap", "threads", "graph")),
     "alternating": (
         ["--model.outer.alternate", "3", "--model.update_rule", "OptimizerNetwork", "--model.inner_steps", "2"],
         ("vmap",),
     ),
     "poisoned": (POISONED, ("vmap",)),
 }
-"""What is trained, and by which engines; each in a run's folder of its own."""
+"""What is trained, and by which engines, graph by a stand-in; each in a run's folder of its own."""
 BEST = "runs/joint-loop/version_0/checkpoints/best.ckpt"
 EVALUATED = [*SINUSOID, "--model.engine", "loop"]
 
