@@ -43,16 +43,21 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     short = ["--seconds", "0.2"] if options.quick else ["--seconds", "3"]
     peers = [str(HERE / "peers.py"), *device, *short, "--contenders", *contenders()]
     scaling = [str(HERE / "scaling.py"), *device, *short, "--varied", "MLP n_tasks"]
-    found = {"peers_mlp": ([*peers, "--works", "mlp", "--inner_steps", "1", "--out", f"{out}/peers_mlp.json"], 70)}
+    found = {
+        "peers_mlp": (
+            [*peers, "--works", "mlp", "--inner_steps", "1", "--out", f"{out}/peers_mlp.json"],
+            300 if options.quick else 70,
+        )
+    }
     steps = ["4", "2", "4"] if options.quick else ["4000", "200", "200"]
-    training = ["fit", "--trainer.max_steps", steps[0], "--trainer.val_check_interval", steps[1]]
+    config = ROOT / "configs" / ("sinusoid.yaml" if options.quick else "omniglot.yaml")
+    training = ["fit", "--config", str(config)]  # before what changes it
+    training += ["--trainer.max_steps", steps[0], "--trainer.val_check_interval", steps[1]]
     training += ["--data.val_tasks", steps[2], "--trainer.logger.init_args.save_dir", f"{out}/runs"]
     training += ["--trainer.accelerator", {"cuda": "gpu"}.get(options.device, "cpu")]
     training += ["--trainer.enable_progress_bar", "false"]
-    if options.quick:
-        training += ["--config", str(ROOT / "configs" / "sinusoid.yaml")]
-    else:
-        training += ["--config", str(ROOT / "configs" / "omniglot.yaml"), "--data.root", str(options.root)]
+    if not options.quick:
+        training += ["--data.root", str(options.root)]
         found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 100)
         conv = [("5w1s", ["1", "5"], 90), ("20w1s", ["1"], 45)]
         for work, inner_steps, limit in conv:
