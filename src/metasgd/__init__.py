@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from metasgd.optim.learned_optimizer import LearnedOptimizer
     from metasgd.rules import (
         Fixed,
+        InnerAdaGrad,
+        InnerAdam,
+        InnerRMSProp,
         OptimizerNetwork,
         PerBlock,
         PerLayerPerStep,
@@ -28,6 +31,9 @@ __all__ = [
     "Backbone",
     "Conv4",
     "Fixed",
+    "InnerAdaGrad",
+    "InnerAdam",
+    "InnerRMSProp",
     "LearnedOptimizer",
     "MetaLearner",
     "MetaModel",

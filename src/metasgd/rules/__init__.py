@@ -1,5 +1,6 @@
 """The learned optimizers: how an inner step changes the weights."""
 
+from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -7,6 +8,9 @@ from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
 __all__ = [
     "Fixed",
+    "InnerAdaGrad",
+    "InnerAdam",
+    "InnerRMSProp",
     "OptimizerNetwork",
     "PerBlock",
     "PerLayerPerStep",

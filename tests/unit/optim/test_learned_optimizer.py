@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -96,6 +97,9 @@ RULES = {
     "momentum": lambda: PerParameterMomentum(0.003),
     "per step": lambda: PerLayerPerStep(0.003),
     "scalar": lambda: Scalar(0.003, momentum=0.5),
+    "adam": lambda: InnerAdam(0.003),
+    "rmsprop": lambda: InnerRMSProp(0.003),
+    "adagrad": lambda: InnerAdaGrad(0.003),
 }
 
 

@@ -11,6 +11,9 @@ from metasgd.meta.model import MetaModel
 from metasgd.nn.networks import MLP
 from metasgd.rules import (
     Fixed,
+    InnerAdaGrad,
+    InnerAdam,
+    InnerRMSProp,
     OptimizerNetwork,
     PerBlock,
     PerLayerPerStep,
@@ -70,6 +73,9 @@ data: {{}}
         (PerParameterMomentum, "{}"),
         (OptimizerNetwork, "{per_layer: true, inputs: [loss, trend], hidden: [5]}"),
         (ScaledOptimizerNetwork, "{schedule: none}"),
+        (InnerAdam, "{beta1: 0.5, eps: 0.001}"),
+        (InnerRMSProp, "{decay: 0.5}"),
+        (InnerAdaGrad, "{init: [0.1, 0.2]}"),
     ],
 )
 def test_every_rule_is_bound_to_what_adapted(tmp_path, rule, options, adapts):
