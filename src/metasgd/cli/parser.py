@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn, get_type_hints
 
@@ -85,6 +86,28 @@ class _PresentPaths(ArgumentParser):
         split = (word.partition("=") for word in given)
         present = [with_present_paths(name) + equals + with_present_paths(value) for name, equals, value in split]
         return super().parse_args(present, *rest, **options)
+
+    def dump(self, cfg: Namespace, *args: Any, **options: Any) -> str:
+        """Without values that no file can hold, as a class's default that is a ``functools.partial``.
+
+        They are the class's own, since no configuration can give them, and its own again when the file is read.
+        """
+        cfg = cfg.clone()
+        _remove_partials(cfg)
+        written: str = super().dump(cfg, *args, **options)
+        return written
+
+
+def _remove_partials(value: Any) -> None:
+    if isinstance(value, Namespace):
+        for name, inner in list(vars(value).items()):
+            if isinstance(inner, partial):
+                delattr(value, name)
+            else:
+                _remove_partials(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _remove_partials(inner)
 
 
 class Parser(_PresentPaths, LightningArgumentParser):

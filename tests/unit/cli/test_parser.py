@@ -1,9 +1,10 @@
 """What is said of options that cannot be; the parser itself is asked."""
 
 import pytest
+from torch import nn
 
 from metasgd.cli.main import main
-from metasgd.cli.parser import CHOICES, explained
+from metasgd.cli.parser import CHOICES, CommandParser, explained
 
 CONFIG = ["--config", "configs/glyphs.yaml"]
 
@@ -47,3 +48,18 @@ def test_other_messages_stay_as_they_are():
 def test_every_choice_can_be_given_by_its_name_alone():
     names = [cls.__name__ for choices in CHOICES.values() for cls in choices]
     assert len(set(names)) == len(names)
+
+
+def test_a_default_that_no_file_can_hold_is_left_to_the_class():
+    """As torchvision's vision transformer has: written down, it would be a text that builds nothing."""
+    parser = CommandParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    sizes = {"image_size": 8, "patch_size": 4, "num_layers": 1, "num_heads": 1, "hidden_dim": 4, "mlp_dim": 4}
+    options = [f"--network.init_args.{name}={size}" for name, size in sizes.items()]
+    config = parser.parse_args(["--network", "torchvision.models.VisionTransformer", *options])
+    assert "norm_layer" in config.network.init_args
+    written = parser.dump(config)
+    assert "norm_layer" not in written
+    again = parser.instantiate(parser.parse_string(written)).network
+    assert again.encoder.ln.eps == 1e-6  # which its own default sets
+    assert "norm_layer" in config.network.init_args

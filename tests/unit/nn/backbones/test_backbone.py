@@ -213,3 +213,26 @@ def test_a_download_that_fails_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(models.ResNet18_Weights.DEFAULT.value, "url", (tmp_path / "no.pth").as_uri(), raising=False)
     with pytest.raises(UserError, match="torchvision cannot download here .*give its path"):
         Backbone("resnet18", "DEFAULT", image_size=32)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.GRU(4, 6, batch_first=True),
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1),
+        nn.Sequential(nn.Flatten(), nn.Linear(20, 6), nn.GroupNorm(2, 6)),
+    ],
+    ids=["gru", "transformer", "features"],
+)
+@torch.no_grad()
+def test_sequences_are_averaged_over_positions(model):
+    network = Backbone(model, image_size=[5, 4], features="plain").eval()
+    assert network.image_shape == (5, 4)
+    read = []
+    network.head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    x = torch.rand(3, 5, 4)
+    network(x)
+    outputs = model.eval()(x)
+    outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+    expected = torch.stack([sum(one) / len(one) for one in outputs]) if outputs.ndim == 3 else outputs
+    torch.testing.assert_close(read[0], expected)
