@@ -94,6 +94,8 @@ class _PresentPaths(ArgumentParser):
         """
         cfg = cfg.clone()
         _remove_partials(cfg)
+        if "skip_none" in options:  # as Lightning still calls it
+            options["skip_unset"] = options.pop("skip_none")
         written: str = super().dump(cfg, *args, **options)
         return written
 
