@@ -28,6 +28,7 @@ from metasgd.errors import raise_problems
 from metasgd.nn import MLP, Backbone, Conv4, ResNet12, WideResNet
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.runs.moved_classes import with_present_paths
@@ -36,7 +37,7 @@ from metasgd.runs.plain_yaml import YamlRefused, validate_yaml
 CHOICES: dict[str, tuple[type, ...]] = {
     "model.update_rule": (
         *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, PerBlock),
-        *(Scalar, Fixed, InnerAdam, InnerRMSProp, InnerAdaGrad),
+        *(Scalar, Fixed, MetaCurvature, InnerAdam, InnerRMSProp, InnerAdaGrad),
     ),
     "model.network": (Conv4, MLP, Backbone, ResNet12, WideResNet),
     "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder),

@@ -3,6 +3,7 @@
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
@@ -11,6 +12,7 @@ __all__ = [
     "InnerAdaGrad",
     "InnerAdam",
     "InnerRMSProp",
+    "MetaCurvature",
     "OptimizerNetwork",
     "PerBlock",
     "PerLayerPerStep",

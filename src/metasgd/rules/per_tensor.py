@@ -33,7 +33,7 @@ class PerTensor(UpdateRule):
         return dict.fromkeys(self.names)
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
-        return {name_of(k): eta for k, eta in self.eta.items() if eta.requires_grad}
+        return {name_of(k): eta for k, eta in self.eta.items()}
 
 
 def of_each(params: Mapping[str, Tensor], start: float) -> nn.ParameterDict:

@@ -15,6 +15,7 @@ from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
+from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
@@ -97,6 +98,7 @@ RULES = {
     "momentum": lambda: PerParameterMomentum(0.003),
     "per step": lambda: PerLayerPerStep(0.003),
     "scalar": lambda: Scalar(0.003, momentum=0.5),
+    "curvature": lambda: MetaCurvature(0.003),
     "adam": lambda: InnerAdam(0.003),
     "rmsprop": lambda: InnerRMSProp(0.003),
     "adagrad": lambda: InnerAdaGrad(0.003),
