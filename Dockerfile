@@ -32,6 +32,8 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
     && pip install -r /tmp/requirements.txt
 
 COPY README.md LICENSE ./
+COPY checkpoints ./checkpoints
+COPY configs ./configs
 COPY src ./src
 RUN pip install --no-deps .
 

@@ -284,7 +284,7 @@ def test_a_command_that_does_not_exist_is_told_all_that_do(capsys):
 def test_a_command_behind_options_is_told_to_come_first(tmp_path, capsys):
     (tmp_path / "nothing.yaml").write_text("{}")
     assert run("--config", "nothing.yaml", "train") == 2
-    assert "give the command first, as python -m metasgd train" in capsys.readouterr().err
+    assert "give the command first, as metasgd train" in capsys.readouterr().err
 
 
 def test_the_version_is_the_package_s(capsys):

@@ -1,4 +1,4 @@
-"""The command line: ``python -m metasgd {fit,validate,test,predict} --config configs/NAME.yaml``."""
+"""The command line: ``metasgd {fit,validate,test,predict} glyphs``, or another configuration."""
 
 import sys
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from metasgd import __version__
 from metasgd.cli.closing import closing_lines
 from metasgd.cli.commands import COMMANDS
-from metasgd.cli.overview import DESCRIPTION, PROGRAM, PURPOSES
+from metasgd.cli.overview import DESCRIPTION, PURPOSES, program
 from metasgd.cli.parser import Parser, validate_makers
 from metasgd.cli.save_config import SaveFitConfig
 from metasgd.cli.trainer_options import (
@@ -67,7 +67,7 @@ class MetaSGDCLI(LightningCLI):
                 trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
                 seed_everything_default=0,
-                parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION, "version": __version__},
+                parser_kwargs={"prog": program(), "description": DESCRIPTION, "version": __version__},
                 auto_configure_optimizers=False,
                 args=args,
             )
@@ -82,12 +82,12 @@ class MetaSGDCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
-        for command in COMMANDS:  # listed here, and parsed by main
+        for command in (*COMMANDS, "configs"):  # listed here, and parsed by main
             parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False))
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(self.given)
         except UnicodeDecodeError as error:
             raise UserError(
                 f"--config: a configuration is not text in UTF-8 ({error}). Give one of YAML, as configs/glyphs.yaml"
@@ -95,7 +95,7 @@ class MetaSGDCLI(LightningCLI):
         if self.config.subcommand in COMMANDS:
             raise UserError(
                 f"{self.config.subcommand} comes after options that are not its own: give the command first, as"
-                f" {PROGRAM} {self.config.subcommand} --help shows"
+                f" {program()} {self.config.subcommand} --help shows"
             )
         options = self.config[self.config.subcommand]
         validate_makers(options)

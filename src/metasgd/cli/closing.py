@@ -2,7 +2,7 @@
 
 from upath import UPath
 
-from metasgd.cli.overview import PROGRAM
+from metasgd.cli.overview import program
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.folders import saved_step
 from metasgd.training.callbacks.checkpoints import BestCheckpoint
@@ -24,5 +24,5 @@ def closing_lines(folder: str, best: BestCheckpoint) -> list[str]:
     test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
     return [
         printable(f"written to {folder}: last.ckpt after {step} outer steps{reached}"),
-        f"judge it on test tasks: {shell_command([*PROGRAM.split(), *test])}",
+        f"judge it on test tasks: {shell_command([*program().split(), *test])}",
     ]

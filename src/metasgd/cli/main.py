@@ -7,8 +7,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from metasgd.cli.app import MetaSGDCLI
 from metasgd.cli.commands import COMMANDS
+from metasgd.cli.configs import with_config_paths
 from metasgd.cli.options import say
-from metasgd.cli.overview import PROGRAM, answer
+from metasgd.cli.overview import answer, program
 from metasgd.cli.parsing import ready
 from metasgd.errors import UserError
 from metasgd.nn.backbones.weight_files import weights_follow
@@ -27,11 +28,12 @@ def main(args: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if args is None else args
     command = arguments[0] if arguments else ""
     try:
+        arguments = with_config_paths(arguments)
         if command in COMMANDS:
-            return ready(command, f"{PROGRAM} {command}", arguments[1:])() or 0
+            return ready(command, f"{program()} {command}", arguments[1:])() or 0
         # what evaluates has its weights from a checkpoint, wherever the file is that its training started from
         with weights_follow() if command in ("validate", "test", "predict") else nullcontext():
-            MetaSGDCLI(args)
+            MetaSGDCLI(arguments)
     except UserError as error:
         say(command, *error.problems)
         return 2

@@ -1,13 +1,14 @@
-"""What the commands are for: the answers to ``--help`` and ``--version``, which wait for no import."""
+"""What the commands are for: the answers to ``--help``, ``--version`` and ``configs``, which wait for no import."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from metasgd import __version__
+from metasgd.cli.configs import show_configs
 from metasgd.runtime.output import losing_output_alone
 
-PROGRAM = "python -m metasgd"
 DESCRIPTION = "Meta-train a network together with the optimizer that will train it, and use both."
 PURPOSES = {
     "fit": "Meta-train a network together with its update rule.",
@@ -19,14 +20,21 @@ PURPOSES = {
     "compare": "Train the same network on the same data by the learned optimizer and by others, each tuned, and"
     " compare.",
     "report": "Write one self-contained HTML page about a run.",
+    "configs": "List the configurations that come with metasgd, or print one of them.",
 }
 ASKED = (["-h"], ["--help"], ["--version"])
 
 
+def program() -> str:
+    """The program as it was called: ``metasgd``, or ``python -m metasgd``."""
+    return "metasgd" if Path(sys.argv[0]).stem == "metasgd" else "python -m metasgd"
+
+
 def parser() -> argparse.ArgumentParser:
     """Of the command line as a whole; the options of each command are its own parser's."""
+    called = program()
     parser = argparse.ArgumentParser(
-        PROGRAM, description=DESCRIPTION, epilog=f"{PROGRAM} COMMAND --help lists the options of a command."
+        called, description=DESCRIPTION, epilog=f"{called} COMMAND --help lists the options of a command."
     )
     parser.add_argument("--version", action="version", version=f"metasgd {__version__}", help="Show the version.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -37,12 +45,15 @@ def parser() -> argparse.ArgumentParser:
 
 @losing_output_alone
 def answer(arguments: Sequence[str] | None = None) -> int:
-    """Print the help or the version, and leave, if that is all that is asked for; else return 0.
+    """Print what is asked for, and leave, if that needs none of the other modules; else return 0.
 
     Raises:
-        SystemExit: it was, with exit code 0.
+        SystemExit: it was printed, with exit code 0, or there is no such thing.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in ASKED:
         parser().parse_args(given)
+    if given[:1] == ["configs"]:
+        show_configs(argparse.ArgumentParser(f"{program()} configs", description=PURPOSES["configs"]), given[1:])
+        sys.exit(0)
     return 0

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metasgd import nn as nets
 from metasgd import rules
 from metasgd.cli.absent_options import without_absent_options
+from metasgd.cli.overview import program
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.source import Omniglot
@@ -129,7 +130,7 @@ class CommandParser(_PresentPaths):
 
 def _end(parser: ArgumentParser, message: str, ex: Exception | None) -> NoReturn:
     parser = getattr(ex, "subcommand_parser", None) or parser
-    prog = parser.prog.replace(" [options]", "").replace("__main__.py", "python -m metasgd")  # of a class's own parser
+    prog = parser.prog.replace(" [options]", "").replace("__main__.py", program())  # of a class's own parser
     print(f"error: {explained(message, _options(parser))}\nAll options: {prog} --help", file=sys.stderr)
     sys.exit(2)
 

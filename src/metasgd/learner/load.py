@@ -19,6 +19,7 @@ from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
+from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
 
 KINDS = (nn.Module, Source, Optimizer, LRScheduler)
@@ -37,7 +38,7 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
     ``metasgd.load``.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, or the name of one that comes with metasgd, as ``"omniglot"``.
         trust: import any class that the checkpoint names. Without it, a checkpoint that this user did not write may
             name only those of this package, torch, torchvision, lightning and timm, so that it cannot run code.
 
@@ -45,7 +46,7 @@ def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
         UserError: the file is no complete checkpoint of this program, names a class of another package without
             ``trust``, or its model cannot be built here.
     """
-    path = UPath(path)
+    path = UPath(checkpoint_named(path, "path") if isinstance(path, str) else path)
     content = read_checkpoint(path)
     trust = trust or written_here(path)
     config = config_of_run(path, content)

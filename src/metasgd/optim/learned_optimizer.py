@@ -43,7 +43,8 @@ class LearnedOptimizer(Optimizer):
     Args:
         params: parameters, named parameters or groups of them, as any torch optimizer takes. A group may have an lr,
             weight_decay, momentum and max_update of its own.
-        checkpoint: a checkpoint that ``fit`` wrote, whose update rule to use.
+        checkpoint: a checkpoint that ``fit`` wrote, or the name of one that comes with metasgd, as
+            ``"optimizer_network_long"``, whose update rule to use.
         update_rule: the update rule to use, in place of a checkpoint; it is copied.
         lr: a factor on every rate that the rule answers. 1 is the rule as it was learned; this is what a
             learning-rate scheduler changes.

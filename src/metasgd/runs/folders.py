@@ -12,6 +12,7 @@ from upath import UPath
 from metasgd.errors import UserError
 from metasgd.runs.checkpoint_file import read_checkpoint as read_checkpoint
 from metasgd.runs.checkpoint_schema import CONFIG_KEY as CONFIG_KEY
+from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.storage import answering, is_saved, place_of
 
 KEYWORDS = ("last", "best")
@@ -150,17 +151,17 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
 
 
 def checkpoint_file(given: str, option: str, or_else: str = "") -> UPath:
-    """The checkpoint at the path that ``option`` gives.
+    """The checkpoint that ``option`` gives, by its path or by the name of one that comes with metasgd.
 
     Args:
-        given: the path.
+        given: the path, or the name.
         option: what to name in messages.
         or_else: what else may be given.
 
     Raises:
         UserError: there is no such file.
     """
-    path = place_of(given, option)
+    path = place_of(checkpoint_named(given, option), option)
     with answering(path, option):
         kind = "a file" if path.is_file() else "a folder" if path.is_dir() else "not there"
     if kind != "a file":

@@ -18,6 +18,7 @@ from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
 from metasgd.runs.compatibility import config_of_run
 from metasgd.runs.folders import validate_shapes
+from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
 
 NEVER_ADAPTING = (".log_scale", ".log_temperature", ".running_mean", ".running_var")
@@ -31,7 +32,7 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
     carries, and bound to the names and shapes of the network's tensors in it.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, or the name of one that comes with metasgd.
         trust: import the rule's class from any package, which a checkpoint of the user's own needs not; see
             ``metasgd.load``.
 
@@ -39,7 +40,7 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
         UserError: the file is no complete checkpoint of this program, names a class of another package without
             ``trust``, or its rule cannot be built here.
     """
-    place = UPath(path)
+    place = UPath(checkpoint_named(path, "checkpoint") if isinstance(path, str) else path)
     content = read_checkpoint(place)
     trust = trust or written_here(place)
     model = config_of_run(place, content)["model"]
