@@ -269,7 +269,7 @@ def test_the_help_tells_what_each_command_does(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "fit Meta-train a network together with its update rule." in text
     assert "test Evaluate a checkpoint on tasks of unseen classes" in text
-    assert list(PURPOSES) == [*MetaSGDCLI.subcommands(), *COMMANDS]
+    assert list(PURPOSES) == [*MetaSGDCLI.subcommands(), *COMMANDS, "configs"]
     for command, does in COMMANDS.items():
         assert f"{command} {PURPOSES[command]}" in text
         assert PURPOSES[command] == does.__doc__.partition("\n")[0]
