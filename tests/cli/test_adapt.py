@@ -226,7 +226,7 @@ def test_queries_influence_each_other_only_if_asked(tmp_path, adapt, unequal):
 def test_polarity_as_one_says(tmp_path, adapt, unequal):
     code, said, opposite = adapt(*unequal, "--polarity", "opposite")
     assert code == 0
-    assert "light and dark exchanged, as --polarity opposite says" in said
+    assert "light and dark exchanged, as polarity opposite says" in said
     assert opposite != adapt(*unequal)[2]
 
 

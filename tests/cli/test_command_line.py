@@ -16,6 +16,7 @@ from metasgd.cli.overview import PURPOSES
 
 GLYPHS = ["--config", str(ROOT / "configs" / "glyphs.yaml")]
 OMNIGLOT = ["--config", str(ROOT / "configs" / "omniglot.yaml")]
+NET, RULE = "model.network.init_args.", "model.update_rule.init_args."
 
 
 @pytest.fixture(autouse=True)
@@ -56,28 +57,34 @@ CASES = {
     "unknown head": (["fit", *GLYPHS, "--model.network.init_args.head", "none"], "head"),
     "no config": (["fit", "--config", "nothere.yaml"], "nothere.yaml"),
     # what the options' owners find
-    "no inner step": (["fit", *TINY, "--model.inner_steps", "0"], "inner_steps is 0: at least 1"),
-    "pattern without parameter": (["fit", *TINY, "--model.adapts", "tail"], "adapts has 'tail'"),
-    "no width": (["fit", *GLYPHS, "--model.network.init_args.width", "0"], "width is 0: use a number, or four"),
-    "three widths": (["fit", *GLYPHS, "--model.network.init_args.width", "[8, 8, 8]"], "width is [8, 8, 8]: use"),
+    "no inner step": (["fit", *TINY, "--model.inner_steps", "0"], "model.inner_steps is 0: at least 1"),
+    "pattern without parameter": (["fit", *TINY, "--model.adapts", "tail"], "model.adapts has 'tail'"),
+    "no width": (["fit", *GLYPHS, "--model.network.init_args.width", "0"], f"{NET}width is 0: use"),
+    "three widths": (["fit", *GLYPHS, "--model.network.init_args.width", "[8, 8, 8]"], f"{NET}width is [8, 8, 8]: use"),
     "momentum": (
         ["fit", *TINY, "--model.update_rule", "Fixed", "--model.update_rule.init_args.momentum", "1"],
-        "momentum is 1.0",
+        f"{RULE}momentum is 1.0",
     ),
-    "bounds": (["fit", *TINY, "--model.update_rule.init_args.bounds", "[1, 0]"], "bounds is [1.0, 0.0]"),
-    "range upside down": (["fit", *TINY, "--model.update_rule.init_args.init", "[0.1, 0.01]"], "init is (0.1, 0.01)"),
+    "bounds": (["fit", *TINY, "--model.update_rule.init_args.bounds", "[1, 0]"], f"{RULE}bounds is [1.0, 0.0]"),
+    "range upside down": (
+        ["fit", *TINY, "--model.update_rule.init_args.init", "[0.1, 0.01]"],
+        f"{RULE}init is (0.1, 0.01)",
+    ),
     "turns": (["fit", *TINY, "--model.outer.alternate", "-1"], "model.outer.alternate is -1"),
-    "clip": (["fit", *TINY, "--model.outer.gradient_clip_norm", "0"], "gradient_clip_norm is 0.0"),
+    "clip": (["fit", *TINY, "--model.outer.gradient_clip_norm", "0"], "model.outer.gradient_clip_norm is 0.0"),
     "no tasks": (["fit", *TINY, "--data.meta_batch_size", "0"], "data.meta_batch_size is 0"),
     "no shot": (["fit", *TINY, "--data.k_shot", "0"], "data.k_shot is 0"),
     "no query": (["fit", *TINY, "--data.n_query", "0"], "data.n_query is 0"),
     "negative seed": (["fit", *TINY, "--data.seed", "-1"], "data.seed is -1"),
-    "image size": (["fit", *OMNIGLOT, "--data.source.init_args.image_size", "1000"], "image_size is 1000"),
+    "image size": (
+        ["fit", *OMNIGLOT, "--data.source.init_args.image_size", "1000"],
+        "data.source.init_args.image_size is 1000",
+    ),
     "curves have no classes": (["fit", *TINY, "--data.n_way", "3"], "data.n_way is 3: a curve has no classes"),
     "no data": (["fit", *OMNIGLOT, "--data.root", "empty"], "configs/glyphs.yaml"),
     "network and tasks": (
         ["fit", *TINY, "--model.network", "metasgd.nn.Conv4"],
-        "Conv4 is built for images of shape (1, 28, 28), but the tasks' have (1,)",
+        "model.network is Conv4, built for images of shape (1, 28, 28), but the tasks' have (1,)",
     ),
     "unknown setting of the optimizer": (
         ["fit", *TINY, "--model.outer.rule_settings", '{"rate": 1}'],

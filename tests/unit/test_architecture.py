@@ -1,6 +1,7 @@
 """Which package may import which: read from the folders, so that a new file is held to it without being listed."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -28,6 +29,9 @@ BELOW = {
 BELOW["training"] = BELOW["learner"] | {"learner", "runtime", "reporting"}
 BELOW["supervised"] = BELOW["training"] | {"training", "optim"}
 BELOW["cli"] = BELOW["supervised"] | {"supervised"}
+OPTION_PATH = re.compile(r"\b(model|data|trainer|last_checkpoint|problem)\.[a-z]|--[a-z]")
+NAME_ARGUMENTS = {"rules", "nn", "meta", "data", "optim", "learner"}
+"""Packages whose messages know no command line: an argument is named as Python has it."""
 LIGHTNING = {"training", "supervised", "runtime", "cli"}
 
 
@@ -77,6 +81,28 @@ def test_lightning_and_jsonargparse_stay_where_they_belong(path):
     if package in ("rules", "nn", "meta", "optim"):
         of_others = {"torchvision", "timm", "safetensors"} if path.parent.name == "backbones" else set()
         assert names <= {"metasgd", "torch", "numpy", *of_others, *sys.stdlib_module_names}
+
+
+def said_in(path: Path) -> list[str]:
+    """The strings of a file that are sentences or their parts: neither docstrings nor the names of modules."""
+    tree = ast.parse(path.read_text())
+    documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [n.value for n in strings if id(n) not in documented and (id(n) in parts or " " in n.value)]
+
+
+def test_an_option_path_in_a_message_would_be_found(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text(
+        '"""As --width 3."""\nraise ValueError(f"model.width is {width}", "set --width", "metasgd.data.x")\n'
+    )
+    assert [bool(OPTION_PATH.search(said)) for said in said_in(file)] == [True, True]
+
+
+@pytest.mark.parametrize("path", [f for f in in_packages() if package_of(f.values[0]) in NAME_ARGUMENTS])
+def test_messages_name_arguments_and_no_options(path):
+    assert not [said for said in said_in(path) if OPTION_PATH.search(said)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -94,7 +94,7 @@ def adapt(
             Without it, a checkpoint of your own may name any, another those of metasgd, torch, torchvision, lightning
             and timm.
     """
-    problems = too_small("--", ("inner_steps", inner_steps, 0))
+    problems = too_small(("inner_steps", inner_steps, 0), where="--")
     if Path(output).suffix.lower() != ".csv":
         problems.append(f"--output is {output}: a name that ends in .csv is needed")
     suffix = None if save is None else Path(save).suffix.lower()
@@ -114,7 +114,8 @@ def adapt(
     if save is not None:
         validate_output(Path(save), "--save", read)
     pictures, labels = _read_support(classes, given.form)
-    raise_problems(blank_in_words(support, [path for c in classes for path in c.files], pictures))
+    blank = blank_in_words([path for c in classes for path in c.files], pictures)
+    raise_problems([f"--support is {support}: {problem}" for problem in blank])
     inks = [ink_of(picture) for picture in pictures] if given.ink else []
     differ = sum(ink != given.ink for ink in inks)
     inverted = polarity == "opposite" or (polarity == "detect" and 2 * differ > len(inks))

@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from metasgd import __version__
 from metasgd.cli.closing import closing_lines
 from metasgd.cli.commands import COMMANDS
+from metasgd.cli.makers import validate_makers
 from metasgd.cli.overview import DESCRIPTION, PURPOSES, program
-from metasgd.cli.parser import Parser, validate_makers
+from metasgd.cli.parser import Parser
 from metasgd.cli.save_config import SaveFitConfig
 from metasgd.cli.trainer_options import (
     TRAINER_DEFAULTS,
@@ -113,8 +114,7 @@ class MetaSGDCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         commands: dict[str, set[str]] = LightningCLI.subcommands()
-        commands["test"].add("verbose")  # it prints a table of its own
-        return commands
+        return commands | {"test": commands["test"] | {"verbose"}}  # it prints a table of its own
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")

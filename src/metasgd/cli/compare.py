@@ -122,7 +122,6 @@ class Compare:
 
     def _refuse_options(self) -> None:
         problems = too_small(
-            "",
             ("steps", self.steps, 1),
             ("eval_every", self.eval_every, 1),
             ("seeds", self.seeds, 1),

@@ -1,13 +1,9 @@
-"""The names of a command's options in what classes and modules say of themselves, which know no command line."""
+"""The names of a command's options in messages of modules that serve fit too, whose paths they have."""
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_only
-
-from metasgd.errors import UserError
 
 _SUPERVISED = {
     "model.network": "network",
@@ -20,26 +16,6 @@ OPTIONS_OF_FIT = {
     "compare": {**_SUPERVISED, "--ckpt_path last": "the same command"},
 }
 """What stands in these commands for an option that fit has under another name: modules that serve both name fit's."""
-
-
-@contextmanager
-def at_option(path: str) -> Iterator[None]:
-    """Put the path of an option before what the class given there says of an argument of its own.
-
-    ``width is 0: …`` becomes ``--network.width is 0: …``; what begins otherwise is left as it is.
-
-    Args:
-        path: with its dashes, such as ``--network``.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(*(_placed(path, problem) for problem in error.problems)) from error
-
-
-def _placed(path: str, problem: str) -> str:
-    argument = re.match(r"(?:model\.network\.init_args\.)?([a-z_]+) is ", problem)
-    return f"{path}.{problem[argument.start(1) :]}" if argument else problem
 
 
 def in_own_names(command: str, problem: str) -> str:

@@ -2,30 +2,25 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from jsonargparse._util import resolved_import_paths
 from lightning.pytorch.cli import LightningArgumentParser
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from metasgd import nn as nets
 from metasgd import rules
 from metasgd.cli.absent_options import without_absent_options
+from metasgd.cli.makers import naming_options
 from metasgd.cli.overview import program
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.images.image_folder import ImageFolder
 from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
-from metasgd.errors import raise_problems
 from metasgd.nn import MLP, Backbone, Conv4, ResNet12, WideResNet
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
@@ -45,13 +40,6 @@ CHOICES: dict[str, tuple[type, ...]] = {
     "problem": (ManyClasses, Curve),
 }
 """The classes of this package for options that take a class; imported, they can be given by their names alone."""
-MADE: dict[str, type] = {
-    "model.outer.optimizer": Optimizer,
-    "model.outer.scheduler": LRScheduler,
-    "network": nn.Module,
-    "optimizer": Optimizer,
-}
-"""What is made by calling what an option names; elsewhere the parser itself asks for a subclass."""
 NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Expected a dot import path string: (\S+)', re.DOTALL)
 
 NO_MODULE = re.compile(
@@ -117,6 +105,11 @@ def _remove_partials(value: Any) -> None:
 class Parser(_PresentPaths, LightningArgumentParser):
     """LightningCLI's, brief about errors."""
 
+    def instantiate_classes(self, cfg: Namespace, *rest: Any, **options: Any) -> Namespace:
+        with naming_options(cfg[cfg.subcommand], fit=True):
+            made: Namespace = self.instantiate(cfg, *rest, **options)  # the other name, which Lightning calls, is old
+        return made
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         _end(self, message, ex)
 
@@ -162,53 +155,6 @@ def explained(message: str, options: list[str]) -> str:
             " return one, as def make() -> torch.nn.Module"
         )
     return message
-
-
-def validate_makers(config: Namespace) -> None:
-    """Refuse options whose class path names what makes something else than the option takes; call nothing.
-
-    The parser takes any function where it takes a callable, and would call ``os.system``.
-
-    Args:
-        config: as parsed, before anything in it is instantiated.
-
-    Raises:
-        UserError: with all of them.
-    """
-    raise_problems(list(_wrong_makers("", config)))
-
-
-def _wrong_makers(option: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Namespace | Mapping):
-        options = vars(value) if isinstance(value, Namespace) else value
-        path = options.get("class_path")
-        if isinstance(path, str):
-            yield from _wrong_maker(option, path, _named(path))
-        for name, below in options.items():
-            yield from _wrong_makers(option if name == "init_args" else f"{option}.{name}".lstrip("."), below)
-    elif isinstance(value, list | tuple):
-        for below in value:
-            yield from _wrong_makers(option, below)
-    elif option in MADE and callable(value):
-        yield from _wrong_maker(option, getattr(value, "__name__", str(value)), value)
-
-
-def _wrong_maker(option: str, path: str, maker: Any) -> Iterator[str]:
-    made = maker if isinstance(maker, type) else get_type_hints(maker).get("return")
-    kind = MADE.get(option, object)
-    if not (isinstance(made, type) and issubclass(made, kind)) or made is type(None):
-        a = "class" if kind is object else f"subclass of {kind.__name__}"
-        yield f"{option} is {path}: a {a} is needed, or a function whose annotation says that it returns one"
-
-
-def _named(path: str) -> Any:
-    """What the parser found under this path."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError:  # of a class in a class
-        outer, _, owner = module.rpartition(".")
-        return getattr(getattr(import_module(outer), owner), name)
 
 
 def _options(parser: ArgumentParser) -> list[str]:

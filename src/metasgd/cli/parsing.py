@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from metasgd.cli.commands import BY_PLACE, COMMANDS
-from metasgd.cli.options import at_option
-from metasgd.cli.parser import CommandParser, validate_makers
+from metasgd.cli.makers import naming_options, validate_makers
+from metasgd.cli.parser import CommandParser
 from metasgd.cli.renamed import in_current_names
 from metasgd.errors import UserError, first_line
 
@@ -40,7 +40,7 @@ class NewNetworks:
             UserError: its class, or the function that makes it, refuses the options.
         """
         path = self.options.network.class_path
-        with at_option("--network"):
+        with naming_options(self.options):
             try:
                 made = self.parser.instantiate(self.options).network
             except UserError:
@@ -84,7 +84,8 @@ def ready(name: str, prog: str, arguments: list[str]) -> Callable[[], int | None
         of_network = CommandParser(prog=prog)
         of_network.add_function_arguments(_network, as_group=False, sub_configs=True)
         values["network"] = NewNetworks(of_network, Namespace(network=config.pop("network")))  # type: ignore[no-untyped-call]
-    values |= vars(parser.instantiate(config))
+    with naming_options(config):
+        values |= vars(parser.instantiate(config))
     return command(**values).run if isinstance(command, type) else partial(command, **values)
 
 

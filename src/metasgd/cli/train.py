@@ -90,7 +90,7 @@ class Train:
         Raises:
             UserError: an option, the data, the network or a checkpoint cannot be used; before a run has a folder.
         """
-        problems = too_small("", ("steps", self.steps, 1), ("val_every", self.val_every, 1))
+        problems = too_small(("steps", self.steps, 1), ("val_every", self.val_every, 1))
         if not 0 <= self.seed_everything <= max_seed_value:
             problems.append(
                 f"seed_everything is {self.seed_everything}: a whole number from 0 to {max_seed_value} is needed"

@@ -212,6 +212,6 @@ def _cache_dir_named(cache_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"data.cache_dir is {cache_dir}: it cannot be used ({error.strerror or error}). Make room there"
-            " and allow writing, or choose another folder with --data.cache_dir"
+            f"cache_dir is {cache_dir}: it cannot be used ({error.strerror or error}). Make room there"
+            " and allow writing, or choose another folder as cache_dir"
         ) from error

@@ -68,8 +68,7 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): allow reading it, or choose another folder with"
-            " --data.cache_dir"
+            f"{path} cannot be read ({error.strerror}): allow reading it, or choose another folder as cache_dir"
         ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

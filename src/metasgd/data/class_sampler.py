@@ -84,24 +84,24 @@ class ClassSampler:
 def _problems(pool: ClassPool, split: Split, shape: TaskShape, members: list[NDArray[np.int64]]) -> list[str]:
     problems = []
     if shape.n_way < 2:
-        problems.append(f"data.n_way is {shape.n_way}: at least 2 classes are needed to tell apart")
+        problems.append(f"n_way is {shape.n_way}: at least 2 classes are needed to tell apart")
     if shape.n_way > len(pool):
         problems.append(
-            f"data.n_way is {shape.n_way}, but the {split} split has {len(pool)} classes: at most"
+            f"n_way is {shape.n_way}, but the {split} split has {len(pool)} classes: at most"
             f" {len(pool)} ways are possible"
         )
     elif shape.one_alphabet and shape.n_way > max(map(len, members)):
         problems.append(
-            f"data.n_way is {shape.n_way} with data.one_alphabet, but the largest alphabet of the {split}"
+            f"n_way is {shape.n_way} with one_alphabet, but the largest alphabet of the {split}"
             f" split has {max(map(len, members))} classes: at most that many ways are possible"
         )
     needed = shape.k_shot + shape.n_query
     short = np.flatnonzero(pool.counts < needed)
     if len(short):
         least = short[np.argmin(pool.counts[short])]
-        queries = "data.n_query" if split == "train" else "data.eval_n_query (data.n_query, unless that is set)"
+        queries = "n_query" if split == "train" else "eval_n_query (by default n_query)"
         problems.append(
-            f"data.k_shot + {queries} is {shape.k_shot} + {shape.n_query} = {needed}, but {len(short)} of"
+            f"k_shot is {shape.k_shot} and {queries} {shape.n_query}, {needed} together, but {len(short)} of"
             f" the {len(pool)} classes of the {split} split have fewer images; the least has"
             f" {pool.counts[least]}, {pool.names[least]}: at most that many are possible"
         )

@@ -80,11 +80,9 @@ class ManyClasses(Problem):
     ) -> None:
         problems = []
         if n_classes is not None and n_classes < 2:
-            problems.append(f"problem.init_args.n_classes is {n_classes}: at least 2 are needed")
+            problems.append(f"n_classes is {n_classes}: at least 2 are needed")
         if min(held_out) <= 0 or sum(held_out) >= 1:
-            problems.append(
-                f"problem.init_args.held_out is {list(held_out)}: two shares above 0 are needed, of a sum below 1"
-            )
+            problems.append(f"held_out is {list(held_out)}: two shares above 0 are needed, of a sum below 1")
         raise_problems(problems)
         self.source, self.split, self.n_classes, self.held_out = source, split, n_classes, held_out
 
@@ -94,8 +92,7 @@ class ManyClasses(Problem):
         n = len(pool) if self.n_classes is None else self.n_classes
         if n > len(pool):
             raise UserError(
-                f"problem.init_args.n_classes is {n}, but the {self.split} split has {len(pool)} classes: use at most"
-                " as many"
+                f"n_classes is {n}, but the {self.split} split has {len(pool)} classes: use at most as many"
             )
         rows: dict[Split, list[NDArray[np.int64]]] = {split: [] for split in SPLITS}
         for c in range(n):
@@ -136,7 +133,6 @@ class Curve(Problem):
     ) -> None:
         raise_problems(
             too_small(
-                "problem.init_args.",
                 ("index", index, 0),
                 ("seed", seed, 0),
                 ("points", points, 1),

@@ -32,9 +32,9 @@ class Sinusoid(Source):
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
         problems = []
         if shape.n_way != 1:
-            problems.append(f"data.n_way is {shape.n_way}: a curve has no classes, use 1")
+            problems.append(f"n_way is {shape.n_way}: a curve has no classes, use 1")
         if shape.one_alphabet:
-            problems.append("data.one_alphabet is true: curves have no alphabets, use false")
+            problems.append("one_alphabet is true: curves have no alphabets, use false")
         raise_problems(problems)
         return SinusoidSampler(split, seed, shape)
 

@@ -19,5 +19,5 @@ class TaskShape:
 
     def __post_init__(self) -> None:
         sizes = (("n_way", self.n_way), ("k_shot", self.k_shot), ("n_query", self.n_query))
-        problems = too_small("data.", *((name, size, 1) for name, size in sizes))
-        raise_problems(problems + too_large("data.", *((name, size, MOST) for name, size in sizes)))
+        problems = too_small(*((name, size, 1) for name, size in sizes))
+        raise_problems(problems + too_large(*((name, size, MOST) for name, size in sizes)))

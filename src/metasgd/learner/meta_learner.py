@@ -142,7 +142,7 @@ class MetaLearner:
 
     def _steps(self, inner_steps: int | None) -> int:
         steps = self.model.eval_inner_steps if inner_steps is None else inner_steps
-        raise_problems(too_small("", ("inner_steps", steps, 0)))
+        raise_problems(too_small(("inner_steps", steps, 0)))
         return steps
 
     def _task(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> tuple[Episode, Labels | None]:

@@ -95,15 +95,12 @@ class MetaModel(nn.Module):
         super().__init__()
         raise_problems(
             too_small(
-                "",
                 ("inner_steps", inner_steps, 0 if prototype_head(network) else 1),
                 ("eval_inner_steps", eval_inner_steps, 0),
                 ("segments", segments, 1),
                 ("minibatch_shots", minibatch_shots, 1),
             )
-            + too_large(
-                "", ("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS)
-            )
+            + too_large(("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS))
         )
         if prototype_head(network) and (loss != "cross_entropy" or segments > 1):
             raise UserError(

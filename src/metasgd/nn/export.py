@@ -70,7 +70,7 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
 
     def measure(name: str, layer: _BatchNorm, x: Tensor) -> None:
         if name in seen:
-            raise UserError(f"model.network: {name} normalises twice in a pass, so it cannot be given constants")
+            raise UserError(f"network has {name}, which normalises twice in a pass, so it cannot be given constants")
         seen.add(name)
         assert layer.running_mean is not None
         assert layer.running_var is not None

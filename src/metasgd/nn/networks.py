@@ -103,16 +103,14 @@ class Conv4(nn.Sequential):
         features: Literal["rectified", "normalised"] = "rectified",
         running_statistics: bool = False,
     ) -> None:
-        where = "model.network.init_args"
         widths = [width] * 4 if isinstance(width, int) else list(width)
         problems = too_small(
-            f"{where}.",
             ("n_way", n_way, 2),
             ("in_channels", in_channels, 1),
             ("image_size", image_size, 16 if downsample == "pool" else 1),
         )
         if len(widths) != 4 or min(widths) < 1:
-            problems.append(f"{where}.width is {width}: use a number, or four, each at least 1")
+            problems.append(f"width is {width}: use a number, or four, each at least 1")
         raise_problems(problems)
         channels = [in_channels, *widths]
         rectified = [True] * 3 + [features == "rectified"]
@@ -161,7 +159,10 @@ class MLP(nn.Sequential):
     def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), out_features: int = 1) -> None:
         sizes = [in_features, *hidden, out_features]
         if min(sizes) < 1:
-            raise UserError(f"model.network.init_args: MLP sizes are {sizes}, each must be at least 1")
+            raise UserError(
+                f"hidden is {list(hidden)}, in_features {in_features} and out_features {out_features}: each must be at"
+                " least 1"
+            )
         *inner, last = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         body = nn.Sequential(nn.Flatten(), *(layer for linear in inner for layer in (linear, nn.ReLU())))
         super().__init__(OrderedDict(body=body, head=last))

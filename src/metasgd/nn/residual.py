@@ -56,7 +56,7 @@ class ResNet12(nn.Sequential):
         features: Features = "normalised",
         running_statistics: bool = False,
     ) -> None:
-        problems = too_small("", ("n_way", n_way, 2), ("in_channels", in_channels, 1), ("image_size", image_size, 16))
+        problems = too_small(("n_way", n_way, 2), ("in_channels", in_channels, 1), ("image_size", image_size, 16))
         if len(widths) != 4 or min(widths) < 1:
             problems.append(f"widths is {list(widths)}: four numbers of at least 1 are needed, one for each block")
         if not 0 <= drop_block < 1:
@@ -114,7 +114,7 @@ class WideResNet(nn.Sequential):
         running_statistics: bool = False,
     ) -> None:
         problems = too_small(
-            "", ("n_way", n_way, 2), ("in_channels", in_channels, 1), ("width", width, 1), ("image_size", image_size, 8)
+            ("n_way", n_way, 2), ("in_channels", in_channels, 1), ("width", width, 1), ("image_size", image_size, 8)
         )
         if depth < 10 or (depth - 4) % 6:
             problems.append(f"depth is {depth}: 4 more than a multiple of 6 is needed, as 10, 16 or 28")

@@ -48,8 +48,8 @@ def validate_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor, n_w
     shape, given = getattr(network, "image_shape", None), tuple(support_x.shape[1:])
     if shape is not None and given != shape:  # it might take others, and mean something else by its weights
         raise UserError(
-            f"model.network: {kind} is built for images of shape {shape}, but the tasks' have {given}. Set"
-            " model.network.init_args.image_size and in_channels to fit the data"
+            f"network is {kind}, built for images of shape {shape}, but the tasks' have {given}. Set its image_size and"
+            " in_channels to fit the data"
         )
     try:
         outputs = call(network, {}, support_x)
@@ -57,19 +57,19 @@ def validate_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor, n_w
         raise
     except (RuntimeError, LookupError, ValueError, TypeError) as error:
         raise UserError(
-            f"model.network: {kind} does not take the tasks' inputs of shape"
+            f"network is {kind}, which does not take the tasks' inputs of shape"
             f" {tuple(support_x.shape[1:])} ({first_line(error)}). Set its input options (such as"
             " in_channels and image_size, or in_features) to fit the data"
         ) from error
-    answers = f"model.network: {kind} answers values of shape {tuple(outputs.shape[1:])} for each example"
+    returned = f"network is {kind}, which returns values of shape {tuple(outputs.shape[1:])} for each example"
     if support_y.is_floating_point() and outputs.shape != support_y.shape:
         raise UserError(
-            f"{answers}, but the targets have the shape {tuple(support_y.shape[1:])}. Set its output options (of an"
+            f"{returned}, but the targets have the shape {tuple(support_y.shape[1:])}. Set its output options (of an"
             " MLP, out_features) to fit the data"
         )
     if n_way > 1 and not class_agnostic_names(network) and outputs.shape[1:] != (n_way,):
         raise UserError(
-            f"{answers}, but data.n_way is {n_way}. Set model.network.init_args.n_way (of an MLP, out_features) to"
+            f"{returned}, but n_way is {n_way}. Set the network's n_way (of an MLP, out_features) to"
             f" {n_way}, or use a class-agnostic head, which meets any number of ways"
         )
 
@@ -88,7 +88,7 @@ def validate_classes_differ(network: nn.Module, adapted: frozenset[str], adapts:
     agnostic = class_agnostic_names(network)
     if agnostic and not agnostic & adapted and prototype_head(network) is None:
         raise UserError(
-            f"model.adapts is {adapts}, which leaves the class-agnostic head as it is: all classes would get the same"
-            " output. Let the head adapt too, or give the network a head with a row for each class, as with"
-            " --model.network.init_args.head linear"
+            f"adapts is {adapts}, which leaves the class-agnostic head as it is: all classes would get the same"
+            " output. Let the head adapt too, or give the network a head with a row for each class, as Conv4"
+            " has with head linear"
         )

@@ -12,11 +12,7 @@ Bounds = tuple[float, float] | None
 
 def draw(start: Start) -> float:
     """A start value: the number itself, or one drawn uniformly from ``(low, high)``."""
-    low, high = start if isinstance(start, tuple | list) else (start, start)
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise UserError(
-            f"model.update_rule.init_args.init is {start}: a finite number, or [low, high] with low <= high, is needed"
-        )
+    low, high = _interval(start)
     return low if low == high else float(torch.empty(()).uniform_(low, high))
 
 
@@ -24,17 +20,24 @@ def checked_bounds(bounds: Bounds, start: Start) -> Bounds:
     """``bounds``, if they are an interval that holds every start value.
 
     Raises:
-        UserError: they are not.
+        UserError: they are not, or ``start`` is neither a finite number nor an interval.
     """
+    _interval(start)
     if bounds is None:
         return None
     low, high = bounds
     starts = start if isinstance(start, tuple | list) else (start,)
     if not (low < high and all(low <= s <= high for s in starts)):
         raise UserError(
-            f"model.update_rule.init_args.bounds is {list(bounds)}: [low, high] with low < high and init ({start})"
-            " between them is needed"
+            f"bounds is {list(bounds)}: [low, high] with low < high and init ({start}) between them is needed"
         )
+    return low, high
+
+
+def _interval(start: Start) -> tuple[float, float]:
+    low, high = start if isinstance(start, tuple | list) else (start, start)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise UserError(f"init is {start}: a finite number, or [low, high] with low <= high, is needed")
     return low, high
 
 
@@ -43,7 +46,7 @@ def outside(option: str, value: float, low: float, high: float, low_allowed: boo
     if low < value < high or (low_allowed and value == low):
         return []
     least = "at least" if low_allowed else "above"
-    return [f"model.update_rule.init_args.{option} is {value}: a number {least} {low:g} and below {high:g} is needed"]
+    return [f"{option} is {value}: a number {least} {low:g} and below {high:g} is needed"]
 
 
 def logit(p: float) -> float:

@@ -60,12 +60,11 @@ class OptimizerNetwork(UpdateRule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
-        where = "model.update_rule.init_args"
         problems = outside("learning_rate", learning_rate, 0, math.inf) + outside("momentum", momentum, 0, 1)
         if not hidden or min(hidden) < 1:
-            problems.append(f"{where}.hidden is {list(hidden)}: widths of at least 1 are needed")
+            problems.append(f"hidden is {list(hidden)}: widths of at least 1 are needed")
         if not inputs or list(inputs) != [i for i in INPUTS if i in inputs]:
-            problems.append(f"{where}.inputs is {list(inputs)}: some of {list(INPUTS)}, each once, in this order")
+            problems.append(f"inputs is {list(inputs)}: some of {list(INPUTS)}, each once, in this order")
         raise_problems(problems)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.inputs, self.per_layer = tuple(inputs), per_layer

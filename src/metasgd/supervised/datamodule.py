@@ -10,6 +10,7 @@ from torch.utils.data.sampler import BatchSampler
 
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
+from metasgd.errors import arguments_of, at_argument
 from metasgd.runtime.process import allow_workers
 from metasgd.training.datamodule import default_cache_dir
 from metasgd.training.loader import ResumingLoader
@@ -36,7 +37,9 @@ class DataFiles:
             UserError: the data is absent, damaged or too little.
         """
         cache_dir = Path(self.cache_dir or default_cache_dir())
-        return problem.examples(Path(self.root).expanduser(), cache_dir.expanduser())
+        own = arguments_of(type(problem))
+        with at_argument("--problem", own), at_argument("--data", arguments_of(DataFiles)):
+            return problem.examples(Path(self.root).expanduser(), cache_dir.expanduser())
 
 
 @dataclass(frozen=True)

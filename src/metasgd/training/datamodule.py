@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from metasgd.data.rng import Split
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.errors import UserError, arguments_of, at_argument, raise_problems, too_large, too_small
 from metasgd.runtime.process import allow_workers
 from metasgd.training.device_pictures import DevicePictures
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
@@ -82,29 +83,28 @@ class EpisodicDataModule(LightningDataModule):
         on_device: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        problems = too_small(
-            "data.",
-            ("meta_batch_size", meta_batch_size, 1),
-            ("val_tasks", val_tasks, 2),
-            ("test_tasks", test_tasks, 2),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-        )
-        problems += too_large(
-            "data.",
-            ("meta_batch_size", meta_batch_size, MOST_TASKS),
-            ("val_tasks", val_tasks, MOST_TASKS),
-            ("test_tasks", test_tasks, MOST_TASKS),
-            ("num_workers", num_workers, most_workers()),
-        )
-        if seed > LARGEST_SEED:
-            problems.append(f"data.seed is {seed}: use at most {LARGEST_SEED}")
-        raise_problems(problems)
         self.source = source
+        with at_argument("data", arguments_of(EpisodicDataModule)):
+            problems = too_small(
+                ("meta_batch_size", meta_batch_size, 1),
+                ("val_tasks", val_tasks, 2),
+                ("test_tasks", test_tasks, 2),
+                ("seed", seed, 0),
+                ("num_workers", num_workers, 0),
+            )
+            problems += too_large(
+                ("meta_batch_size", meta_batch_size, MOST_TASKS),
+                ("val_tasks", val_tasks, MOST_TASKS),
+                ("test_tasks", test_tasks, MOST_TASKS),
+                ("num_workers", num_workers, most_workers()),
+            )
+            if seed > LARGEST_SEED:
+                problems.append(f"seed is {seed}: use at most {LARGEST_SEED}")
+            raise_problems(problems)
+            self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
+            self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
         self.root = Path(root).expanduser()
         self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
-        self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
-        self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
         self.meta_batch_size = meta_batch_size
         self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
         self.outer_steps_per_task = outer_steps_per_task
@@ -115,9 +115,14 @@ class EpisodicDataModule(LightningDataModule):
         self.contents: Contents = {}
 
     def prepare_data(self) -> None:
-        self.source.prepare(self.root, self.cache_dir)
+        with self._naming_options():
+            self.source.prepare(self.root, self.cache_dir)
 
     def setup(self, stage: str) -> None:
+        with self._naming_options():
+            self._setup(stage)
+
+    def _setup(self, stage: str) -> None:
         needed: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -134,13 +139,13 @@ class EpisodicDataModule(LightningDataModule):
                 if k
             ]
             problems.append(
-                f"data.meta_batch_size is {self.meta_batch_size}, which cannot be divided over {world_size}"
+                f"meta_batch_size is {self.meta_batch_size}, which cannot be divided over {world_size}"
                 f" processes: use {' or '.join(map(str, near))}"
             )
         for split in needed[stage]:
             if split in self.eval_tasks and self.eval_tasks[split] < world_size:
                 problems.append(
-                    f"data.{split}_tasks is {self.eval_tasks[split]}, but there are {world_size} processes, each of"
+                    f"{split}_tasks is {self.eval_tasks[split]}, but there are {world_size} processes, each of"
                     f" which needs a task: use at least {world_size}"
                 )
             shape = self.train_shape if split == "train" else self.eval_shape
@@ -150,6 +155,12 @@ class EpisodicDataModule(LightningDataModule):
                 problems += error.problems
         raise_problems(problems)
         self.contents = self.source.contents(self.root, self.cache_dir)
+
+    @contextmanager
+    def _naming_options(self) -> Iterator[None]:
+        own, of_source = arguments_of(EpisodicDataModule), arguments_of(type(self.source))
+        with at_argument("data", own), at_argument("data.source.init_args", of_source - own):
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         return {"contents": self.contents} if self.contents else {}
@@ -162,7 +173,8 @@ class EpisodicDataModule(LightningDataModule):
 
     def example(self) -> Episode:
         """The first task of a split that was set up, as a meta-batch of one."""
-        return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
+        with self._naming_options():
+            return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
 
     def train_dataloader(self) -> DataLoader[Episode | Plan]:
         assert self.trainer is not None

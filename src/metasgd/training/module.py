@@ -1,6 +1,7 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, arguments_of, at_argument
 from metasgd.meta.engines import EngineName, attach_gradient
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
@@ -69,20 +70,21 @@ class MetaSGDModule(MetaModel, LightningModule):
                 f"model.outer.zero_steps_until is {outer.zero_steps_until}, but without an inner step only a prototype"
                 " head tells classes apart. Use 0, or a network with --model.network.init_args.head prototype"
             )
-        super().__init__(
-            network,
-            update_rule,
-            inner_steps=inner_steps,
-            eval_inner_steps=eval_inner_steps,
-            segments=segments,
-            minibatch_shots=minibatch_shots,
-            first_order=first_order,
-            recompute=recompute,
-            adapts=adapts,
-            transductive=transductive,
-            loss=loss,
-            engine=engine,
-        )
+        with _naming_options():
+            super().__init__(
+                network,
+                update_rule,
+                inner_steps=inner_steps,
+                eval_inner_steps=eval_inner_steps,
+                segments=segments,
+                minibatch_shots=minibatch_shots,
+                first_order=first_order,
+                recompute=recompute,
+                adapts=adapts,
+                transductive=transductive,
+                loss=loss,
+                engine=engine,
+            )
         self.automatic_optimization = False
         self.outer = outer
         self.skipped = SkippedSteps()
@@ -109,8 +111,13 @@ class MetaSGDModule(MetaModel, LightningModule):
             monitored_by(scheduler, self.objective)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
+    def as_inputs(self, tasks: Episode) -> Episode:
+        with _naming_options():
+            return super().as_inputs(tasks)
+
     def setup(self, stage: str) -> None:
-        how = self.prepare(self.device, self.trainer.world_size)
+        with _naming_options():
+            how = self.prepare(self.device, self.trainer.world_size)
         if self.device.type == "cpu":
             keep_freed_memory()
         if stage == "fit":
@@ -229,3 +236,7 @@ class MetaSGDModule(MetaModel, LightningModule):
 
     def announce(self, what: str) -> None:
         rank_zero_info(what)
+
+
+def _naming_options() -> AbstractContextManager[None]:
+    return at_argument("model", arguments_of(MetaModel))

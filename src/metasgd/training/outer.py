@@ -53,7 +53,6 @@ class OuterProblem:
 
     def __post_init__(self) -> None:
         problems = too_small(
-            "model.outer.",
             ("alternate", self.alternate, 0),
             ("zero_steps_until", self.zero_steps_until, 0),
             ("first_order_until", self.first_order_until, 0),
@@ -61,9 +60,9 @@ class OuterProblem:
             ("max_skipped_steps", self.max_skipped_steps, 1),
         )
         if self.gradient_clip_norm is not None and not self.gradient_clip_norm > 0:
-            problems.append(f"model.outer.gradient_clip_norm is {self.gradient_clip_norm}: a number above 0 is needed")
+            problems.append(f"gradient_clip_norm is {self.gradient_clip_norm}: a number above 0 is needed")
         if self.freeze_network and self.alternate:
-            problems.append("model.outer.freeze_network and model.outer.alternate exclude each other: use one")
+            problems.append("freeze_network and alternate exclude each other: use one")
         raise_problems(problems)
 
     def learned(self, network: nn.Module) -> frozenset[str]:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from metasgd.cli.main import main
-from metasgd.cli.options import at_option, in_own_names
+from metasgd.cli.options import in_own_names
 from metasgd.cli.parsing import ready
-from metasgd.errors import UserError
+from metasgd.nn import Conv4
 
 TRAIN = ["--problem", "Curve", "--problem.points", "60", "--optimizer", "torch.optim.Adam", "--steps", "2"]
 TRAIN += ["--batch_size", "10", "--progress", "false"]
@@ -23,6 +23,9 @@ def mine(monkeypatch, tmp_path):
 
     def make(width: int = 4) -> nn.Module:
         return nn.Sequential(nn.Linear(1, width), nn.Linear(width, 1))
+
+    def small(width: int = 2) -> nn.Module:
+        return Conv4(width=width)
 
     def untyped():
         return nn.Linear(1, 1)
@@ -37,7 +40,7 @@ def mine(monkeypatch, tmp_path):
         def forward(self, x):
             return (super().forward(x),) if self.training else super().forward(x)
 
-    for made in (make, untyped, liar, Pair):
+    for made in (make, small, untyped, liar, Pair):
         made.__module__, made.__qualname__ = "mine", made.__name__
         setattr(module, made.__name__, made)
     monkeypatch.setitem(sys.modules, "mine", module)
@@ -95,6 +98,8 @@ def said(capsys, *arguments):
         ),
         (["--network", "torch.nn.Flatten"], "network: Flatten has no parameters"),
         (["--network", "Conv4", "--network.width", "0"], "--network.width is 0: "),
+        (["--network", "mine.small", "--network.width", "0"], "--network.width is 0: "),
+        (["--network", "mine.make", "--problem.points", "0"], "--problem.points is 0: "),
         (["--network", "mine.make", "--ckpt_path", "resume"], "--ckpt_path is resume, which"),
         (["--network", "mine.make", "--version", "-1"], "version is -1: a whole number from 0"),
         (["--network", "mine.make", "--name", "n" * 300], "--save_dir and --name is "),
@@ -105,12 +110,6 @@ def test_a_mistake_is_told_in_trains_own_options(capsys, tmp_path, arguments, me
     assert message in err
     assert not any(other in err for other in ("model.", "trainer.", "init_args.width", "Traceback"))
     assert not list(tmp_path.iterdir())
-
-
-def test_an_argument_gets_its_path_and_other_messages_stay():
-    with pytest.raises(UserError) as raised, at_option("--network"):
-        raise UserError("width is 0: too few", "model.network.init_args.hidden is []: none", "It is broken")
-    assert raised.value.problems == ("--network.width is 0: too few", "--network.hidden is []: none", "It is broken")
 
 
 def test_options_of_fit_are_named_as_the_commands_own():

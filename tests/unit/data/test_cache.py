@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing_and_names_the_option(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(cache.np, "save", save_half)
-        with pytest.raises(UserError, match=r"No space left on device.*--data\.cache_dir") as caught:
+        with pytest.raises(UserError, match=r"No space left on device.*another folder as cache_dir") as caught:
             load_or_build(tmp_path, "key", small_pool)
     assert str(tmp_path) in str(caught.value)
     assert os.listdir(tmp_path) == []
@@ -240,7 +240,7 @@ def test_an_error_of_the_build_passes_through(tmp_path: Path, error: Exception) 
 
 def test_a_cache_dir_that_cannot_be_made_is_told_before_building(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--data\.cache_dir"):
+    with pytest.raises(UserError, match=r"another folder as cache_dir"):
         load_or_build(tmp_path / "file" / "cache", "key", must_not_build)
 
 
@@ -252,7 +252,7 @@ def test_a_read_only_cache_dir_serves_what_it_keeps(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(Path, "mkdir", refuse_mkdir)
     assert_same(load_or_build(tmp_path, "key", must_not_build), small_pool())
-    with pytest.raises(UserError, match=r"Read-only file system.*--data\.cache_dir"):
+    with pytest.raises(UserError, match=r"Read-only file system.*another folder as cache_dir"):
         load_or_build(tmp_path, "other", must_not_build)
 
 

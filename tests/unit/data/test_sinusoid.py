@@ -50,7 +50,7 @@ def test_splits_and_seeds_differ():
 
 
 def test_classes_and_alphabets_are_refused():
-    with pytest.raises(UserError, match="data.n_way is 5.*\n.*data.one_alphabet is true"):
+    with pytest.raises(UserError, match="n_way is 5.*\n.*one_alphabet is true"):
         sampler(shape=TaskShape(5, 1, 1, one_alphabet=True))
 
 

@@ -8,7 +8,7 @@ def test_everything_below_one_is_named():
     with pytest.raises(UserError) as raised:
         TaskShape(0, -1, 0)
     assert raised.value.problems == (
-        "data.n_way is 0: at least 1 is needed",
-        "data.k_shot is -1: at least 1 is needed",
-        "data.n_query is 0: at least 1 is needed",
+        "n_way is 0: at least 1 is needed",
+        "k_shot is -1: at least 1 is needed",
+        "n_query is 0: at least 1 is needed",
     )

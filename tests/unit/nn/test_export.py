@@ -136,11 +136,11 @@ def test_a_layer_that_normalises_twice_has_no_constants():
             return self.norm(self.norm(x).relu())
 
     network = Twice()
-    with pytest.raises(UserError, match="norm normalises twice"):
+    with pytest.raises(UserError, match="network has norm, which normalises twice"):
         freeze_statistics(network, dict(network.named_parameters()), examples(4), n_way=2)
     norm = BatchNorm2d(1)
     network = nn.Sequential(norm, nn.ReLU(), norm)
-    with pytest.raises(UserError, match="0 normalises twice"):
+    with pytest.raises(UserError, match="network has 0, which normalises twice"):
         freeze_statistics(network, dict(network.named_parameters()), examples(4), n_way=2)
 
 

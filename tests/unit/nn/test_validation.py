@@ -23,12 +23,12 @@ def classes(n):
 @pytest.mark.parametrize(
     ("network", "shape", "targets", "n_way", "said"),
     [
-        (Conv4(width=2, image_size=28), (1, 40, 40), classes(5), 5, r"is built for images of shape \(1, 28, 28\)"),
+        (Conv4(width=2, image_size=28), (1, 40, 40), classes(5), 5, r"built for images of shape \(1, 28, 28\)"),
         (Conv4(width=2, image_size=32), (1, 28, 28), classes(5), 5, r"of shape \(1, 32, 32\), but .* \(1, 28, 28\)"),
-        (Conv4(width=2, in_channels=3), (1, 28, 28), classes(5), 5, r"is built for images of shape \(3, 28, 28\)"),
+        (Conv4(width=2, in_channels=3), (1, 28, 28), classes(5), 5, r"built for images of shape \(3, 28, 28\)"),
         (MLP(2, [4], 5), (3,), classes(5), 5, "does not take the tasks' inputs of shape"),
-        (Conv4(n_way=5, head="linear", width=2), (1, 28, 28), classes(5), 20, "but data.n_way is 20"),
-        (MLP(1, [4], 1), (1,), classes(5), 5, "but data.n_way is 5"),
+        (Conv4(n_way=5, head="linear", width=2), (1, 28, 28), classes(5), 20, "but n_way is 20"),
+        (MLP(1, [4], 1), (1,), classes(5), 5, "but n_way is 5"),
         (MLP(1, [4], 1), (), torch.randn(5, 1), 1, r"does not take the tasks' inputs of shape \(\)"),
         (MLP(1, [4], 1), (1,), torch.randn(5, 2), 1, r"of shape \(1,\) .* the targets have the shape \(2,\)"),
         (MLP(1, [4], 1), (1,), torch.randn(5), 1, r"of shape \(1,\) .* the targets have the shape \(\)"),

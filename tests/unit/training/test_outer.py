@@ -100,10 +100,10 @@ def test_all_unusable_options_are_named_together():
     with pytest.raises(UserError) as raised:
         OuterProblem(alternate=-1, multi_step_until=-1, max_skipped_steps=0, gradient_clip_norm=0.0)
     assert [p.split(" is ")[0] for p in raised.value.problems] == [
-        "model.outer.alternate",
-        "model.outer.multi_step_until",
-        "model.outer.max_skipped_steps",
-        "model.outer.gradient_clip_norm",
+        "alternate",
+        "multi_step_until",
+        "max_skipped_steps",
+        "gradient_clip_norm",
     ]
     with pytest.raises(UserError, match="exclude each other"):
         OuterProblem(alternate=1, freeze_network=True)

@@ -86,7 +86,7 @@ class Glyphs(ClassSource):
     ) -> None:
         raise_problems(
             [
-                f"data.source.init_args.{option} is {value}: use {low} to {high}"
+                f"{option} is {value}: use {low} to {high}"
                 for option, value, low, high in (
                     ("image_size", image_size, 12, 128),
                     ("drawings_per_class", drawings_per_class, 2, 1000),

@@ -72,16 +72,15 @@ class ImageFolder(ClassSource):
         ink: Ink | None = None,
         invert: bool = False,
     ) -> None:
-        where = "data.source.init_args"
         problems = []
         if not 1 <= image_size <= 1024:
-            problems.append(f"{where}.image_size is {image_size}: use 1 to 1024 pixels")
+            problems.append(f"image_size is {image_size}: use 1 to 1024 pixels")
         if channels not in (1, 3):
-            problems.append(f"{where}.channels is {channels}: use 3 for colour or 1 for grey")
+            problems.append(f"channels is {channels}: use 3 for colour or 1 for grey")
         if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-            problems.append(f"{where}.fractions is {list(fractions)}: three shares that sum to 1 are needed")
+            problems.append(f"fractions is {list(fractions)}: three shares that sum to 1 are needed")
         if invert and ink is None:  # adapt would not know what to bring pictures to
-            problems.append(f"{where}.invert is true: say with {where}.ink whether the files' ink is light or dark")
+            problems.append("invert is true: say with ink whether the files' ink is light or dark")
         raise_problems(problems)
         self._form = PictureForm(channels, image_size, image_size, fit)
         self.fractions = fractions
@@ -106,8 +105,8 @@ class ImageFolder(ClassSource):
         own = self._numbers(found, split)
         if not len(own):
             raise UserError(
-                f"data.root is {root}: of its {len(found.classes)} classes none falls to the {split} split. Add"
-                f" classes, or raise its share in data.source.init_args.fractions, which is {list(self.fractions)}"
+                f"root is {root}: of its {len(found.classes)} classes none falls to the {split} split. Add"
+                f" classes, or raise its share in fractions, which is {list(self.fractions)}"
             )
         return self._pool(found, cache_dir).select(own)
 
@@ -137,9 +136,9 @@ class ImageFolder(ClassSource):
         sizes = {s: len(self._numbers(found, s)) for s in SPLITS}
         if found.split is None and shape.n_way > sizes[split]:
             raise UserError(
-                f"data.n_way is {shape.n_way}, but of the {len(found.classes)} classes in {root}"
-                f" data.source.init_args.fractions {list(self.fractions)} leave the {split} split {sizes[split]}"
-                f" ({', '.join(f'{s} {n}' for s, n in sizes.items())}): add classes, lower data.n_way, or sort them"
+                f"n_way is {shape.n_way}, but of the {len(found.classes)} classes in {root}"
+                f" fractions {list(self.fractions)} leave the {split} split {sizes[split]}"
+                f" ({', '.join(f'{s} {n}' for s, n in sizes.items())}): add classes, lower n_way, or sort them"
                 " into train/, val/ and test/ yourself"
             )
 

@@ -55,7 +55,7 @@ def find_classes(root: Path) -> Found:
         UserError: it has no such layout, a class is in two splits, or something is called like a split and is none.
     """
     if not os.path.isdir(root):
-        raise UserError(f"data.root is {root}, which is no folder. Give the folder with the pictures with --data.root")
+        raise UserError(f"root is {root}, which is no folder. Give the folder that holds the pictures")
     inside = _names_in(root)
     named_tables = [name for name in inside if name.lower().endswith(TABLE) and not os.path.isdir(root / name)]
     named_folders = [name for name in inside if os.path.isdir(root / name)]
@@ -161,7 +161,7 @@ def _validate_complete(root: Path, found: Mapping[Split, Path], kind: str) -> No
     if not missing:
         return
     one = next(iter(found.values()))
-    instead = "" if kind == TABLE else f"; or give {one} as data.root, to have its classes split by fractions"
+    instead = "" if kind == TABLE else f"; or give {one} as the root, to have its classes split by fractions"
     raise UserError(
         f"{root}: {one.name} is a split, but {' and '.join(missing)} is missing there. Add it beside the others"
         f" (splits are called {IN_WORDS}, in any case), or rename {one.name} if it is none{instead}"
@@ -173,7 +173,7 @@ def _refuse_shared(root: Path, classes: Mapping[Split, Sequence[ClassFiles]]) ->
     twice = [name for name, n in times.items() if n > 1]
     if twice:
         raise UserError(
-            f"data.root is {root}: {len(twice)} classes are in more than one of train, val and test, such as"
+            f"root is {root}: {len(twice)} classes are in more than one of train, val and test, such as"
             f" {twice[0]}. A learner is evaluated on classes that it was not trained on: leave each in one, or"
             " rename those that are not the same. Where all are in each, give one of these folders, whose classes are"
             " then split by fractions"

@@ -26,11 +26,10 @@ def ink_of(picture: NDArray[np.uint8]) -> Ink:
     return "light" if grey.mean() > np.median(rim) else "dark"
 
 
-def blank_in_words(support: str, paths: Sequence[Path], pictures: NDArray[np.uint8]) -> list[str]:
-    """A problem if some of ``--support`` show nothing: nothing is learned from them, and they have no ink to tell.
+def blank_in_words(paths: Sequence[Path], pictures: NDArray[np.uint8]) -> list[str]:
+    """A problem if some support pictures show nothing: nothing is learned from them, and they have no ink to tell.
 
     Args:
-        support: the option's value.
         paths: of the pictures.
         pictures: ``[X, channels, height, width]``; one in which each pixel is like the first is blank.
     """
@@ -39,7 +38,7 @@ def blank_in_words(support: str, paths: Sequence[Path], pictures: NDArray[np.uin
         return []
     n = int(is_blank.sum())
     return [
-        f"--support is {support}: {n} of its {len(paths)} pictures {'is' if n == 1 else 'are'} blank, of one shade all"
+        f"{n} of the {len(paths)} pictures {'is' if n == 1 else 'are'} blank, of one shade all"
         f" over, the first {paths[int(is_blank.argmax())]}. Transparent parts become white, so white ink on them is"
         " lost: save such drawings on a dark ground, and remove what shows nothing"
     ]
@@ -49,6 +48,6 @@ def polarity_in_words(trained: Ink, same: int, n: int, inverted: bool, polarity:
     """What was seen of the ink of n support pictures, of which ``same`` have the checkpoint's, and what was done."""
     seen, votes = (trained, same) if 2 * same >= n else (other_ink(trained), n - same)
     done = "light and dark exchanged" if inverted else "taken as they are"
-    how = "" if polarity == "detect" else f", as --polarity {polarity} says"
-    doubt = "" if votes >= 0.8 * n else "; they disagree: look at them, and set --polarity same or opposite"
+    how = "" if polarity == "detect" else f", as polarity {polarity} says"
+    doubt = "" if votes >= 0.8 * n else "; they disagree: look at them, and set polarity to same or opposite"
     return f"polarity: {seen} ink in {votes} of {n}, the checkpoint was trained on {trained} ink: {done}{how}{doubt}"

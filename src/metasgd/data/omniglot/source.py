@@ -75,11 +75,11 @@ class Omniglot(ClassSource):
     ) -> None:
         problems = []
         if split not in ("random", "official"):
-            problems.append(f"data.source.init_args.split is {split!r}: use 'random' or 'official'")
+            problems.append(f"split is {split!r}: use 'random' or 'official'")
         if not 1 <= image_size <= SIDE:
-            problems.append(f"data.source.init_args.image_size is {image_size}: use 1 to {SIDE} pixels")
+            problems.append(f"image_size is {image_size}: use 1 to {SIDE} pixels")
         if not 0 <= distortion <= MOST_DISTORTION:
-            problems.append(f"data.source.init_args.distortion is {distortion}: use 0 to {MOST_DISTORTION}")
+            problems.append(f"distortion is {distortion}: use 0 to {MOST_DISTORTION}")
         raise_problems(problems)
         self.split = split
         self.rotations = rotations
@@ -162,9 +162,9 @@ def _find_parts(root: Path, release: Release) -> dict[str, Path]:
     missing = " and ".join(part for part, path in found.items() if path is None)
     if missing:
         raise UserError(
-            f"data.root is {root}: Omniglot's {missing} cannot be found there. Put {BACKGROUND}.zip and"
+            f"root is {root}: Omniglot's {missing} cannot be found there. Put {BACKGROUND}.zip and"
             f" {EVALUATION}.zip of the official release (github.com/brendenlake/omniglot, folder python)"
-            " there, or let --data.source.init_args.download true fetch them; or use configs/glyphs.yaml,"
+            " there, or set download to true to fetch them; or use configs/glyphs.yaml,"
             " which needs no files"
         )
     return {part: path for part, path in found.items() if path is not None}
@@ -184,7 +184,7 @@ def _download(root: Path, part: str) -> None:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
         raise UserError(
-            f"data.source.init_args.download is true, but {part}.zip could not be fetched from"
+            f"download is true, but {part}.zip could not be fetched from"
             f" {TorchvisionOmniglot.download_url_prefix} into {folder} ({error}). Check the network and that"
             f" {folder} can be written, put the .zip file there yourself, or use configs/glyphs.yaml, which"
             " needs no files"
@@ -196,4 +196,4 @@ def _root_named(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"data.root is {root}: cannot be read ({error}). Allow reading it") from error
+        raise UserError(f"root is {root}: cannot be read ({error}). Allow reading it") from error

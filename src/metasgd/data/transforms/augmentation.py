@@ -50,8 +50,8 @@ class Augmented:
         for picture in augmented:
             if picture.dtype != pictures.dtype or picture.shape != pictures.shape[1:]:
                 raise UserError(
-                    f"data.source.init_args.augmentation makes {picture.dtype} {tuple(picture.shape)} of a picture"
+                    f"augmentation has transforms that make {picture.dtype} {tuple(picture.shape)} of a picture"
                     f" {pictures.dtype} {tuple(pictures.shape[1:])}: use transforms that change neither, such as"
-                    " RandomHorizontalFlip, or RandomResizedCrop of data.source.init_args.image_size"
+                    " RandomHorizontalFlip, or RandomResizedCrop of image_size"
                 )
         return torch.stack(augmented)

@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         super().__init__()
         known = None if isinstance(model, nn.Module) else named_model(model, weights)
         self.image_shape = _shape(model, known, image_size)
-        raise_problems(too_small("", ("n_way", n_way, 2), ("image_size", min(self.image_shape), 1)))
+        raise_problems(too_small(("n_way", n_way, 2), ("image_size", min(self.image_shape), 1)))
         self.body: nn.Module = _made(model, known, self.image_shape)
         colours = len(known.mean) if known else self.image_shape[0]
         self._normalise_by(mean, std, known, colours)

@@ -30,7 +30,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
-        raise_problems(too_small("last_checkpoint.", ("every_n_steps", every_n_steps, 1)))
+        raise_problems(too_small(("every_n_steps", every_n_steps, 1)))
         self.every_n_steps = every_n_steps
         self.saved_at = 0
         self.made_by: dict[str, Any] = {}

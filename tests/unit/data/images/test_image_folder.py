@@ -145,14 +145,14 @@ def test_what_fractions_leave_each_split_is_told_where_it_is_too_little(tmp_path
     with pytest.raises(UserError) as caught:
         sampler(size + 1)
     assert caught.value.problems == (
-        f"data.n_way is {size + 1}, but of the 20 classes in {tmp_path / 'one'} data.source.init_args.fractions"
-        f" [0.64, 0.16, 0.2] leave the {split} split {size} (train 13, val 3, test 4): add classes, lower data.n_way,"
+        f"n_way is {size + 1}, but of the 20 classes in {tmp_path / 'one'} fractions"
+        f" [0.64, 0.16, 0.2] leave the {split} split {size} (train 13, val 3, test 4): add classes, lower n_way,"
         " or sort them into train/, val/ and test/ yourself",
     )
 
 
 def test_where_folders_say_the_split_fractions_are_not_mentioned(tree, tmp_path):
-    with pytest.raises(UserError, match="data.n_way is 5, but the val split has 2 classes") as caught:
+    with pytest.raises(UserError, match="n_way is 5, but the val split has 2 classes") as caught:
         ImageFolder(image_size=8).sampler("val", tree, tmp_path / "cache", 0, TaskShape(5, 1, 1))
     assert "fractions" not in str(caught.value)
 
@@ -170,7 +170,7 @@ def test_inverted_pictures_are_another_pool_of_the_other_ink(tree, tmp_path):
 
 
 def test_inverting_needs_to_know_the_ink():
-    with pytest.raises(UserError, match="invert is true: say with data.source.init_args.ink"):
+    with pytest.raises(UserError, match="invert is true: say with ink"):
         ImageFolder(invert=True)
 
 

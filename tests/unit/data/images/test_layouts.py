@@ -116,7 +116,7 @@ def test_a_split_within_a_split_is_refused(tmp_path):
 def test_what_is_missing_is_named_with_what_to_do(tmp_path):
     tree(tmp_path, {"train": "Train"})
     with pytest.raises(
-        UserError, match=r"Train is a split, but val/ and test/ is missing.*rename Train.*or give .*/Train as data.root"
+        UserError, match=r"Train is a split, but val/ and test/ is missing.*rename Train.*or give .*/Train as the root"
     ):
         find_classes(tmp_path)
 

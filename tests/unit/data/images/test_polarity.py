@@ -36,9 +36,9 @@ def test_pictures_of_one_shade_are_counted_and_the_first_is_named():
     drawn[1, 4, 4] = 1  # faint, but something
     colour = np.broadcast_to(np.array([9, 200, 30], dtype=np.uint8)[:, None, None], (3, 8, 8))
     paths = [Path(f"{i}.png") for i in range(4)]
-    assert blank_in_words("s", paths[:2], np.stack([drawn, 255 - drawn])) == []
-    (one,) = blank_in_words("s", paths[:2], np.stack([drawn, colour]))
-    assert one.startswith("--support is s: 1 of its 2 pictures is blank, of one shade all over, the first 1.png.")
-    (three,) = blank_in_words("s", paths, np.stack([drawn, colour, 255 - 0 * drawn, 0 * drawn]))
-    assert three.startswith("--support is s: 3 of its 4 pictures are blank, of one shade all over, the first 1.png.")
+    assert blank_in_words(paths[:2], np.stack([drawn, 255 - drawn])) == []
+    (one,) = blank_in_words(paths[:2], np.stack([drawn, colour]))
+    assert one.startswith("1 of the 2 pictures is blank, of one shade all over, the first 1.png.")
+    (three,) = blank_in_words(paths, np.stack([drawn, colour, 255 - 0 * drawn, 0 * drawn]))
+    assert three.startswith("3 of the 4 pictures are blank, of one shade all over, the first 1.png.")
     assert "Transparent parts become white" in three

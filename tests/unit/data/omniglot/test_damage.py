@@ -21,12 +21,12 @@ def test_absent_data_is_one_problem_with_every_way_out(tmp_path: Path, present: 
         Omniglot().prepare(tmp_path, tmp_path / "cache")
     [problem] = caught.value.problems
     missing = " and ".join(part for part in (BACKGROUND, EVALUATION) if part not in present)
-    assert f"data.root is {tmp_path}: Omniglot's {missing} cannot be found" in problem
+    assert f"root is {tmp_path}: Omniglot's {missing} cannot be found" in problem
     for way_out in (
         "images_background.zip",
         "images_evaluation.zip",
         "github.com/brendenlake/omniglot",
-        "--data.source.init_args.download true",
+        "set download to true",
         "configs/glyphs.yaml",
     ):
         assert way_out in problem
@@ -39,7 +39,7 @@ def test_an_unreadable_root_is_named(tmp_path: Path, monkeypatch, download: bool
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "is_file", refuse_stat)
-    with pytest.raises(UserError, match=r"data\.root is .*Permission denied.*Allow reading it"):
+    with pytest.raises(UserError, match=r"root is .*Permission denied.*Allow reading it"):
         Fake(download=download).prepare(tmp_path, tmp_path / "cache")
 
 

@@ -142,7 +142,7 @@ def test_an_absent_server_is_one_problem_with_what_to_do(tmp_path: Path, server:
         prefix = f"http://127.0.0.1:{bound.getsockname()[1]}"
         monkeypatch.setattr(TorchvisionOmniglot, "download_url_prefix", prefix)
         problem = problem_of_fetching(tmp_path / "data", tmp_path / "cache")
-    assert problem.startswith("data.source.init_args.download is true, but images_background.zip could not be fetched")
+    assert problem.startswith("download is true, but images_background.zip could not be fetched")
     folder = str(tmp_path / "data")
     for told in (prefix, "Connection refused", folder, "put the .zip file there", "configs/glyphs.yaml"):
         assert told in problem
