@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead, ResNet12, WideResNet
     from metasgd.optim.learned_optimizer import LearnedOptimizer
     from metasgd.rules import (
+        ALFA,
         Fixed,
         InnerAdaGrad,
         InnerAdam,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ALFA",
     "MLP",
     "Backbone",
     "Conv4",

@@ -23,6 +23,7 @@ from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.nn import MLP, Backbone, Conv4, ResNet12, WideResNet
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
+from metasgd.rules.alfa import ALFA
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -33,7 +34,7 @@ from metasgd.runs.plain_yaml import YamlRefused, validate_yaml
 CHOICES: dict[str, tuple[type, ...]] = {
     "model.update_rule": (
         *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, PerBlock),
-        *(Scalar, Fixed, MetaCurvature, InnerAdam, InnerRMSProp, InnerAdaGrad),
+        *(Scalar, Fixed, MetaCurvature, ALFA, InnerAdam, InnerRMSProp, InnerAdaGrad),
     ),
     "model.network": (Conv4, MLP, Backbone, ResNet12, WideResNet),
     "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder),

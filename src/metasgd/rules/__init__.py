@@ -1,6 +1,7 @@
 """The learned optimizers: how an inner step changes the weights."""
 
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
+from metasgd.rules.alfa import ALFA
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.meta_curvature import MetaCurvature
@@ -8,6 +9,7 @@ from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 
 __all__ = [
+    "ALFA",
     "Fixed",
     "InnerAdaGrad",
     "InnerAdam",

@@ -127,11 +127,7 @@ class PerLayerPerStep(UpdateRule):
         self.eta = nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
-        eta = {n: self.eta[key_of(n)] for n in grads}
-        if isinstance(step, int):
-            return Coefficients(rates={n: eta[n][min(step, len(eta[n]) - 1)] for n in grads})
-        own = {n: e[step.clamp_max(len(e) - 1)] for n, e in eta.items()}
-        return Coefficients(rates={n: beside(rate, grads[n]) for n, rate in own.items()})
+        return Coefficients(rates={n: beside(at_step(self.eta[key_of(n)], step), g) for n, g in grads.items()})
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names)
@@ -224,3 +220,9 @@ class Fixed(Scalar):
 
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return {}
+
+
+def at_step(each: Tensor, step: Steps) -> Tensor:
+    """Of a figure for each step that of step s, or the last; ``[B]`` where each task is at a step of its own."""
+    last = len(each) - 1
+    return each[min(step, last)] if isinstance(step, int) else each[step.clamp_max(last)]

@@ -13,6 +13,7 @@ from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
+from metasgd.rules.alfa import ALFA
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
 from metasgd.rules.meta_curvature import MetaCurvature
@@ -99,6 +100,7 @@ RULES = {
     "per step": lambda: PerLayerPerStep(0.003),
     "scalar": lambda: Scalar(0.003, momentum=0.5),
     "curvature": lambda: MetaCurvature(0.003),
+    "alfa": lambda: ALFA(0.003),
     "adam": lambda: InnerAdam(0.003),
     "rmsprop": lambda: InnerRMSProp(0.003),
     "adagrad": lambda: InnerAdaGrad(0.003),

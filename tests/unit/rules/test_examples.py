@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-WITH_EXAMPLES = ("adaptive_rates", "meta_curvature")
+WITH_EXAMPLES = ("adaptive_rates", "alfa", "meta_curvature")
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

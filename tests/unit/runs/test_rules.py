@@ -10,6 +10,7 @@ from metasgd.learner.load import load
 from metasgd.meta.model import MetaModel
 from metasgd.nn.networks import MLP
 from metasgd.rules import (
+    ALFA,
     Fixed,
     InnerAdaGrad,
     InnerAdam,
@@ -76,6 +77,7 @@ data: {{}}
         (ScaledOptimizerNetwork, "{schedule: none}"),
         (MetaCurvature, "{}"),
         (MetaCurvature, "{learn_rates: false}"),
+        (ALFA, "{decay: 0.1}"),
         (InnerAdam, "{beta1: 0.5, eps: 0.001}"),
         (InnerRMSProp, "{decay: 0.5}"),
         (InnerAdaGrad, "{init: [0.1, 0.2]}"),
