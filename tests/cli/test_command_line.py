@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written_is_refused(folder, capsys, tmp_path):
 
 
 def test_every_option_is_in_the_help(capsys):
-    assert run("fit", "--help") == 0
+    assert run("fit", "--help", "all") == 0
     text = capsys.readouterr().out
     for option in ("n_way", "k_shot", "n_query", "meta_batch_size", "seed", "root"):
         assert f"--data.{option}" in text
@@ -269,6 +269,8 @@ def test_every_option_is_in_the_help(capsys):
     for option in ("optimizer", "scheduler", "alternate", "multi_step_until"):
         assert f"--model.outer.{option}" in text
     assert "--ckpt_path" in text
+    assert "--trainer.max_steps" in text
+    assert "barebones" not in text  # of what is refused
 
 
 def test_the_help_tells_what_each_command_does(capsys):

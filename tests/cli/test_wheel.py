@@ -49,7 +49,7 @@ def test_it_works_without_the_clone(wheel, tmp_path):
     assert Path(run(sys.executable, "-c", "import metasgd; print(metasgd.__file__)").strip()).is_relative_to(target)
     run(*script, "fit", "glyphs", *STEPS, *SMALL)
     assert (here / "runs" / "glyphs" / "version_0" / "checkpoints" / "last.ckpt").is_file()
-    run(*script, "test", "glyphs", "--ckpt_path", "glyphs", "--data.test_tasks", "4", *SMALL[2:])
-    assert (here / "runs" / "glyphs" / "version_1" / "results.json").is_file()
+    run(*script, "test", "glyphs", "--ckpt_path", "best", "--data.test_tasks", "4", *SMALL[2:])
+    assert (here / "runs" / "glyphs" / "version_0" / "results.json").is_file()
     found = run(sys.executable, "-c", "import metasgd; print(type(metasgd.load('omniglot')).__name__)")
     assert found.strip() == "MetaLearner"

@@ -24,6 +24,7 @@ from metasgd.cli.save_config import SaveFitConfig
 from metasgd.cli.trainer_options import (
     TRAINER_DEFAULTS,
     explaining_trainer,
+    leave_out_refused,
     validate_monitors,
     validate_strategy,
     validate_trainer_options,
@@ -132,6 +133,7 @@ class MetaSGDCLI(LightningCLI):
         for option, (kind, purpose) in places.items():
             parser.add_argument(f"--run.{option}", type=kind, default=None, help=purpose)
         parser.link_arguments("model.segments", "data.outer_steps_per_task")
+        leave_out_refused(parser, self.given)
         parser.set_defaults({"model.update_rule": {"class_path": "metasgd.rules.PerParameter"}})
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
@@ -187,9 +189,8 @@ class MetaSGDCLI(LightningCLI):
         config["plugins"] = [*as_list(config.get("plugins")), WholeCheckpointIO()]
         with explaining_trainer(config):
             launch = Launch.here()
-        if launch is not None:
-            config.update(launch.fill_in(config["num_nodes"], config["devices"]))
-        with explaining_trainer(config):
+            if launch is not None:
+                config.update(launch.fill_in(config["num_nodes"], config["devices"]))
             trainer = super()._instantiate_trainer(config, bar if dry else of_run)
         assert isinstance(trainer, RunTrainer)
         validate_strategy(trainer, config["strategy"])

@@ -11,6 +11,7 @@ from metasgd.cli.configs import with_config_paths
 from metasgd.cli.options import say
 from metasgd.cli.overview import answer, program
 from metasgd.cli.parsing import ready
+from metasgd.cli.short_help import asks_for_short_help, in_full, short_help
 from metasgd.errors import UserError
 from metasgd.nn.backbones.weight_files import weights_follow
 from metasgd.runtime.exit_codes import ending_of
@@ -27,8 +28,11 @@ def main(args: list[str] | None = None) -> int:
     quieten()
     arguments = sys.argv[1:] if args is None else args
     command = arguments[0] if arguments else ""
+    if asks_for_short_help(arguments):
+        print(short_help(command))
+        return 0
     try:
-        arguments = with_config_paths(arguments)
+        arguments = with_config_paths(in_full(arguments))
         if command in COMMANDS:
             return ready(command, f"{program()} {command}", arguments[1:])() or 0
         # what evaluates has its weights from a checkpoint, wherever the file is that its training started from

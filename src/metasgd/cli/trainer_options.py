@@ -1,5 +1,6 @@
 """The Trainer's options: how they stand where nobody sets them, and what they cannot be."""
 
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -43,6 +44,8 @@ INSTEAD = {
     "use_distributed_sampler": "the tasks are dealt over the processes already. Leave it out",
 }
 """Options of the Trainer that do something else here, or harm, with what to do instead."""
+REFUSED_OPTIONS = (*INSTEAD, "enable_checkpointing", "inference_mode")
+"""These are not offered."""
 USUAL = {"accumulate_grad_batches": 1}
 """Where an option stands that is not used, if that is neither none nor zero."""
 LEAST = {
@@ -67,6 +70,13 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
 }
 KEPT = ("last", "best")
 """Checkpoints of these names are the run's own."""
+
+
+def leave_out_refused(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Leave the Trainer's options that are refused out of the parser's help, if that is what is asked for."""
+    for action in parser._actions if {"-h", "--help"} & {*given} else ():
+        if action.dest.removeprefix("trainer.") in REFUSED_OPTIONS:
+            action.help = SUPPRESS
 
 
 def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
