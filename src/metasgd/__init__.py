@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metasgd.cli.fit import fit
     from metasgd.learner.load import load
     from metasgd.learner.meta_learner import MetaLearner
     from metasgd.learner.nearest_centroid import pretrained
@@ -52,6 +53,7 @@ __all__ = [
     "ScaledOptimizerNetwork",
     "UpdateRule",
     "WideResNet",
+    "fit",
     "load",
     "pretrained",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
     "LearnedOptimizer": "metasgd.optim.learned_optimizer",
     "MetaLearner": "metasgd.learner.meta_learner",
     "MetaModel": "metasgd.meta.model",
+    "fit": "metasgd.cli.fit",
     "load": "metasgd.learner.load",
     "pretrained": "metasgd.learner.nearest_centroid",
 }

@@ -72,3 +72,11 @@ def test_a_rule_of_ones_own_has_exact_gradients(inner_steps):
     own = meta_gradient(config, dict(config.network.named_parameters()), tasks, inner_steps)
     assert abs(loss - own.query_losses.sum()) < 1e-12
     assert largest_difference(theta | phi, own.theta | own.phi) < 1e-9
+
+
+def test_a_search_with_optuna_finds_a_checkpoint(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    search = example("optuna_search")
+    monkeypatch.setattr(search, "STEPS", 2)
+    assert (tmp_path / search.main(trials=1).best_trial.user_attrs["checkpoint"]).is_file()
