@@ -17,7 +17,7 @@ class Episode(NamedTuple):
     Attributes:
         support_x: ``[B, N*K, …]``, the examples to adapt on; images are uint8 until they reach the device.
         support_y: ``[B, N*K]`` int64 class positions in 0…N-1, or ``[B, K, outputs]`` regression targets.
-        query_x: ``[B, N*Q, …]``, the examples to judge the adapted network on.
+        query_x: ``[B, N*Q, …]``, the examples to evaluate the adapted network on.
         query_y: ``[B, N*Q]`` or ``[B, Q, outputs]``.
         classes: ``[B, N]`` int64, which class of its pool each way is (0 for a regression task).
         task_index: ``[B]`` int64, the task's number: with seed and split it determines everything above.

@@ -361,7 +361,7 @@ def white_on_nothing(support, query):
         (unread_query, "--query: .*query/IMG_1.HEIC: not of a format that is read"),
         (link_to_nothing, "--query: .*c301/9.png: a link to what is not there"),
         (saved_over_a_table, "--save is .*s.pt, which is read here and would be overwritten"),
-        (white_on_nothing, "2 of its 6 pictures are blank, .* the first .*c300/0.png. Transparent parts become white"),
+        (white_on_nothing, "2 of the 6 pictures are blank, .* the first .*c300/0.png. Transparent parts become white"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_leaves_no_file(tmp_path, adapt, unequal, spoil, said):

@@ -1,4 +1,4 @@
-"""Networks that others designed, through the real commands: meta-trained, judged, adapted and exported."""
+"""Networks that others designed, through the real commands: meta-trained, evaluated, adapted and exported."""
 
 import json
 

@@ -85,7 +85,7 @@ def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_pat
     done = json.loads(kept.read_text())["done"]
 
     resumed = succeeded(metasgd("compare", *options))
-    assert f"goes on with runs/compare/version_0: {len(done)} trainings are done" in resumed.stdout
+    assert f"resumes runs/compare/version_0: {len(done)} trainings are done" in resumed.stdout
     assert not kept.exists()
     whole = succeeded(metasgd("compare", *options))
     assert "goes on" not in whole.stdout

@@ -1,4 +1,4 @@
-"""The main job through the real command line: train, stop, resume, judge."""
+"""The main job through the real command line: train, stop, resume, evaluate."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def test_the_saved_configuration_repeats_the_run(trained, metasgd, tmp_path):
     assert_same(first["optimizer_states"], again["optimizer_states"])
 
 
-def test_a_reloaded_checkpoint_is_judged_the_same_to_the_last_digit(trained, tmp_path, metasgd):
+def test_a_reloaded_checkpoint_is_evaluated_the_same_to_the_last_digit(trained, tmp_path, metasgd):
     path = str(trained / RUN / "checkpoints" / "best.ckpt")
     found = []
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_a_reloaded_checkpoint_is_judged_the_same_to_the_last_digit(trained, tmp
     assert found[0]["protocol"]["source"] == "Sinusoid"
     assert found[0]["protocol"]["source_options"] == {}
     assert found[0]["test/mse_ci95"] > 0
-    assert not (tmp_path / "runs").exists()  # the record lies with the run that was judged
+    assert not (tmp_path / "runs").exists()  # the record lies with the run that was evaluated
 
 
 def test_validate_gives_the_number_that_fit_logged(trained, metasgd):

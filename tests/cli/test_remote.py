@@ -28,7 +28,7 @@ def state(path):
         return torch.load(file, weights_only=True)
 
 
-def test_a_run_trains_resumes_and_is_judged_in_a_remote_file_system(bucket, tmp_path):
+def test_a_run_trains_resumes_and_is_evaluated_in_a_remote_file_system(bucket, tmp_path):
     place = ["--trainer.logger.init_args.save_dir", str(bucket / "runs")]
     run = bucket / "runs" / "sinusoid" / "version_0"
     assert main(["fit", *TINY, *place]) == 0
@@ -89,7 +89,7 @@ def test_a_place_that_is_gone_in_mid_run_is_told_of_and_the_run_goes_on_later(bu
     said = capfd.readouterr().err
     assert said.count("error:") == 1
     assert "GoneError: no route to the bucket" in said
-    assert "go on with --ckpt_path last" in said or "resume with --ckpt_path" in said
+    assert "resume with --ckpt_path last" in said or "resume with --ckpt_path" in said
     assert "Traceback" not in said
     assert main(arguments) == 0
     assert state(bucket / "runs/sinusoid/version_0/checkpoints/last.ckpt")["global_step"] == 30

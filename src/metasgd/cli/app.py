@@ -55,7 +55,7 @@ SAVE_DIR = "trainer.logger.init_args.save_dir"
 
 
 class MetaSGDCLI(LightningCLI):
-    """LightningCLI with checkpoints by keyword, runs that go on in their own folder, and a test record."""
+    """LightningCLI with checkpoints by keyword, runs that resume in their own folder, and a test record."""
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.given = sys.argv[1:] if args is None else args
@@ -123,7 +123,7 @@ class MetaSGDCLI(LightningCLI):
             "--init_from",
             type=str | None,
             default=None,
-            help="a checkpoint whose network and update rule are the start, where --ckpt_path names none to go on from",
+            help="a checkpoint whose network and update rule are the start, where --ckpt_path names none",
         )
         places = {
             "save_dir": (str | None, "the folder of all runs, by default the logger's"),

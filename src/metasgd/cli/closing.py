@@ -24,5 +24,5 @@ def closing_lines(folder: str, best: BestCheckpoint) -> list[str]:
     test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
     return [
         printable(f"written to {folder}: last.ckpt after {step} outer steps{reached}"),
-        f"judge it on test tasks: {shell_command([*program().split(), *test])}",
+        f"evaluate it on test tasks: {shell_command([*program().split(), *test])}",
     ]

@@ -164,7 +164,7 @@ class Compare:
         if kept.traces:
             done = len(kept.traces)
             trainings = "1 training is" if done == 1 else f"{done} trainings are"
-            print(printable(f"goes on with {kept.folder}: {trainings} done"))
+            print(printable(f"resumes {kept.folder}: {trainings} done"))
         seeds = range(self.seed_everything, self.seed_everything + self.seeds)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             total = sum(self.seeds + (self.trials if c.tuned else 3) for c in contenders)

@@ -32,12 +32,12 @@ from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import CSV_FILE
 
 CURVES = ("loss", "accuracy", "mse")
-BATCH = 25  # tasks judged at a time
+BATCH = 25  # tasks evaluated at a time
 MOST_PAIRS, PICTURES = 8, 4
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """What test tasks showed.
 
     Attributes:
@@ -60,8 +60,8 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
     Args:
         run: the run's folder, runs/NAME/version_K.
         output: the page to write; report.html in the run's folder by default.
-        tasks: test tasks to judge best.ckpt on for the page, at least 2; where their data are not to be had, the page
-            says why.
+        tasks: test tasks to evaluate best.ckpt on for the page, at least 2; where their data are not to be had, the
+            page says why.
         trust_checkpoint: import any class that the run names, which runs code: only where you trust its maker.
             Without it, those of metasgd, torch, torchvision, lightning and timm are allowed.
     """
@@ -74,7 +74,7 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
     place = folder / "report.html" if output is None else Path(output)
     validate_output(place, "--output", [path for path in folder.rglob("*") if path.name != "report.html"])
     learner = load(checkpoint, trust_checkpoint)
-    evaluated: Judged | None = None
+    evaluated: Evaluated | None = None
     missing = ""
     try:
         options = (learner.config if learner.trusted else config).get("data")  # a config.yaml has no signature
@@ -144,7 +144,7 @@ def recorded_in(file: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] | None = json.loads(file.read_bytes()) if file.is_file() else None
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): judge the run again, by test, or delete the file") from error
+        raise UserError(f"{file} is damaged ({error}): evaluate the run again, by test, or delete the file") from error
     return found
 
 
@@ -179,7 +179,7 @@ def _logged(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     return found
 
 
-def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Judged:
+def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Evaluated:
     """Adapt to the run's first test tasks.
 
     Raises:
@@ -199,7 +199,9 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Judged
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
     first = module.as_inputs(drawn[0])
-    return Judged(torch.cat(measured), pairs, reached(module.config, module.held.names, first, module.eval_inner_steps))
+    return Evaluated(
+        torch.cat(measured), pairs, reached(module.config, module.held.names, first, module.eval_inner_steps)
+    )
 
 
 def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:

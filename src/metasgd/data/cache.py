@@ -129,7 +129,7 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 def _build(folder: Path, build: Build) -> None:
     with ExitStack() as stack:
-        # before the build, so that a folder that cannot be written is told at once
+        # before the build, so that a folder that cannot be written is reported at once
         with _cache_dir_named(folder.parent):
             staging = stack.enter_context(staging_folder(folder.parent, folder.name))
         pool = build()

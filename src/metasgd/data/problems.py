@@ -48,7 +48,7 @@ class Problem(ABC):
 
     @abstractmethod
     def examples(self, root: Path, cache_dir: Path) -> dict[Split, Examples]:
-        """To train on, to choose by, and to judge by.
+        """To train on, to choose by, and to evaluate by.
 
         Raises:
             UserError: the data is absent, damaged or too little.

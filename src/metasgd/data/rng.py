@@ -16,7 +16,7 @@ def task_stream(seed: int, split: Split, index: int, use: Use = "examples") -> n
     Philox is counter-based: (seed, split) is its key and the task's number the high half of its counter, so
     any task's stream starts at once, without drawing those before it, and no two overlap.
     """
-    # given as 64-bit words, since Philox seeds itself through a slow hash when handed anything else
+    # given as 64-bit words, since Philox seeds itself through a slow hash when given anything else
     key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
     counter = np.array([0, 0, index, USES.index(use)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))

@@ -59,7 +59,7 @@ class SinusoidSampler:
         return _episode(parameters, x[:, :k], x[:, k:], indices)
 
     def draw_whole(self, indices: NDArray[np.int64], points: int) -> Episode:
-        """The same tasks, judged on equally spaced points of the whole curve: to look at, not to score."""
+        """The same tasks, evaluated on equally spaced points of the whole curve: to look at, not to score."""
         parameters, x = self.curves(indices)
         whole = np.broadcast_to(np.linspace(*X_RANGE, points), (len(indices), points))
         return _episode(parameters, x[:, : self.shape.k_shot], whole, indices)

@@ -19,10 +19,10 @@ from metasgd.meta.objectives import OBJECTIVES, LossName
 from metasgd.meta.random_start import validate_initialisable
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.adapting import adapted_names
-from metasgd.nn.behaviour import listed, refuse_mixing, undisturbed
+from metasgd.nn.behaviour import listed, undisturbed, validate_no_mixing
 from metasgd.nn.chance import Changing, changing_modules, without_chance
 from metasgd.nn.networks import prototype_head, uses_batch_statistics
-from metasgd.nn.validation import refuse_lazy, validate_classes_differ, validate_tasks
+from metasgd.nn.validation import validate_classes_differ, validate_initialised, validate_tasks
 from metasgd.rules.base import UpdateRule
 
 log = logging.getLogger("metasgd")
@@ -107,7 +107,7 @@ class MetaModel(nn.Module):
                 f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
                 " use cross_entropy and 1, or another head"
             )
-        refuse_lazy(network)
+        validate_initialised(network)
         if segments > 1:
             _validate_long_runs(network, segments, adapts, transductive)
         self.network = network
@@ -221,7 +221,7 @@ class MetaModel(nn.Module):
         with without_chance(self.network, found.names):
             if not self.config.transductive:
                 by_support = isinstance(self.unroll, FullUnroll)
-                refuse_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
+                validate_no_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
             adjusted = None if known else self.unroll.adjust(self.config, tasks, self.first_order)
         if adjusted is not None:
             self.announce(adjusted)

@@ -48,7 +48,7 @@ def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def refuse_mixing(network: nn.Module, support_x: Tensor, query_x: Tensor, by_support: bool) -> None:
+def validate_no_mixing(network: nn.Module, support_x: Tensor, query_x: Tensor, by_support: bool) -> None:
     """Refuse a network in which a query's output depends on the other queries.
 
     Args:

@@ -11,7 +11,7 @@ from metasgd.nn.calling import call
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 
 
-def refuse_lazy(network: nn.Module) -> None:
+def validate_initialised(network: nn.Module) -> None:
     """Refuse layers whose shapes are not known yet: the update rule needs the shapes of all parameters.
 
     Raises:

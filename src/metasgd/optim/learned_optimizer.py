@@ -17,7 +17,7 @@ from metasgd.optim import saved_state as saving
 from metasgd.optim.gradients import HALF, Entry, entry_of, norms_of
 from metasgd.optim.group_options import DEFAULTS, validate_group
 from metasgd.optim.lightning import TrainerLosses
-from metasgd.optim.loss import told
+from metasgd.optim.loss import loss_for
 from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
 from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
@@ -38,7 +38,7 @@ class LearnedOptimizer(Optimizer):
     learned on: by name where ``params`` has names (``network.named_parameters()``), otherwise by position.
 
     A gradient that is not finite leaves the whole step out, which ``skipped_steps`` counts. The state dict holds the
-    rule as well, so that a run goes on to the same bits.
+    rule as well, so that a run resumes to the same bits.
 
     Args:
         params: parameters, named parameters or groups of them, as any torch optimizer takes. A group may have an lr,
@@ -144,7 +144,7 @@ class LearnedOptimizer(Optimizer):
         return super().state_dict() | {"rule": rule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, by the rule that it holds and with its settings.
+        """Resume where ``state_dict`` was taken, by the rule that it holds and with its settings.
 
         Raises:
             UserError: it is not of an optimizer with such a rule.
@@ -207,7 +207,7 @@ class LearnedOptimizer(Optimizer):
             read, finite = agree(loss, finite, self.process_group, device)
         if not groups and read is None:
             return loss
-        number = told(self.rule, read)
+        number = loss_for(self.rule, read)
         if not groups:
             return loss
         if not finite:

@@ -1,4 +1,4 @@
-"""The loss of an ordinary training step as an update rule is told it: one finite number."""
+"""The loss of an ordinary training step as an update rule reads it: one finite number."""
 
 import math
 
@@ -12,8 +12,8 @@ class LossNotFiniteError(UserError):
     """The training has diverged; the step that met it changed nothing."""
 
 
-def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
-    """What the rule is told of the loss; NaN if it reads none, without waiting for the loss's device.
+def loss_for(rule: UpdateRule, loss: Tensor | float | None) -> float:
+    """What the rule reads of the loss; NaN if it reads none, without waiting for the loss's device.
 
     Raises:
         UserError: it is not one number, or the rule reads it and it is absent or not finite.

@@ -30,11 +30,17 @@ FREE_OF_RUN = (
         "engine",
         "recompute",
     ),  # where and how the same is done
-    *("val_tasks", "test_tasks", "eval_n_query", "eval_rotations", "eval_inner_steps"),  # of judging, not of training
+    *(
+        "val_tasks",
+        "test_tasks",
+        "eval_n_query",
+        "eval_rotations",
+        "eval_inner_steps",
+    ),  # of the evaluation alone
 )
-"""Options that a run may go on with others of."""
+"""Options that a run may resume with others of."""
 PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
-"""Options of the model that the same weights can be judged under in more ways than one."""
+"""Options of the model that the same weights can be evaluated under in more ways than one."""
 OTHER_MODEL = "is of another model than the configured one"
 SAME_MODEL = "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule"
 
@@ -75,7 +81,7 @@ def validate_same_model(path: Path | UPath, content: Options, rule: UpdateRule, 
 
 
 def validate_same_run(path: Path | UPath, content: Options, configured: Options) -> None:
-    """Refuse to go on training from a checkpoint under other options of the model or the data.
+    """Refuse to resume training from a checkpoint under other options of the model or the data.
 
     Args:
         path: of the checkpoint.
@@ -95,12 +101,12 @@ def validate_same_run(path: Path | UPath, content: Options, configured: Options)
         path,
         "is of a run with other options",
         differing,
-        "Go on with the config.yaml of that run, or start a new one from its weights with --init_from",
+        "Resume with the config.yaml of that run, or start a new one from its weights with --init_from",
     )
 
 
 def other_protocol(path: Path | UPath, content: Options, model: Options) -> list[str]:
-    """How the configured ``model`` judges otherwise than the run of a checkpoint did, in words."""
+    """How the configured ``model`` evaluates otherwise than the run of a checkpoint did, in words."""
     saved = saved_config(path, content)
     own = {name: model[name] for name in PROTOCOL}
     return [] if saved is None else [*_differences("model", {n: saved["model"].get(n) for n in PROTOCOL}, own)]

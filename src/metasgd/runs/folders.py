@@ -17,7 +17,7 @@ from metasgd.runs.storage import answering, is_saved, place_of
 
 KEYWORDS = ("last", "best")
 RESUME = "resume"
-"""The keyword of a job that starts its run, or goes on with it when it is started again."""
+"""The keyword of a job that starts its run, or resumes it when it is started again."""
 _VERSION = re.compile(r"version_(\d+)")
 
 
@@ -42,7 +42,7 @@ class Start:
     """What a command starts from.
 
     Attributes:
-        run: the run that it goes on with or judges; None: a new one, or no run's.
+        run: the run that it resumes or evaluates; None: a new one, or no run's.
         checkpoint: None: weights as they were initialised.
         content: of the checkpoint.
     """
@@ -130,7 +130,7 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
     if ckpt_path == RESUME:
         if version is None:
             raise UserError(
-                "--ckpt_path is resume, which goes on with the run that trainer.logger.init_args.version names, but it"
+                "--ckpt_path is resume, which resumes the run that trainer.logger.init_args.version names, but it"
                 " names none. Give each job's run a number of its own (--trainer.logger.init_args.version"
                 f" $SLURM_JOB_ID), or use last for the newest run in {save_dir / name}."
             )
@@ -178,7 +178,7 @@ def validate_version(run: Run) -> None:
     if run.folder.exists() or run.folder.is_symlink():
         raise UserError(
             f"trainer.logger.init_args.version is {run.version}, but {run.folder} is there already. Use --ckpt_path"
-            " resume to go on with that run, or another version for a new one."
+            " resume to resume that run, or another version for a new one."
         )
 
 

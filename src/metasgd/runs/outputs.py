@@ -1,4 +1,4 @@
-"""Files that a command will write, checked before its work: what cannot be written is told before anything is done."""
+"""Files that a command will write, checked before its work, so that nothing is done for what cannot be written."""
 
 import errno
 import os

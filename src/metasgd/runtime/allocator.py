@@ -1,4 +1,4 @@
-"""The C library's memory allocator, told to keep what is freed."""
+"""The C library's memory allocator, set to keep what is freed."""
 
 import ctypes
 import sys

@@ -13,7 +13,7 @@ from metasgd.runtime.signals import is_lost_process, reason_of_loss
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk answers to whoever writes."""
-GO_ON = "go on with --ckpt_path last"
+GO_ON = "resume with --ckpt_path last"
 EVENTS = "events.out.tfevents"
 WORKER = "DataLoader worker"
 """How torch's errors begin when a worker has died, which have no type of their own."""

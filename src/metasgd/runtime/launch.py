@@ -1,4 +1,4 @@
-"""Several processes, on one host or many: what started them, and that they all go on with the same run."""
+"""Several processes, on one host or many: what started them, and that they all resume the same run."""
 
 import atexit
 import os
@@ -151,7 +151,7 @@ class ConsistentCheckpoint(Callback):
         if self.found != first:
             raise UserError(
                 f"process {trainer.global_rank} on {socket.gethostname()} found {self.found}, process 0 found {first}:"
-                " they would not go on with the same run. trainer.logger.init_args.save_dir must be one folder that"
+                " they would not resume the same run. trainer.logger.init_args.save_dir must be one folder that"
                 " all hosts share, or an address such as s3://bucket/runs"
             )
 

@@ -1,4 +1,4 @@
-"""How a run is told to stop: signals, noted as they come and obeyed by all processes after the same outer step."""
+"""How a run is asked to stop: signals, noted as they come and obeyed by all processes after the same outer step."""
 
 import os
 import re

@@ -71,7 +71,7 @@ def compare(
         search_seed: of the search's trainings; none of ``seeds``.
         trials: settings tried at first; an odd number.
         most_trials: settings tried at most.
-        done: told of every training that ended.
+        done: called after every training that ended.
     """
     rows = []
     for contender in contenders:

@@ -56,7 +56,7 @@ class LoadedData(DataFiles):
 
 
 class SupervisedData(LightningDataModule):
-    """The batch of step t is a function of (seed, t): a run that resumes goes on with the next one.
+    """The batch of step t is a function of (seed, t): a run that resumes takes the next one.
 
     Args:
         problem: what to train on.

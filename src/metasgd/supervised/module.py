@@ -50,15 +50,15 @@ class SupervisedModule(LightningModule):
         return with_layout_kept(self.make_optimizer(self.network.named_parameters()))
 
     def training_step(self, batch: Batch) -> Tensor:
-        return self._judged(batch, "train")
+        return self._evaluated(batch, "train")
 
     def validation_step(self, batch: Batch) -> None:
-        self._judged(batch, "val")
+        self._evaluated(batch, "val")
 
     def test_step(self, batch: Batch) -> None:
-        self._judged(batch, "test")
+        self._evaluated(batch, "test")
 
-    def _judged(self, batch: Batch, split: str) -> Tensor:
+    def _evaluated(self, batch: Batch, split: str) -> Tensor:
         x, y = batch
         dtype = next(self.network.parameters()).dtype
         loss, metric = measures(self.objective, self.network(as_inputs(x, dtype)), y)

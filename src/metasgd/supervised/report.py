@@ -172,7 +172,7 @@ def _in_plain_decades(panel: Axes) -> None:
 
 
 def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
-    """``[seeds, judgements]``; a training that diverged stays at what it last was."""
+    """``[seeds, evaluations]``; a training that diverged stays at what it last was."""
     curves = [getattr(trace, name) for trace in row.traces]
     longest = max(map(len, curves))
     return np.array([curve + [curve[-1]] * (longest - len(curve)) for curve in curves], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""One ordinary training, by any optimizer with one knob, judged as it goes."""
+"""One ordinary training, by any optimizer with one learning rate, evaluated as it goes."""
 
 import math
 import time
@@ -24,7 +24,7 @@ EVAL_BATCH = 500
 
 @dataclass(frozen=True)
 class Candidate:
-    """An optimizer with one knob.
+    """An optimizer with one learning rate.
 
     Attributes:
         name: as printed.
@@ -46,9 +46,9 @@ class Trace:
     """One training.
 
     Attributes:
-        steps: after which it was judged, from 0.
-        seconds: of training until then, judging left out.
-        train_loss: mean over the batches since the judgement before; not a number at step 0.
+        steps: after which it was evaluated, from 0.
+        seconds: of training until then, evaluating left out.
+        train_loss: mean over the batches since the evaluation before; not a number at step 0.
         val_loss: on the validation examples.
         val_metric: likewise.
         test_metric: at the end.
@@ -74,7 +74,7 @@ class SupervisedTrainer:
         objective: what the training minimises, and the metric.
         steps: of each training.
         batch_size: examples in a batch.
-        eval_every: steps between two judgements.
+        eval_every: steps between two evaluations.
         device: where it runs.
     """
 

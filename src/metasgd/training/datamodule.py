@@ -41,7 +41,7 @@ class EpisodicDataModule(LightningDataModule):
     """Tasks for meta-training (``fit``) and meta-testing (``test``), on disjoint classes.
 
     Task i of a split is a function of (seed, split, i) alone. Outer step t trains on the tasks
-    ``t*B … t*B + B-1``; validation and test judge on the tasks ``0 … val_tasks-1`` and ``0 … test_tasks-1``,
+    ``t*B … t*B + B-1``; validation and test evaluate on the tasks ``0 … val_tasks-1`` and ``0 … test_tasks-1``,
     the same ones every time.
 
     Args:

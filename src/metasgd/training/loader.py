@@ -70,7 +70,7 @@ class FromStep(torch.utils.data.Sampler[int]):
 class ResumingLoader(DataLoader[Item]):
     """Says to Lightning that it resumes in mid-epoch; where is in the Trainer's own progress.
 
-    Its workers live on when the run is told to stop; they end when it does.
+    Its workers live on when the run is asked to stop; they end when it does.
     """
 
     def __iter__(self) -> Any:

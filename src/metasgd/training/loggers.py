@@ -144,7 +144,7 @@ def in_run(logger: Logger, options: Mapping[str, Any], run: Run, resumed_at: int
 
 
 def keep_earlier(loggers: Sequence[Logger], run: Run, resumed_at: int | None) -> None:
-    """Let a CSVLogger go on with the run's rows: Lightning's writer begins by deleting them.
+    """Let a CSVLogger resume with the run's rows: Lightning's writer begins by deleting them.
 
     Args:
         loggers: of the run.

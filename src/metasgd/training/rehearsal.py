@@ -148,13 +148,13 @@ def step_schedule(scheduler: LRScheduler) -> None:
     """Move a schedule on by one outer step.
 
     Raises:
-        UserError: it cannot go on.
+        UserError: it cannot continue.
     """
     try:
         scheduler.step()
     except FAILURES as error:
         raise UserError(
-            f"scheduler is {type(scheduler).__name__}, which cannot go on after {scheduler.last_epoch} outer steps"
+            f"scheduler is {type(scheduler).__name__}, which cannot continue after {scheduler.last_epoch} outer steps"
             f" ({_first_line(error)}). Use another, or other settings of it"
         ) from error
 

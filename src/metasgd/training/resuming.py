@@ -63,7 +63,7 @@ def validate_resumable(
     Args:
         path: of the checkpoint.
         content: of the checkpoint.
-        optimizer: the outer one, if training is to go on from there.
+        optimizer: the outer one, if training resumes from there.
         scheduler: that optimizer's.
         options: where the user chooses them.
 

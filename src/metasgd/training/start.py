@@ -37,7 +37,7 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
         module: as configured.
         start: what ``--ckpt_path`` means.
         configured: the whole configuration.
-        fit: whether training is to go on from there.
+        fit: whether training resumes from there.
         max_steps: outer steps of the training.
 
     Raises:
@@ -59,7 +59,7 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
     validate_resumable(path, content, optimizer, scheduler)
     if fit:
         validate_same_run(path, content, configured)
-    rank_zero_info(f"{'goes on with' if fit else 'judges'} {path} of outer step {start.outer_step}")
+    rank_zero_info(f"{'resumes' if fit else 'evaluates'} {path} of outer step {start.outer_step}")
     for said in other_protocol(path, content, configured["model"]):
         rank_zero_info(f"unlike its training: {said}")
 
@@ -177,7 +177,7 @@ def _trained_on(start: Start) -> Contents:
 
 
 def require_checkpoint(command: str, name: str) -> None:
-    """Refuse to judge random weights as if they were a learner.
+    """Refuse to evaluate random weights as if they were a learner.
 
     Args:
         command: validate, test or predict.
@@ -187,6 +187,6 @@ def require_checkpoint(command: str, name: str) -> None:
         UserError: always.
     """
     raise UserError(
-        f"--ckpt_path is missing: {command} judges a checkpoint. Give last or best, of the newest run of the name"
-        f" {name}, or a file; --init_from FILE judges the weights of a checkpoint outside of any run"
+        f"--ckpt_path is missing: {command} evaluates a checkpoint. Give last or best, of the newest run of the name"
+        f" {name}, or a file; --init_from FILE evaluates the weights of a checkpoint outside of any run"
     )

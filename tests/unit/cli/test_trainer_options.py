@@ -82,7 +82,7 @@ def test_the_usual_is_not(usual):
     validate_trainer_options(options(**usual), fit=True)
 
 
-def test_how_long_to_train_does_not_matter_to_who_judges():
+def test_how_long_to_train_does_not_matter_to_who_evaluates():
     validate_trainer_options(options(max_steps=-1, val_check_interval=1.0), fit=False)
 
 

@@ -51,7 +51,7 @@ def test_every_engine_repeats_itself_to_the_bit(name, work):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_every_engine_judges_alike(name, work):
+def test_every_engine_evaluates_alike(name, work):
     config, tasks = work
     theta = dict(config.network.named_parameters())
     whole = evaluate(config, theta, tasks, 2, [0, 2])

@@ -8,7 +8,7 @@ from metasgd.nn.networks import MLP, ClassAgnosticHead, Conv4
 from metasgd.rules.gradient_descent import PerParameter
 
 
-def test_judged_as_trained_by_sgd_with_one_rate():
+def test_evaluated_as_trained_by_sgd_with_one_rate():
     """With equal rates, adaptation is torch.optim.SGD."""
     config = config_of(MLP(1, [8], 1), PerParameter(0.05), 3, loss=F.mse_loss)
     with torch.no_grad():
@@ -29,7 +29,7 @@ def test_judged_as_trained_by_sgd_with_one_rate():
     torch.testing.assert_close(found.outputs[0, 0], mlp(start, task.query_x[0]), atol=1e-12, rtol=0)
 
 
-def test_no_inner_step_judges_the_start():
+def test_no_inner_step_evaluates_the_start():
     config = config_of(Conv4(n_way=3, width=3, image_size=12), PerParameter(0.1), 1)
     tasks = tasks_of(2, 3, 1, 2, (1, 12, 12))
     found = evaluate(config, dict(config.network.named_parameters()), tasks, 0, after=[0])
@@ -78,7 +78,7 @@ def test_without_transduction_no_query_sees_another():
     torch.testing.assert_close(together, one, atol=1e-12, rtol=0)
 
 
-def test_judgements_merge_in_order():
+def test_evaluations_merge_in_order():
     config = config_of(MLP(1, [8], 1), PerParameter(0.05), 1, loss=F.mse_loss)
     tasks = curves_of(3, 5, 6)
     theta = dict(config.network.named_parameters())

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.nn.behaviour import refuse_mixing
+from metasgd.nn.behaviour import validate_no_mixing
 from metasgd.nn.networks import MLP, BatchNorm2d, ClassAgnosticHead, Conv4
 
 
@@ -36,7 +36,7 @@ MIXING = {
 def test_a_network_that_mixes_the_queries_is_refused(name, n_query, by_support):
     network, shape, said = MIXING[name]
     with pytest.raises(UserError, match=f"transductive is false, but .*{said}"):
-        refuse_mixing(network, torch.randn(5, *shape), torch.randn(n_query, *shape), by_support)
+        validate_no_mixing(network, torch.randn(5, *shape), torch.randn(n_query, *shape), by_support)
 
 
 APART = {
@@ -53,16 +53,16 @@ APART = {
 @pytest.mark.parametrize("name", APART)
 def test_a_network_that_treats_each_query_alone_is_not(name):
     network, shape = APART[name]
-    refuse_mixing(network, torch.randn(5, *shape), torch.randn(3, *shape), by_support=True)
+    validate_no_mixing(network, torch.randn(5, *shape), torch.randn(3, *shape), by_support=True)
 
 
 def test_our_batch_norm_mixes_without_a_support_set():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), BatchNorm2d(2), nn.ReLU(), nn.Flatten())
     with pytest.raises(UserError, match=r"in BatchNorm2d \(1\)"):
-        refuse_mixing(network, torch.randn(5, 1, 4, 4), torch.randn(3, 1, 4, 4), by_support=False)
+        validate_no_mixing(network, torch.randn(5, 1, 4, 4), torch.randn(3, 1, 4, 4), by_support=False)
 
 
 def test_numbers_of_words_are_not_made_others():
-    refuse_mixing(
+    validate_no_mixing(
         nn.Sequential(nn.Embedding(3, 4), nn.Flatten()), torch.tensor([[0, 1]]), torch.tensor([[2, 2], [0, 1]]), True
     )

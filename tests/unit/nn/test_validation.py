@@ -4,16 +4,16 @@ from torch import nn
 
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.nn.validation import refuse_lazy, validate_tasks
+from metasgd.nn.validation import validate_initialised, validate_tasks
 
 
 def test_layers_without_shapes_are_refused_together():
     network = nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"layers without shapes: 0 \(LazyLinear\), 2 \(LazyBatchNorm1d\)\. ") as it:
-        refuse_lazy(network)
+        validate_initialised(network)
     assert len(it.value.problems) == 1
     network(torch.randn(4, 5))
-    refuse_lazy(network)
+    validate_initialised(network)
 
 
 def classes(n):

@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_its_own_options_alone():
             validate_same_run(PATH, content(saved), changed)
 
 
-def test_another_way_of_judging_is_said():
+def test_another_way_of_evaluating_is_said():
     full = {"inner_steps": 1, "eval_inner_steps": None, "transductive": True, "adapts": "all", "loss": "mse"}
     saved = content(config(model=full))
     assert other_protocol(PATH, saved, full) == []

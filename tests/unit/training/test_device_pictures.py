@@ -50,7 +50,7 @@ class Noise(ClassSource):
 
 
 def run(on_device: bool, augmented: bool = False, **options: Any) -> dict[str, Tensor]:
-    """What was learned in a few outer steps, and how it was judged."""
+    """What was learned in a few outer steps, and how it was evaluated."""
     torch.manual_seed(0)
     module = MetaSGDModule(Conv4(width=2, image_size=6), PerParameter(0.1))
     shape = {"n_way": 3, "k_shot": 1, "n_query": 2, "meta_batch_size": 2, "val_tasks": 4}

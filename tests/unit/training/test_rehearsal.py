@@ -138,7 +138,7 @@ def test_a_schedule_that_ends_within_a_sequence_says_where():
     optimizer.step()
     for _ in range(12):
         step_schedule(schedule)
-    with pytest.raises(UserError, match="SequentialLR, which cannot go on after .* outer steps .*Tried to step"):
+    with pytest.raises(UserError, match="SequentialLR, which cannot continue after .* outer steps .*Tried to step"):
         step_schedule(schedule)
 
 

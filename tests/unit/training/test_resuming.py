@@ -103,7 +103,7 @@ def test_a_schedule_may_move_the_momentum_too(schedule):
         validate_resumable(Path("x.ckpt"), content, other, schedule(other))
 
 
-def test_weights_alone_can_be_judged_but_not_trained_on():
+def test_weights_alone_can_be_evaluated_but_not_trained_on():
     content = {"state_dict": {}, "pytorch-lightning_version": "2"}
     validate_resumable(Path("x.ckpt"), content, None)
     with pytest.raises(UserError, match="holds weights, but not loops, callbacks, optimizer_states, lr_schedulers"):

@@ -101,8 +101,8 @@ def test_a_prototype_head_starts_from_the_layers_below_another_head(last, tmp_pa
         initialise(after, place, config, Glyphs(), fit=True)
 
 
-def test_random_weights_are_not_judged():
-    with pytest.raises(UserError, match="--ckpt_path is missing: test judges a checkpoint.*of the name glyphs"):
+def test_random_weights_are_not_evaluated():
+    with pytest.raises(UserError, match="--ckpt_path is missing: test evaluates a checkpoint.*of the name glyphs"):
         require_checkpoint("test", "glyphs")
 
 

@@ -19,10 +19,10 @@ from metasgd.data.images.files import (
 )
 from metasgd.data.images.split_names import (
     IN_WORDS,
-    refuse_alike,
     several,
     split_called,
     splits_named,
+    validate_no_alike,
     validate_targets,
 )
 from metasgd.data.images.tables import ANNOTATIONS, annotated_classes, classes_of_table, read_table
@@ -63,7 +63,7 @@ def find_classes(root: Path) -> Found:
     tables, folders = _splits_among(root, named_tables), _splits_among(root, named_folders)
     if not tables and not folders:
         found = classes_in(root)
-        refuse_alike(root, [c.name for c in found])
+        validate_no_alike(root, [c.name for c in found])
         validate_targets(root, alike_tables if several(alike_tables) else [])
         return Found(tuple(found), None)
     if "train" in folders and os.path.isfile(folders.get("val", root) / ANNOTATIONS):
@@ -78,7 +78,7 @@ def find_classes(root: Path) -> Found:
         validate_targets(root, [name for name in others if _has_pictures(root / name)])
         classes = {split: classes_in(folder) for split, folder in folders.items()}
         for split, own in classes.items():
-            refuse_alike(folders[split], [c.name for c in own], in_split=True)
+            validate_no_alike(folders[split], [c.name for c in own], in_split=True)
     _refuse_shared(root, classes)
     every = [(split, c) for split in SPLITS for c in classes[split]]
     return Found(tuple(c for _, c in every), tuple(split for split, _ in every))
@@ -98,7 +98,7 @@ def labelled_pictures(place: Path) -> list[ClassFiles]:
     pictures = pictures_among(files, place)
     if not pictures or any(path.parent != place for path in pictures):
         found = classes_among(files, place)
-        refuse_alike(place, [c.name for c in found])
+        validate_no_alike(place, [c.name for c in found])
         return found
     twice = [name for name, n in Counter(path.stem for path in pictures).items() if n > 1]
     if twice:

@@ -33,7 +33,7 @@ def splits_named(name: str) -> set[Split]:
     return {WORDS[said] for word in _words(name) if ALIKE.fullmatch(word) for said in re.findall(WORD, word)}
 
 
-def refuse_alike(folder: Path, classes: Sequence[str], in_split: bool = False) -> None:
+def validate_no_alike(folder: Path, classes: Sequence[str], in_split: bool = False) -> None:
     """Refuse classes that look like splits, or lie in folders that do.
 
     A name of the words of splits alone, as ``test_set2``, is one; among others, as in ``bullet_train``, only if the

@@ -22,8 +22,8 @@ class _SupportPass:
 class ClosedFormInnerLoop(AutogradInnerLoop):
     """Only the query pass with another set's statistics is left to autograd.
 
-    At ``θ_0`` the rows of a class-agnostic head are all the same. What it hands down is ``Σ_c (p_c − y_c) w = 0``: the
-    first inner step moves the head alone, and the passes below it are left out.
+    At ``θ_0`` the rows of a class-agnostic head are all the same. The gradient that it passes down is
+    ``Σ_c (p_c − y_c) w = 0``: the first inner step moves the head alone, and the passes below it are left out.
     """
 
     def __init__(self, config: InnerLoopConfig, network: FeedForward, theta: Params, tasks: Episode) -> None:

@@ -48,7 +48,7 @@ class LastCheckpoint(Checkpoint):
         between = current["ready"] > current["started"]
         over = epochs["current"]["processed"] > epochs["current"]["completed"]
         validated = not (between or over) and self._validates_after(trainer, current["processed"], total["processed"])
-        # Lightning resumes from the end of a step, or from that of its validation: all else is told as the first
+        # Lightning resumes from the end of a step, or from that of its validation: all else is passed on as the first
         for counts in (total, current):
             counts["ready"] -= between
             if counts["completed"] == counts["processed"] and not validated:

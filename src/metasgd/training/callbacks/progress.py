@@ -68,7 +68,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*recommended to use .self.log.'(val|test)/.*", module="lightning.*")
     # a backbone's BatchNorm with frozen statistics
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*", module="lightning.*")
-    # a run that goes on in its own folder
+    # a run that resumes in its own folder
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
     warnings.filterwarnings("ignore", message=".*does not have many workers.*", module="lightning.*")
@@ -80,6 +80,6 @@ def quieten() -> None:
 
 
 def _hook(raised: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread raises what it meets in the main one as well, where the user is told."""
+    """TensorBoard's thread raises what it meets in the main one as well, where the user sees it."""
     if ending_of(raised.exc_value) is None:
         threading.__excepthook__(raised)

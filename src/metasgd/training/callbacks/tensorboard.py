@@ -38,7 +38,7 @@ class ShowRates(Callback):
 class ShowTasks(Callback):
     """Some fixed validation tasks: what was shown, what was asked, what was answered; and accuracy by inner step."""
 
-    N_TASKS, JUDGED = 3, 64
+    N_TASKS, EVALUATED = 3, 64
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +49,7 @@ class ShowTasks(Callback):
             return
         metric = pl_module.objective.metric
         measured: list[Tensor] = []
-        for drawn in data.first_val_tasks(self.JUDGED):
+        for drawn in data.first_val_tasks(self.EVALUATED):
             start = len(measured) * data.meta_batch_size
             tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
             outputs = pl_module.evaluate(tasks, after=range(pl_module.eval_inner_steps + 1)).outputs.float().cpu()

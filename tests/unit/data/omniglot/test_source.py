@@ -128,7 +128,7 @@ def test_a_rotated_class_is_the_original_turned_and_only_in_training(tmp_path: P
             np.testing.assert_array_equal(turned, [np.rot90(image, turns) for image in original])
 
 
-def test_only_the_tasks_that_judge_are_turned_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_only_the_tasks_that_evaluate_are_turned_where_that_is_asked_for(tmp_path: Path) -> None:
     root, cache_dir, shape = write_archives(tmp_path / "data"), tmp_path / "cache", TaskShape(2, 1, 1)
     tasks: dict[bool, dict[Split, Episode]] = {
         turns: {
