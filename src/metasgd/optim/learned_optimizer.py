@@ -17,7 +17,7 @@ from metasgd.optim import saved_state as saving
 from metasgd.optim.gradients import HALF, Entry, entry_of, norms_of
 from metasgd.optim.group_options import DEFAULTS, validate_group
 from metasgd.optim.lightning import TrainerLosses
-from metasgd.optim.loss import loss_for
+from metasgd.optim.loss import told
 from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
 from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
@@ -207,7 +207,7 @@ class LearnedOptimizer(Optimizer):
             read, finite = agree(loss, finite, self.process_group, device)
         if not groups and read is None:
             return loss
-        number = loss_for(self.rule, read)
+        number = told(self.rule, read)
         if not groups:
             return loss
         if not finite:

@@ -12,7 +12,7 @@ class LossNotFiniteError(UserError):
     """The training has diverged; the step that met it changed nothing."""
 
 
-def loss_for(rule: UpdateRule, loss: Tensor | float | None) -> float:
+def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
     """What the rule reads of the loss; NaN if it reads none, without waiting for the loss's device.
 
     Raises:
