@@ -6,6 +6,7 @@ Shape letters: M examples, X examples in a batch.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,10 @@ class Examples(Dataset[Batch]):
 
     def __getitem__(self, row: int) -> Batch:
         return self.x[row], self.y[row]
+
+    def digest(self) -> str:
+        """The SHA-256 of all inputs and targets."""
+        return sha256(self.x.numpy().tobytes() + self.y.numpy().tobytes()).hexdigest()
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """A whole batch by one indexing."""

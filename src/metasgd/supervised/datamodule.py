@@ -10,7 +10,7 @@ from torch.utils.data.sampler import BatchSampler
 
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
-from metasgd.errors import arguments_of, at_argument
+from metasgd.errors import UserError, arguments_of, at_argument
 from metasgd.runtime.process import allow_workers
 from metasgd.training.datamodule import default_cache_dir
 from metasgd.training.loader import ResumingLoader
@@ -76,6 +76,25 @@ class SupervisedData(LightningDataModule):
             allow_workers(self.data.num_workers)
             self.examples = self.data.examples(self.problem)
             self._batches(n_steps=0, first=0)  # refuses what cannot be
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"examples": {split: examples.digest() for split, examples in self.examples.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume on other examples than the run began with.
+
+        Raises:
+            UserError: names the splits that differ.
+        """
+        now, saved = self.state_dict()["examples"], state_dict.get("examples")
+        if not isinstance(saved, dict) or not now:
+            return
+        differing = [split for split in now if saved.get(split) != now[split]]
+        if differing:
+            raise UserError(
+                f"the run was trained on other examples than there are now: those of {', '.join(differing)} differ. Put"
+                " the data back as it was, or start a new run"
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
