@@ -6,6 +6,7 @@ Shape letters: M examples, X examples in a batch.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -37,9 +38,12 @@ class Examples(Dataset[Batch]):
     def __getitem__(self, row: int) -> Batch:
         return self.x[row], self.y[row]
 
+    @cached_property
     def digest(self) -> str:
-        """The SHA-256 of all inputs and targets."""
-        return sha256(self.x.numpy().tobytes() + self.y.numpy().tobytes()).hexdigest()
+        """The SHA-256 of all inputs and targets, which every checkpoint of a run has."""
+        found = sha256(self.x.numpy().tobytes())
+        found.update(self.y.numpy().tobytes())
+        return found.hexdigest()
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """A whole batch by one indexing."""

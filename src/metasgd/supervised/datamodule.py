@@ -78,7 +78,7 @@ class SupervisedData(LightningDataModule):
             self._batches(n_steps=0, first=0)  # refuses what cannot be
 
     def state_dict(self) -> dict[str, Any]:
-        return {"examples": {split: examples.digest() for split, examples in self.examples.items()}}
+        return {"examples": {split: examples.digest for split, examples in self.examples.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on other examples than the run began with.
