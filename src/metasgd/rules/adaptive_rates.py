@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metasgd.errors import raise_problems
 from metasgd.rules.base import Coefficients, Params, State, Steps, beside, key_of, no_momentum
 from metasgd.rules.initial_values import Bounds, Start, logit, outside
-from metasgd.rules.per_tensor import PerTensor, of_each
+from metasgd.rules.learned_rates import LearnedRates, of_each
 
 V = "v."
 """A state's key for the mean, or the sum, of the square gradients of the parameter NAME is ``v.NAME``."""
@@ -23,7 +23,7 @@ LEAST_EPS = 1e-15
 """Its square is a number in float32."""
 
 
-class _OverRoot(PerTensor):
+class _OverRoot(LearnedRates):
     """Base: rates η divided by the root of v, which the state holds."""
 
     fixed = ("eps",)

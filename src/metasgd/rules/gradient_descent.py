@@ -20,6 +20,7 @@ from metasgd.rules.base import (
 )
 from metasgd.rules.blocks import block_of
 from metasgd.rules.initial_values import Bounds, Start, checked_bounds, draw, logit, outside
+from metasgd.rules.learned_rates import LearnedRates
 
 
 class PerParameter(UpdateRule):
@@ -103,7 +104,7 @@ class PerParameterMomentum(PerParameter):
         )
 
 
-class PerLayerPerStep(UpdateRule):
+class PerLayerPerStep(LearnedRates):
     """A rate for every tensor and every inner step (LSLR of MAML++, Antoniou et al. 2019, section 4).
 
     ``θ_{s+1} = θ_s − η_{tensor, s} g_s``; steps beyond those it was trained with use the last rate.
@@ -113,30 +114,14 @@ class PerLayerPerStep(UpdateRule):
         bounds: ``[low, high]`` that the rates are kept in; none by default.
     """
 
-    reads_loss = False
-
-    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
-        super().__init__()
-        self.init: Start = init
-        self.bounds = checked_bounds(bounds, init)
-        self.eta = nn.ParameterDict()
-
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
-        super().bind(params, inner_steps)
-        start = draw(self.init)
-        self.eta = nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
+    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
+        return nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         return Coefficients(rates={n: beside(at_step(self.eta[key_of(n)], step), g) for n, g in grads.items()})
 
-    def serves(self) -> Mapping[str, torch.Size | None] | None:
-        return dict.fromkeys(self.names)
 
-    def learned_rates(self) -> dict[str, nn.Parameter]:
-        return {name_of(k): eta for k, eta in self.eta.items()}
-
-
-class PerBlock(UpdateRule):
+class PerBlock(LearnedRates):
     """A rate for every block of the network: tens for one of 20 million parameters (see ``metasgd.rules.blocks``).
 
     ``θ_{s+1} = θ_s − η_{block} g_s``
@@ -146,27 +131,11 @@ class PerBlock(UpdateRule):
         bounds: ``[low, high]`` that the rates are kept in; none by default.
     """
 
-    reads_loss = False
-
-    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
-        super().__init__()
-        self.init: Start = init
-        self.bounds = checked_bounds(bounds, init)
-        self.eta = nn.ParameterDict()
-
-    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
-        super().bind(params, inner_steps)
-        start = draw(self.init)
-        self.eta = nn.ParameterDict({key_of(block_of(n)): p.new_tensor(start) for n, p in params.items()})
+    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
+        return nn.ParameterDict({key_of(block_of(n)): p.new_tensor(start) for n, p in params.items()})
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         return Coefficients(rates={n: self.eta[key_of(block_of(n))] for n in grads})
-
-    def serves(self) -> Mapping[str, torch.Size | None] | None:
-        return dict.fromkeys(self.names)
-
-    def learned_rates(self) -> dict[str, nn.Parameter]:
-        return {name_of(k): eta for k, eta in self.eta.items()}
 
 
 class Scalar(UpdateRule):

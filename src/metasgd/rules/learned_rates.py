@@ -1,4 +1,4 @@
-"""A learned rate for each tensor, which every rule that has one steps by in its own way."""
+"""Learned rates by name, which every rule that has them steps by in its own way."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from metasgd.rules.base import UpdateRule, key_of, name_of
 from metasgd.rules.initial_values import Bounds, Start, checked_bounds, draw
 
 
-class PerTensor(UpdateRule):
-    """Base of rules with a learned rate η for every tensor of θ.
+class LearnedRates(UpdateRule):
+    """Base of rules with learned rates η: one for every tensor of θ, where ``make_rates`` makes no others.
 
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
@@ -19,7 +19,7 @@ class PerTensor(UpdateRule):
 
     reads_loss = False
 
-    def __init__(self, init: Start, bounds: Bounds = None) -> None:
+    def __init__(self, init: Start = 0.1, bounds: Bounds = None) -> None:
         super().__init__()
         self.init: Start = init
         self.bounds = checked_bounds(bounds, init)
@@ -27,7 +27,11 @@ class PerTensor(UpdateRule):
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
-        self.eta = of_each(params, draw(self.init))
+        self.eta = self.make_rates(params, draw(self.init), inner_steps)
+
+    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
+        """η, all from the same start."""
+        return of_each(params, start)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from metasgd.rules.base import Coefficients, Params, State, Steps, key_of
 from metasgd.rules.initial_values import Bounds, Start
-from metasgd.rules.per_tensor import PerTensor
+from metasgd.rules.learned_rates import LearnedRates
 
 
-class MetaCurvature(PerTensor):
+class MetaCurvature(LearnedRates):
     """Meta-curvature (MC1): learned matrices over output channels, input channels and kernel positions.
 
     ``g' = g_s ×₁ M_out ×₂ M_in ×₃ M_kernel,  θ_{s+1} = θ_s − η g'``
