@@ -10,11 +10,11 @@ SIDE = 40
 
 
 def drawing(character: int, d: int, side: int = SIDE) -> Image.Image:
-    """Drawing d of a character, dark on light: its strokes' ends tremble, and it is a little turned and moved."""
+    """Drawing d of a character, dark on light: its strokes' ends tremble, and it is a little rotated and moved."""
     ends = np.random.default_rng(character).uniform(0.15, 0.85, size=(3, 2, 2))
     hand = np.random.default_rng([character, d])
-    turn = hand.uniform(-0.12, 0.12)
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    angle = hand.uniform(-0.12, 0.12)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     ends = (ends + hand.normal(scale=0.02, size=ends.shape) - 0.5) @ rotation.T + 0.5
     ends += hand.uniform(-0.04, 0.04, size=2)
     large = Image.new("L", (4 * side, 4 * side), 255)
@@ -25,12 +25,12 @@ def drawing(character: int, d: int, side: int = SIDE) -> Image.Image:
 
 
 def photograph(image: Image.Image, seed: int, inverted: bool) -> Image.Image:
-    """The drawing in colour on grey paper, enlarged, turned, unevenly lit, noisy, and out of a camera's JPEG."""
+    """The drawing in colour on grey paper, enlarged, rotated, unevenly lit, noisy, and out of a camera's JPEG."""
     stream = np.random.default_rng(seed)
-    turned = image.resize((96, 96)).rotate(
+    rotated = image.resize((96, 96)).rotate(
         float(stream.uniform(-10, 10)), fillcolor=255, resample=Image.Resampling.BICUBIC
     )
-    pixels = np.asarray(turned.filter(ImageFilter.GaussianBlur(1)), dtype=np.float64)
+    pixels = np.asarray(rotated.filter(ImageFilter.GaussianBlur(1)), dtype=np.float64)
     pixels = 255 - pixels if inverted else pixels
     light = np.linspace(0.85, 1.0, 96)[:, None] * np.linspace(1.0, 0.9, 96)
     shades = (40 + pixels * 0.7) * light

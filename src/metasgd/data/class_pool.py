@@ -7,8 +7,8 @@ from mmap import MADV_DONTNEED, mmap
 import numpy as np
 from numpy.typing import NDArray
 
-QUARTER_TURNS = 4
-LARGEST_KEPT = 2**28
+ROTATIONS = 4
+LARGEST_IN_MEMORY = 2**28
 """Bytes of a memory map above which what was read of it does not stay in memory."""
 
 
@@ -61,7 +61,7 @@ class ClassPool:
         """
         taken = self.images[rows]
         mapped: object = self.images.base
-        if isinstance(mapped, mmap) and self.images.nbytes > LARGEST_KEPT:
+        if isinstance(mapped, mmap) and self.images.nbytes > LARGEST_IN_MEMORY:
             mapped.madvise(MADV_DONTNEED)
         return taken
 
@@ -76,7 +76,7 @@ class ClassPool:
         )
 
     def with_rotations(self) -> "ClassPool":
-        """Four classes for each one: turned by 0°, 90°, 180° and 270° (Santoro et al. 2016).
+        """Four classes for each one: rotated by 0°, 90°, 180° and 270° (Santoro et al. 2016).
 
         Copies the images of the pool's own classes, four times over.
 
@@ -86,7 +86,7 @@ class ClassPool:
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"only square images can be rotated by 90°, not {self.images.shape[2:]}")
         own = self._own_images()
-        return self._with_variants({f"@{90 * turn}": np.rot90(own, turn, axes=(2, 3)) for turn in range(QUARTER_TURNS)})
+        return self._with_variants({f"@{90 * r}": np.rot90(own, r, axes=(2, 3)) for r in range(ROTATIONS)})
 
     def with_mirrors(self) -> "ClassPool":
         """Two classes for each one: as it is, and its mirror image, left for right.
@@ -108,6 +108,6 @@ class ClassPool:
             starts=np.concatenate([first + v * of_each for v in range(len(variants))]),
             counts=np.tile(self.counts, len(variants)),
             names=tuple(name + added for added in variants for name in self.names),
-            # a turned or mirrored alphabet is another alphabet: one-alphabet episodes do not mix orientations
+            # a rotated or mirrored alphabet is another alphabet: one-alphabet episodes do not mix orientations
             groups=np.concatenate([self.groups + v * (self.groups.max() + 1) for v in range(len(variants))]),
         )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metasgd.data.class_pool import QUARTER_TURNS, ClassPool
+from metasgd.data.class_pool import ROTATIONS, ClassPool
 from metasgd.data.rng import Split
 from metasgd.data.transforms.affine import distorted
 from metasgd.episode import Episode
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
         rows: ``[B, N, X]`` int64, the rows of the pool's images.
         classes: ``[B, N]`` int64.
         task_index: ``[B]`` int64.
-        turns: ``[B, N]`` int64, by how many quarter turns each class is turned, if at all.
+        rotations: ``[B, N]`` int64, how many times each class is rotated by 90°, if at all.
         maps: ``[B, N*X, 2, 3]``, an affine map of each picture, those of the support set first, if there are any: the
             bits of float64 as int64, which no change of precision touches.
         pictures: ``[B, N, X, channels, height, width]`` uint8, where they were looked up before.
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     rows: Tensor
     classes: Tensor
     task_index: Tensor
-    turns: Tensor | None = None
+    rotations: Tensor | None = None
     maps: Tensor | None = None
     pictures: Tensor | None = None
 
@@ -83,8 +83,8 @@ def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
     if taken is None:
         assert images is not None
         taken = images[plan.rows]
-    if plan.turns is not None:
-        taken = _turned(taken, plan.turns)
+    if plan.rotations is not None:
+        taken = _rotated(taken, plan.rotations)
     k = plan.k_shot
     support_x, query_x = taken[:, :, :k].flatten(1, 2), taken[:, :, k:].flatten(1, 2)
     if plan.maps is not None:
@@ -106,10 +106,10 @@ def bits_of(maps: Sequence[NDArray[np.float64]]) -> Tensor:
     return torch.from_numpy(np.stack(maps)).view(torch.int64)
 
 
-def _turned(pictures: Tensor, turns: Tensor) -> Tensor:
-    """``[B, N, X, channels, side, side]``, each class by its own number of ``turns``; the host need not know them."""
+def _rotated(pictures: Tensor, rotations: Tensor) -> Tensor:
+    """``[B, N, X, channels, side, side]``, each class rotated ``rotations`` times; the host need not know them."""
     found = pictures
-    for quarter in range(1, QUARTER_TURNS):
-        those = (turns == quarter)[:, :, None, None, None, None]
+    for quarter in range(1, ROTATIONS):
+        those = (rotations == quarter)[:, :, None, None, None, None]
         found = torch.where(those, torch.rot90(pictures, quarter, dims=(-2, -1)), found)
     return found

@@ -45,7 +45,7 @@ class AutogradInnerLoop(InnerLoop):
         outputs = [(graph.grads[n], w) for n, w in omega.items()]
         if ell is not None:
             outputs.append((graph.loss, ell))
-        return _pulled([(out, by) for out, by in outputs if out.requires_grad], graph.params, graph.shared)
+        return _vjp([(out, by) for out, by in outputs if out.requires_grad], graph.params, graph.shared)
 
     def prototype_rows(self, start: Params) -> Params:
         with torch.no_grad():
@@ -56,7 +56,7 @@ class AutogradInnerLoop(InnerLoop):
         shared = self._shared_leaves()
         with torch.enable_grad():
             rows = self._rows(params, shared)
-        return _pulled([(row, lam[n]) for n, row in rows.items() if row.requires_grad], params, shared)
+        return _vjp([(row, lam[n]) for n, row in rows.items() if row.requires_grad], params, shared)
 
     def _rows(self, params: Params, shared: Params) -> Params:
         assert self.config.prototypes is not None
@@ -86,7 +86,7 @@ class AutogradInnerLoop(InnerLoop):
         params, shared = leaves(params), self._shared_leaves()
         with torch.enable_grad():
             losses, outputs = self._query(params, shared)
-        grads = _pulled([(losses, torch.ones_like(losses))], params, shared)
+        grads = _vjp([(losses, torch.ones_like(losses))], params, shared)
         return losses.detach(), outputs.detach(), grads
 
     def _query(self, params: Params, shared: Params) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def _detached(tensors: Params) -> Params:
     return {n: t.detach() for n, t in tensors.items()}
 
 
-def _pulled(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params) -> Params:
+def _vjp(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params) -> Params:
     """``Σ cotangent · ∂output/∂input`` over the pairs (output, cotangent), for every input it reaches."""
     if not outputs:
         return {}

@@ -94,13 +94,13 @@ class _Reverse:
         """Go back over inner step s."""
         seen = step.adapting(self.stack.config.adapted)
         lam = self.lam if seen is step else {n: self.lam[n] for n in seen.params}
-        pulled = self.rule.vjp(s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
-        self.lam, self.nu = (pulled.params if seen is step else {**self.lam, **pulled.params}), pulled.state
-        for name, g in pulled.phi.items():
+        cotangents = self.rule.vjp(s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
+        self.lam, self.nu = (cotangents.params if seen is step else {**self.lam, **cotangents.params}), cotangents.state
+        for name, g in cotangents.phi.items():
             _add_to(self.phi, name, g)
-        omega = {} if self.first_order else pulled.grads
-        if omega or pulled.loss is not None:
-            self._add(self.stack.vjp(step.params, step.tape, omega, pulled.loss))
+        omega = {} if self.first_order else cotangents.grads
+        if omega or cotangents.loss is not None:
+            self._add(self.stack.vjp(step.params, step.tape, omega, cotangents.loss))
 
     def start(self) -> None:
         """Go back through the start of a prototype head's rows."""

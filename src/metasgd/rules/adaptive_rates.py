@@ -49,7 +49,7 @@ class InnerAdaGrad(_OverRoot):
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
         eps: ε, what counts as no gradient.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
 
     Example:
         >>> rule = InnerAdaGrad(0.5)
@@ -69,7 +69,7 @@ class InnerAdaGrad(_OverRoot):
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         v = {n: state.get(V + n, 0.0) + g.square() for n, g in grads.items()}
-        return Coefficients(self.rates(v), memory=_kept(state, v))
+        return Coefficients(self.rates(v), memory=_with_means(state, v))
 
 
 class InnerRMSProp(_OverRoot):
@@ -81,7 +81,7 @@ class InnerRMSProp(_OverRoot):
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
         decay: where every σ(ρ) starts, above 0 and below 1.
         eps: ε, what counts as no gradient.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
 
     Example:
         >>> rule = InnerRMSProp(0.1, decay=0.75)
@@ -107,7 +107,7 @@ class InnerRMSProp(_OverRoot):
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
         v = _mean_squares(self.rho, grads, state)
-        return Coefficients(self.rates(v), memory=_kept(state, v))
+        return Coefficients(self.rates(v), memory=_with_means(state, v))
 
 
 class InnerAdam(_OverRoot):
@@ -116,7 +116,7 @@ class InnerAdam(_OverRoot):
     ``a_{s+1} = β₁ a_s + (1 − β₁) g_s,  v_{s+1} = β₂ v_s + (1 − β₂) g_s²,``
     ``θ_{s+1} = θ_s − η â / √(v̂ + ε²)``
 
-    with ``β = σ(ρ)``, ``â = a_{s+1} / (1 − β₁^{s+1})`` and ``v̂ = v_{s+1} / (1 − β₂^{s+1})``. Its momentum is kept as
+    with ``β = σ(ρ)``, ``â = a_{s+1} / (1 − β₁^{s+1})`` and ``v̂ = v_{s+1} / (1 − β₂^{s+1})``. Its momentum is stored as
     ``m = a / (1 − β₁)``, the sum that all rules with a momentum keep.
 
     Args:
@@ -124,7 +124,7 @@ class InnerAdam(_OverRoot):
         beta1: where every β₁ starts, above 0 and below 1.
         beta2: where every β₂ starts, above 0 and below 1.
         eps: ε, what counts as no gradient.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
 
     Example:
         >>> rule = InnerAdam(0.01)
@@ -164,7 +164,7 @@ class InnerAdam(_OverRoot):
         rho1 = {n: self.rho1[key_of(n)] for n in grads}
         shares = {n: torch.sigmoid(-rho1[n]) / beside(_seen(rho1[n], step), g) for n, g in grads.items()}
         momenta = {n: rho.sigmoid() for n, rho in rho1.items()}
-        return Coefficients({n: shares[n] * rates[n] for n in grads}, momenta, _kept(state, v))
+        return Coefficients({n: shares[n] * rates[n] for n in grads}, momenta, _with_means(state, v))
 
 
 def _mean_squares(rho: nn.ParameterDict, grads: Params, state: State) -> Params:
@@ -178,6 +178,6 @@ def _seen(rho: Tensor, step: Steps) -> Tensor:
     return -torch.expm1((step + 1) * F.logsigmoid(rho))
 
 
-def _kept(state: State, v: Params) -> State:
+def _with_means(state: State, v: Params) -> State:
     """What has no gradient this time keeps its mean."""
     return {k: t for k, t in state.items() if k.startswith(V)} | {V + n: t for n, t in v.items()}

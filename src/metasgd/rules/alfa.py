@@ -25,7 +25,7 @@ class ALFA(PerLayerPerStep):
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
         decay: where every δ starts, from 0 to below 1: what share of the weights a step takes away.
-        bounds: ``[low, high]`` that the η are kept in; none by default.
+        bounds: ``[low, high]`` that the η are clipped to; none by default.
 
     Example:
         >>> rule = ALFA(init=0.5, decay=0.25)

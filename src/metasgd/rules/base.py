@@ -39,7 +39,7 @@ class Coefficients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pulled:
+class Cotangents:
     """Cotangents of a rule's inputs: ``(λ, ν) · ∂u/∂(θ_s, g_s, L_s, m_s, φ)``.
 
     Attributes:
@@ -118,7 +118,7 @@ class UpdateRule(nn.Module):
 
     def vjp(
         self, step: int, params: Params, grads: Params, loss: Tensor, state: State, lam: Params, nu: State
-    ) -> Pulled:
+    ) -> Cotangents:
         """Take λ = d outer / d θ_{s+1} and ν = d outer / d m_{s+1} back through inner step s.
 
         Args:
@@ -141,7 +141,7 @@ class UpdateRule(nn.Module):
         found = iter(torch.autograd.grad(outs, inputs, cotangents, allow_unused=True))
         of_theta, of_grads, of_state = ({n: next(found) for n in part} for part in (theta, g, m))
         of_loss = next(found)
-        return Pulled(
+        return Cotangents(
             params={n: torch.zeros_like(theta[n]) if t is None else t for n, t in of_theta.items()},
             grads=_found(of_grads),
             loss=of_loss,

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from metasgd.errors import raise_problems
 from metasgd.rules.base import (
     Coefficients,
+    Cotangents,
     Params,
-    Pulled,
     State,
     Steps,
     UpdateRule,
@@ -30,7 +30,7 @@ class PerParameter(UpdateRule):
 
     Args:
         init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
     """
 
     reads_loss = False
@@ -51,13 +51,13 @@ class PerParameter(UpdateRule):
 
     def vjp(
         self, step: int, params: Params, grads: Params, loss: Tensor, state: State, lam: Params, nu: State
-    ) -> Pulled:
+    ) -> Cotangents:
         """``λ' = λ, ω = −α ⊙ λ, dα = −g ⊙ λ``, as autograd would find it, at a fraction of the time."""
         if type(self) is not PerParameter:  # what inherits from this one steps in another way
             return super().vjp(step, params, grads, loss, state, lam, nu)
         alpha = {n: self.alpha[key_of(n)] for n in grads}
         of_alpha = {n: (grads[n] * lam[n]).sum_to_size(a.shape).neg_() for n, a in alpha.items() if a.requires_grad}
-        return Pulled(
+        return Cotangents(
             params=lam,
             grads={n: -a.detach() * lam[n] for n, a in alpha.items()},
             loss=None,
@@ -80,7 +80,7 @@ class PerParameterMomentum(PerParameter):
     Args:
         init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
         momentum: where every coefficient σ(ρ) starts, above 0 and below 1.
-        bounds: ``[low, high]`` that the rates α are kept in; none by default.
+        bounds: ``[low, high]`` that the rates α are clipped to; none by default.
     """
 
     def __init__(self, init: Start = 0.1, momentum: float = 0.5, bounds: Bounds = None) -> None:
@@ -111,7 +111,7 @@ class PerLayerPerStep(LearnedRates):
 
     Args:
         init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
     """
 
     def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
@@ -128,7 +128,7 @@ class PerBlock(LearnedRates):
 
     Args:
         init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
     """
 
     def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
@@ -146,7 +146,7 @@ class Scalar(UpdateRule):
     Args:
         init: where η starts: a number, or ``[low, high]`` to draw it from.
         momentum: μ, from 0 to below 1; not learned.
-        bounds: ``[low, high]`` that η is kept in; none by default.
+        bounds: ``[low, high]`` that η is clipped to; none by default.
     """
 
     reads_loss = False

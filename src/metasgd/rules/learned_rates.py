@@ -14,7 +14,7 @@ class LearnedRates(UpdateRule):
 
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
     """
 
     reads_loss = False

@@ -25,7 +25,7 @@ class MetaCurvature(LearnedRates):
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
         learn_rates: learn η as well, one for each tensor; otherwise it stays at ``init``, as published.
-        bounds: ``[low, high]`` that the rates are kept in; none by default.
+        bounds: ``[low, high]`` that the rates are clipped to; none by default.
 
     Example:
         >>> rule = MetaCurvature(0.5)

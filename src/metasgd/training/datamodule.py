@@ -60,7 +60,7 @@ class EpisodicDataModule(LightningDataModule):
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
             where drawing is cheap.
-        on_device: keep the pictures on the device that trains, and look up, turn and distort those of whole
+        on_device: keep the pictures on the device that trains, and look up, rotate and distort those of whole
             meta-batches there; which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
     """
 

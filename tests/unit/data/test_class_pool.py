@@ -36,15 +36,15 @@ def test_a_selection_shares_the_images(pool):
 
 
 def test_rotations_are_new_classes_of_new_alphabets(pool):
-    turned = pool.select(np.array([2, 1])).with_rotations()
-    assert len(turned) == 8
-    assert turned.names[:3] == ("B/1@0", "A/2@0", "B/1@90")
-    for turn in range(4):
+    rotated = pool.select(np.array([2, 1])).with_rotations()
+    assert len(rotated) == 8
+    assert rotated.names[:3] == ("B/1@0", "A/2@0", "B/1@90")
+    for quarter in range(4):
         for place, c in enumerate((2, 1)):
-            expected = [np.rot90(image[0], turn).tolist() for image in images_of(pool, c)]
-            assert images_of(turned, 2 * turn + place)[:, 0].tolist() == expected
-    assert len(np.unique(turned.groups)) == 8
-    assert len(set(turned.names)) == 8
+            expected = [np.rot90(image[0], quarter).tolist() for image in images_of(pool, c)]
+            assert images_of(rotated, 2 * quarter + place)[:, 0].tolist() == expected
+    assert len(np.unique(rotated.groups)) == 8
+    assert len(set(rotated.names)) == 8
 
 
 def test_mirror_images_are_new_classes_of_new_alphabets(pool):
@@ -71,16 +71,16 @@ def resident(file: Path) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("largest_kept", [0, 2**28])
-def test_what_was_read_of_a_large_map_does_not_stay_in_memory(tmp_path, monkeypatch, largest_kept):
+@pytest.mark.parametrize("largest", [0, 2**28])
+def test_what_was_read_of_a_large_map_does_not_stay_in_memory(tmp_path, monkeypatch, largest):
     images = np.random.default_rng(0).integers(256, size=(4, 100, 3, 84, 84), dtype=np.uint8)
     built = ClassPool.of_equal_counts(images, tuple("abcd"), np.zeros(4, np.int64))
     pool = load_or_build(tmp_path, "key", lambda: built)
-    monkeypatch.setattr(class_pool, "LARGEST_KEPT", largest_kept)
+    monkeypatch.setattr(class_pool, "LARGEST_IN_MEMORY", largest)
     rows = np.arange(400).reshape(4, 100)[:, ::-1]
     for _ in range(2):
         np.testing.assert_array_equal(pool.take(rows), images[:, ::-1])
         share = resident(tmp_path / "key" / "images.npy") / (images.nbytes / 1024)
-        assert share > 0.9 if largest_kept else share < 0.1
+        assert share > 0.9 if largest else share < 0.1
     of_selection = pool.select(np.array([2]))
     assert of_selection.images.base is pool.images.base

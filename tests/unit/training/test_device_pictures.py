@@ -26,7 +26,7 @@ from metasgd.training.module import MetaSGDModule
 
 
 class Noise(ClassSource):
-    """Noise, distorted in training and turned in evaluation."""
+    """Noise, distorted in training and rotated in evaluation."""
 
     def __init__(self, augmented: bool = False) -> None:
         self.augmented = augmented

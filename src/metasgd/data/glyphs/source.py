@@ -66,7 +66,7 @@ class Glyphs(ClassSource):
         image_size: height and width in pixels, 12 to 128.
         drawings_per_class: drawings of each letter.
         seed: of the distortions.
-        rotations: in training, a letter turned by 90°, 180° and 270° is three more classes.
+        rotations: in training, a letter rotated by 90°, 180° and 270° is three more classes.
         handwriting: the share of drawings, from 0 to 1, that follow the middle lines of the letter's strokes with
             a pen and an unsteady hand.
 

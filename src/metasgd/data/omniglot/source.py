@@ -46,12 +46,12 @@ class Omniglot(ClassSource):
         split: ``random``: 1,100 characters to train, 100 to validate, 423 to test, whatever their alphabet,
             as MAML's code has it; the same ones every time. ``official``: train on 25 and validate on 5 of
             the 30 background alphabets, test on the 20 evaluation alphabets.
-        rotations: in training, a character turned by 90°, 180° and 270° is three more classes.
-        eval_rotations: in validation and test, each of a task's characters is turned by 0°, 90°, 180° or 270° at
+        rotations: in training, a character rotated by 90°, 180° and 270° is three more classes.
+        eval_rotations: in validation and test, each of a task's characters is rotated by 0°, 90°, 180° or 270° at
             random, as in the code published with MAML. Tasks are easier for it, since characters that resemble one
-            another mostly come in different turns.
-        mirrors: in training, the mirror image of a character, turned or not, is one more class.
-        distortion: in training, how much every drawing is turned, stretched, slanted and moved at random, support
+            another mostly come in different rotations.
+        mirrors: in training, the mirror image of a character, rotated or not, is one more class.
+        distortion: in training, how much every drawing is rotated, stretched, slanted and moved at random, support
             and query alike, each time it is drawn; see ``Distorted``. 0 leaves them.
         image_size: height and width in pixels, 1 to 105.
         download: fetch the archives into ``data.root`` if they are not there, through torchvision.

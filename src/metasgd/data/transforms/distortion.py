@@ -16,7 +16,7 @@ MOST_DISTORTION = 3.0
 class Distorted:
     """Draws a sampler's tasks and gives each of their drawings an affine distortion of its own.
 
-    At strength 1, a drawing is turned by up to 0.2 rad (11°), stretched or shrunk in width and in height by up to
+    At strength 1, a drawing is rotated by up to 0.2 rad (11°), stretched or shrunk in width and in height by up to
     13 %, slanted by up to 0.15, and moved by up to 6 % of its size, each uniformly at random; at other strengths,
     by as many times that. Pixels are interpolated bicubically, and black beyond the rim.
 
@@ -56,10 +56,10 @@ class Distorted:
 
 def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:
     """Affine maps from a distorted drawing's coordinates to the original's, ``[n, 2, 3]``; -1 and 1 are its rims."""
-    turn, log_width, log_height, slant, across, down = (
+    angle, log_width, log_height, slant, across, down = (
         stream.uniform(-most * strength, most * strength, size=n) for most in (0.2, 0.12, 0.12, 0.15, 0.12, 0.12)
     )
-    sin, cos = np.sin(turn), np.cos(turn)
+    sin, cos = np.sin(angle), np.cos(angle)
     width, height = np.exp(log_width), np.exp(log_height)
     rows = [[cos * width, cos * slant - sin * height, across], [sin * width, sin * slant + cos * height, down]]
     return np.array(rows).transpose(2, 0, 1)

@@ -1,18 +1,18 @@
-"""Classes turned by quarter turns, each task's anew."""
+"""Classes rotated by multiples of 90°, each task's anew."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metasgd.data.class_pool import QUARTER_TURNS, ClassPool
+from metasgd.data.class_pool import ROTATIONS, ClassPool
 from metasgd.data.plan import Plan, PlanningSampler
 from metasgd.data.rng import Split, task_stream
 from metasgd.episode import Episode
 
 
 class Rotated:
-    """Draws a sampler's tasks and turns each of their classes by 0°, 90°, 180° or 270°, support and query alike.
+    """Draws a sampler's tasks and rotates each of their classes by 0°, 90°, 180° or 270°, support and query alike.
 
     Args:
         sampler: draws the tasks; their pictures are square.
@@ -26,8 +26,8 @@ class Rotated:
     def draw(self, indices: NDArray[np.int64]) -> Episode:
         """The tasks with these numbers."""
         tasks = self.sampler.draw(indices)
-        turns = self._turns(indices, tasks.n_way)
-        return tasks._replace(support_x=turned(tasks.support_x, turns), query_x=turned(tasks.query_x, turns))
+        rotations = self._rotations(indices, tasks.n_way)
+        return tasks._replace(support_x=rotated(tasks.support_x, rotations), query_x=rotated(tasks.query_x, rotations))
 
     @property
     def images_of(self) -> ClassPool:
@@ -36,17 +36,17 @@ class Rotated:
     def plan(self, indices: NDArray[np.int64]) -> Plan:
         """The tasks with these numbers, before their pictures are looked up."""
         plan = self.sampler.plan(indices)
-        return plan._replace(turns=torch.from_numpy(self._turns(indices, plan.classes.shape[1])))
+        return plan._replace(rotations=torch.from_numpy(self._rotations(indices, plan.classes.shape[1])))
 
-    def _turns(self, indices: NDArray[np.int64], n_way: int) -> NDArray[np.int64]:
+    def _rotations(self, indices: NDArray[np.int64], n_way: int) -> NDArray[np.int64]:
         streams = (task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices)
-        return np.stack([stream.integers(QUARTER_TURNS, size=n_way) for stream in streams])
+        return np.stack([stream.integers(ROTATIONS, size=n_way) for stream in streams])
 
 
-def turned(pictures: Tensor, turns: NDArray[np.int64]) -> Tensor:
-    """``[B, N*K, channels, side, side]``, ordered by class, each class by its own number of ``turns`` ``[B, N]``."""
-    by_class = pictures.reshape(*turns.shape, -1, *pictures.shape[2:]).clone()
-    for quarter in range(1, QUARTER_TURNS):
-        those = torch.from_numpy(turns == quarter)
+def rotated(pictures: Tensor, rotations: NDArray[np.int64]) -> Tensor:
+    """``[B, N*K, channels, side, side]``, ordered by class, each class rotated by its own ``rotations`` ``[B, N]``."""
+    by_class = pictures.reshape(*rotations.shape, -1, *pictures.shape[2:]).clone()
+    for quarter in range(1, ROTATIONS):
+        those = torch.from_numpy(rotations == quarter)
         by_class[those] = torch.rot90(by_class[those], quarter, dims=(-2, -1))
     return by_class.reshape(pictures.shape)

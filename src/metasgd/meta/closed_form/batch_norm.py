@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.meta.closed_form.layers import Found, Kept, Layer
+from metasgd.meta.closed_form.layers import Found, Layer, Saved
 from metasgd.rules.base import Params
 
 EXAMPLES_AND_PLACES = (0, 2, 3)
@@ -22,22 +22,22 @@ class BatchNorm(Layer):
 
     eps: float = 1e-5
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         normed = x - _mean(x)
         r = (_mean(normed.square()) + self.eps).rsqrt_()
         normed.mul_(r)
         return torch.addcmul(_each(p[self.bias]), normed, _each(p[self.weight])), (normed, r)
 
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
-        normed, r = kept
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
+        normed, r = saved
         m, m1, m2 = dy[:, 0].numel(), _mean(dy), _mean(dy * normed)
         dx = _centred(dy, m1, m2, normed).mul_(r * _each(p[self.weight])) if needs_dx else None
         return dx, {self.weight: m2.flatten() * m, self.bias: m1.flatten() * m}
 
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         if x_dot is None and not self.names & dot.keys():
             return None, ()
-        normed, r = kept
+        normed, r = saved
         y_dot = _each(dot[self.bias]) if self.bias in dot else torch.zeros_like(r)
         if self.weight in dot:
             y_dot = torch.addcmul(y_dot, normed, _each(dot[self.weight]))
@@ -48,14 +48,14 @@ class BatchNorm(Layer):
         return torch.addcmul(y_dot, normed_dot, _each(p[self.weight])), (normed_dot, along)
 
     def tangent_backward(
-        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
-        normed, r = kept
-        dx_dot, found = self.backward(p, kept, dy_dot, needs_dx)
+        normed, r = saved
+        dx_dot, found = self.backward(p, saved, dy_dot, needs_dx)
         gamma_dot = _each(dot[self.weight]) if self.weight in dot else None
         scale = None if gamma_dot is None else gamma_dot * r
-        if dot_kept:
-            normed_dot, along = dot_kept
+        if dot_saved:
+            normed_dot, along = dot_saved
             moved, gamma_r = _mean(dy * normed_dot), _each(p[self.weight]) * r
             found[self.weight] = found[self.weight] + moved.flatten() * dy[:, 0].numel()
             scale = -gamma_r * r * along if scale is None else scale - gamma_r * r * along
@@ -64,7 +64,7 @@ class BatchNorm(Layer):
         # d/dω (γ J dy) = γ J ẏ + (γ̇ − γ r mean(x̂ ẋ)) J dy − γ r (mean(x̂ dy) x̂̇ + x̂ mean(x̂̇ dy))
         m2 = _mean(dy * normed)
         dx_dot.addcmul_(dy - _mean(dy), scale)
-        if dot_kept:
+        if dot_saved:
             dx_dot.addcmul_(normed_dot, -gamma_r * m2)
             return dx_dot.addcmul_(normed, -scale * m2 - gamma_r * moved), found
         return dx_dot.addcmul_(normed, -scale * m2), found

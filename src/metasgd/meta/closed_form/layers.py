@@ -25,7 +25,7 @@ from torch import Tensor
 from metasgd.meta.closed_form.products import add_product, affine, product
 from metasgd.rules.base import Params
 
-Kept = tuple[Any, ...]
+Saved = tuple[Any, ...]
 Found = tuple[Tensor | None, Params]
 aten = torch.ops.aten
 
@@ -42,20 +42,20 @@ class Layer(ABC):
         return frozenset({self.weight, self.bias} - {""})
 
     @abstractmethod
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         """y, and what the derivatives need of this pass."""
 
     @abstractmethod
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         """dx (None unless needed), and dp by name."""
 
     @abstractmethod
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         """ẏ, and what ``tangent_backward`` needs of this pass."""
 
     @abstractmethod
     def tangent_backward(
-        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
         """The tangents of dx (None unless needed) and of dp."""
 
@@ -64,30 +64,30 @@ class Layer(ABC):
 class Linear(Layer):
     """``y = x Wᵀ + b``, x ``[…, X, in]``."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         return affine(x, p[self.weight], p.get(self.bias)), (x,)
 
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
-        found = {self.weight: product(dy.mT, kept[0])}
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
+        found = {self.weight: product(dy.mT, saved[0])}
         if self.bias:
             found[self.bias] = dy.sum(dim=-2)
         return (product(dy, p[self.weight]) if needs_dx else None), found
 
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         y_dot = None if x_dot is None else product(x_dot, p[self.weight].mT)
         if self.weight in dot:
-            moved = affine(kept[0], dot[self.weight], dot.get(self.bias))
+            moved = affine(saved[0], dot[self.weight], dot.get(self.bias))
             y_dot = moved if y_dot is None else y_dot.add_(moved)
         elif self.bias in dot:
-            y_dot = dot[self.bias].unsqueeze(-2) + (torch.zeros_like(kept[0][..., :1]) if y_dot is None else y_dot)
+            y_dot = dot[self.bias].unsqueeze(-2) + (torch.zeros_like(saved[0][..., :1]) if y_dot is None else y_dot)
         return y_dot, () if x_dot is None else (x_dot,)
 
     def tangent_backward(
-        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
-        dx_dot, found = self.backward(p, kept, dy_dot, needs_dx)
-        if dot_kept:
-            add_product(found[self.weight], dy.mT, dot_kept[0])
+        dx_dot, found = self.backward(p, saved, dy_dot, needs_dx)
+        if dot_saved:
+            add_product(found[self.weight], dy.mT, dot_saved[0])
         if dx_dot is not None and self.weight in dot:
             add_product(dx_dot, dy, dot[self.weight])
         return dx_dot, found
@@ -104,40 +104,40 @@ class Conv2d(Layer):
     """Whether the next layer subtracts the mean, and with it the bias: its gradient is zero, which sums would only
     come near, by several times the rounding of all the others."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         return self._map(x, p[self.weight], p.get(self.bias)), (x,)
 
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:
-        dx, dw, _ = self._pull(dy, kept[0], p[self.weight], needs_dx, True, False)
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
+        dx, dw, _ = self._vjp(dy, saved[0], p[self.weight], needs_dx, True, False)
         return dx, {self.weight: dw, **self._of_bias(p, dy)}
 
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         weight_dot = dot.get(self.weight)
         y_dot = None
         if x_dot is not None and weight_dot is not None:  # both terms in one convolution
-            inputs, weights = torch.cat([x_dot, kept[0]], dim=1), torch.cat([p[self.weight], weight_dot], dim=1)
+            inputs, weights = torch.cat([x_dot, saved[0]], dim=1), torch.cat([p[self.weight], weight_dot], dim=1)
             y_dot = self._map(inputs, weights, dot.get(self.bias))
         elif weight_dot is not None:
-            y_dot = self._map(kept[0], weight_dot, dot.get(self.bias))
+            y_dot = self._map(saved[0], weight_dot, dot.get(self.bias))
         elif x_dot is not None:
             y_dot = self._map(x_dot, p[self.weight], dot.get(self.bias))
         elif self.bias in dot:
-            y_dot = self._map(kept[0], torch.zeros_like(p[self.weight]), dot[self.bias])
+            y_dot = self._map(saved[0], torch.zeros_like(p[self.weight]), dot[self.bias])
         return y_dot, () if x_dot is None else (x_dot,)
 
     def tangent_backward(
-        self, p: Params, dot: Params, kept: Kept, dot_kept: Kept, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
-        x, weight = kept[0], p[self.weight]
+        x, weight = saved[0], p[self.weight]
         found = self._of_bias(p, dy_dot)
         # the two terms of each in one convolution: of the weight over examples, of the input over channels
-        both_dy, both_x = (torch.cat([dy_dot, dy]), torch.cat([x, dot_kept[0]])) if dot_kept else (dy_dot, x)
-        found[self.weight] = self._pull(both_dy, both_x, weight, False, True, False)[1]
+        both_dy, both_x = (torch.cat([dy_dot, dy]), torch.cat([x, dot_saved[0]])) if dot_saved else (dy_dot, x)
+        found[self.weight] = self._vjp(both_dy, both_x, weight, False, True, False)[1]
         if not needs_dx:
             return None, found
         if self.weight in dot:
             dy_dot, weight = torch.cat([dy_dot, dy], dim=1), torch.cat([weight, dot[self.weight]])
-        return self._pull(dy_dot, x, weight, True, False, False)[0], found
+        return self._vjp(dy_dot, x, weight, True, False, False)[0], found
 
     def _of_bias(self, p: Params, dy: Tensor) -> Params:
         if not self.bias:
@@ -147,7 +147,7 @@ class Conv2d(Layer):
     def _map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
-    def _pull(
+    def _vjp(
         self, dy: Tensor, x: Tensor, weight: Tensor, *needs: bool
     ) -> tuple[Tensor, Tensor, Tensor]:  # None where not needed
         found: tuple[Tensor, Tensor, Tensor] = aten.convolution_backward(
@@ -160,40 +160,40 @@ class Fixed(Layer):
     """A layer without parameters that is linear near x: its tangent is its own map, and backward its transpose."""
 
     @abstractmethod
-    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor: ...
+    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _pull(self, kept: Kept, dy: Tensor) -> Tensor: ...
+    def _vjp(self, saved: Saved, dy: Tensor) -> Tensor: ...
 
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
-        return self._pull(kept, dy), {}
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
+        return self._vjp(saved, dy), {}
 
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:  # noqa: ARG002
-        return (None if x_dot is None else self._push(kept, x_dot)), ()
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:  # noqa: ARG002
+        return (None if x_dot is None else self._jvp(saved, x_dot)), ()
 
     def tangent_backward(
         self,
         p: Params,  # noqa: ARG002
         dot: Params,  # noqa: ARG002
-        kept: Kept,
-        dot_kept: Kept,  # noqa: ARG002
+        saved: Saved,
+        dot_saved: Saved,  # noqa: ARG002
         dy: Tensor,  # noqa: ARG002
         dy_dot: Tensor,
         needs_dx: bool,  # noqa: ARG002
     ) -> Found:
-        return self._pull(kept, dy_dot), {}
+        return self._vjp(saved, dy_dot), {}
 
 
 class ReLU(Fixed):
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         y = x.relu()
         return y, (y,)
 
-    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
-        return self._pull(kept, x_dot)
+    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:
+        return self._vjp(saved, x_dot)
 
-    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
-        dx: Tensor = aten.threshold_backward(dy, kept[0], 0)
+    def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
+        dx: Tensor = aten.threshold_backward(dy, saved[0], 0)
         return dx
 
 
@@ -209,16 +209,16 @@ class MaxPool2d(Fixed):
     def _options(self) -> tuple[Any, ...]:
         return self.size, self.stride, self.padding, self.dilation, self.ceil_mode
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         y, where = aten.max_pool2d_with_indices(x, *self._options)
         return y, (x, where)
 
-    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:
-        where = kept[1]
+    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:
+        where = saved[1]
         return x_dot.flatten(2).gather(2, where.flatten(2)).view(where.shape)
 
-    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
-        x, where = kept
+    def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
+        x, where = saved
         dx: Tensor = aten.max_pool2d_with_indices_backward(dy, x, *self._options, where)
         return dx
 
@@ -227,11 +227,11 @@ class MaxPool2d(Fixed):
 class Flatten(Fixed):
     """Images ``[X, channels, height, width]`` to vectors."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         return x.flatten(1), (x,)
 
-    def _push(self, kept: Kept, x_dot: Tensor) -> Tensor:  # noqa: ARG002
+    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:  # noqa: ARG002
         return x_dot.flatten(1)
 
-    def _pull(self, kept: Kept, dy: Tensor) -> Tensor:
-        return dy.reshape(kept[0].shape)
+    def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
+        return dy.reshape(saved[0].shape)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from metasgd.meta.closed_form.layers import Kept
+from metasgd.meta.closed_form.layers import Saved
 
 IGNORED = -100
 """The label of an example that counts for nothing, as ``F.cross_entropy`` has it."""
@@ -18,11 +18,11 @@ class LossForm(ABC):
     """Whether it stays as it is when all outputs of an example grow by the same."""
 
     @abstractmethod
-    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Saved]:
         """The loss ``[*lead]``, its gradient in the outputs, and what ``tangent`` needs."""
 
     @abstractmethod
-    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
+    def tangent(self, saved: Saved, outputs_dot: Tensor) -> Tensor:
         """How that gradient changes along ``outputs_dot``."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class LossForm(ABC):
 class CrossEntropy(LossForm):
     shift_invariant = True
 
-    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Saved]:
         log_p, counts = outputs.log_softmax(dim=-1), (y != IGNORED).unsqueeze(-1)
         at, n = torch.where(counts, y.unsqueeze(-1), 0), counts.sum(dim=-2, keepdim=True)
         share = counts / n.to(log_p.dtype)
@@ -41,8 +41,8 @@ class CrossEntropy(LossForm):
         p = log_p.exp()
         return loss, p.scatter_add(-1, at, p.new_full((), -1.0).expand(at.shape)).mul_(share), (p, share)
 
-    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:
-        p, share = kept
+    def tangent(self, saved: Saved, outputs_dot: Tensor) -> Tensor:
+        p, share = saved
         moved: Tensor = p * outputs_dot
         return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).mul_(share)
 
@@ -51,11 +51,11 @@ class CrossEntropy(LossForm):
 
 
 class MeanSquaredError(LossForm):
-    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Kept]:
+    def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Saved]:
         error = outputs - y
         return error.square().mean(dim=(-2, -1)), error * (2 / error.shape[-2:].numel()), ()
 
-    def tangent(self, kept: Kept, outputs_dot: Tensor) -> Tensor:  # noqa: ARG002
+    def tangent(self, saved: Saved, outputs_dot: Tensor) -> Tensor:  # noqa: ARG002
         return outputs_dot * (2 / outputs_dot.shape[-2:].numel())
 
     def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.meta.closed_form.batch_norm import BatchNorm
-from metasgd.meta.closed_form.layers import Kept, Layer
+from metasgd.meta.closed_form.layers import Layer, Saved
 from metasgd.meta.closed_form.losses import LossForm
 from metasgd.meta.closed_form.products import product
 from metasgd.rules.base import Params
@@ -18,13 +18,13 @@ class Pass:
     """A forward pass, and the backward pass down to the lowest layer that was asked for.
 
     Attributes:
-        kept: of each layer.
-        loss_kept: of the loss.
+        saved: of each layer.
+        loss_saved: of the loss.
         dys: the loss's gradient in each layer's output, by the layer's number.
     """
 
-    kept: list[Kept]
-    loss_kept: Kept
+    saved: list[Saved]
+    loss_saved: Saved
     dys: dict[int, Tensor]
 
 
@@ -80,69 +80,69 @@ class FeedForward:
             return x.to(memory_format=torch.channels_last) if x.is_cpu else x
         return x.flatten(lead + 1) if self.flatten else x
 
-    def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
-        """The outputs, and what each layer keeps of its pass."""
-        x, all_kept = self.features(p, x)
-        x, kept = self.layers[-1].forward(p, x)
-        return x, [*all_kept, kept]
+    def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Saved]]:
+        """The outputs, and what each layer saves of its pass."""
+        x, all_saved = self.features(p, x)
+        x, saved = self.layers[-1].forward(p, x)
+        return x, [*all_saved, saved]
 
-    def features(self, p: Params, x: Tensor) -> tuple[Tensor, list[Kept]]:
-        """What the last layer reads, and what each layer below it keeps of its pass."""
-        all_kept = []
+    def features(self, p: Params, x: Tensor) -> tuple[Tensor, list[Saved]]:
+        """What the last layer reads, and what each layer below it saves of its pass."""
+        all_saved = []
         for layer in self.layers[:-1]:
-            x, kept = layer.forward(p, x)
-            all_kept.append(kept)
-        return x, all_kept
+            x, saved = layer.forward(p, x)
+            all_saved.append(saved)
+        return x, all_saved
 
-    def features_vjp(self, p: Params, kept: list[Kept], dx: Tensor) -> Params:
-        """``dx · ∂features`` in every parameter below the last layer; uses up ``kept``."""
+    def features_vjp(self, p: Params, saved: list[Saved], dx: Tensor) -> Params:
+        """``dx · ∂features`` in every parameter below the last layer; uses up ``saved``."""
         below = frozenset[str]().union(*(layer.names for layer in self.layers[:-1]))
-        return self._backward(p, kept, dx, below, None) if below else {}
+        return self._backward(p, saved, dx, below, None) if below else {}
 
     def gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Tensor, Params]:
         """The losses, the outputs, and the losses' gradient in the ``wanted`` parameters."""
-        outputs, kept = self.outputs(p, x)
+        outputs, saved = self.outputs(p, x)
         loss, dy, _ = self.loss.forward(outputs, y)
-        return loss, outputs, self._backward(p, kept, dy, wanted, None)
+        return loss, outputs, self._backward(p, saved, dy, wanted, None)
 
     def recorded_gradient(self, p: Params, x: Tensor, y: Tensor, wanted: frozenset[str]) -> tuple[Tensor, Params, Pass]:
         """The losses and their gradient, and the record of the pass, to differentiate them further."""
-        outputs, kept = self.outputs(p, x)
-        loss, dy, loss_kept = self.loss.forward(outputs, y)
-        made = Pass(kept, loss_kept, {})
-        return loss, self._backward(p, list(kept), dy, wanted, made.dys), made
+        outputs, saved = self.outputs(p, x)
+        loss, dy, loss_saved = self.loss.forward(outputs, y)
+        made = Pass(saved, loss_saved, {})
+        return loss, self._backward(p, list(saved), dy, wanted, made.dys), made
 
     def full_gradient(self, p: Params, made: Pass) -> Params:
         """The gradient in all parameters, of a pass that is there already."""
         everything = frozenset().union(*(layer.names for layer in self.layers))
-        return self._backward(p, list(made.kept), made.dys[len(self.layers) - 1], everything, None)
+        return self._backward(p, list(made.saved), made.dys[len(self.layers) - 1], everything, None)
 
     def _backward(
-        self, p: Params, kept: list[Kept], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
+        self, p: Params, saved: list[Saved], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
     ) -> Params:
-        """The gradient in ``wanted``, from ``dy`` in the output of the last layer in ``kept``.
+        """The gradient in ``wanted``, from ``dy`` in the output of the last layer in ``saved``.
 
-        Uses up ``kept``, so that memory is free as soon as it can be.
+        Uses up ``saved``, so that memory is free as soon as it can be.
         """
         lowest = self._lowest(wanted)
         grads: Params = {}
-        for i in reversed(range(lowest, len(kept))):
+        for i in reversed(range(lowest, len(saved))):
             assert dy is not None
             if dys is not None:
                 dys[i] = dy
-            dy, found = self.layers[i].backward(p, kept.pop(), dy, needs_dx=i > lowest)
+            dy, found = self.layers[i].backward(p, saved.pop(), dy, needs_dx=i > lowest)
             grads.update(found)
         return {n: g for n, g in grads.items() if n in wanted}
 
     def hessian_product(self, p: Params, made: Pass, omega: Params) -> Params:
         """``H ω``: how the gradient in every parameter changes along the direction ``omega``."""
-        dot_kept = []
+        dot_saved = []
         x_dot: Tensor | None = None
-        for layer, kept in zip(self.layers, made.kept, strict=True):
-            x_dot, own = layer.tangent(p, omega, kept, x_dot)
-            dot_kept.append(own)
+        for layer, saved in zip(self.layers, made.saved, strict=True):
+            x_dot, own = layer.tangent(p, omega, saved, x_dot)
+            dot_saved.append(own)
         assert x_dot is not None, "omega names no parameter of the network"
-        dy_dot: Tensor | None = self.loss.tangent(made.loss_kept, x_dot)
+        dy_dot: Tensor | None = self.loss.tangent(made.loss_saved, x_dot)
         found: Params = {}
         lowest = self._lowest(frozenset(p))
         for i in reversed(range(lowest, len(self.layers))):
@@ -150,7 +150,7 @@ class FeedForward:
             # below the lowest layer that adapts nothing moves, and dy was not asked for
             dy = made.dys.get(i, dy_dot)
             dy_dot, own_found = self.layers[i].tangent_backward(
-                p, omega, made.kept[i], dot_kept[i], dy, dy_dot, needs_dx=i > lowest
+                p, omega, made.saved[i], dot_saved[i], dy, dy_dot, needs_dx=i > lowest
             )
             found.update(own_found)
         return found
@@ -166,7 +166,7 @@ class FeedForward:
         if not below or self.layers[last].weight not in omega:
             return {}
         dx = product(made.dys[last], omega[self.layers[last].weight])
-        return self._backward(p, list(made.kept[:last]), dx, below, None)
+        return self._backward(p, list(made.saved[:last]), dx, below, None)
 
     def _lowest(self, names: frozenset[str]) -> int:
         """The number of the first layer with one of these parameters."""

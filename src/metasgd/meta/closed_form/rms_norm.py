@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.meta.closed_form.layers import Found, Kept, Layer
+from metasgd.meta.closed_form.layers import Found, Layer, Saved
 from metasgd.rules.base import Params
 
 
@@ -19,44 +19,44 @@ class RMSNorm(Layer):
     eps: float | None = None
     """None for the least that x's type can add to 1, as in torch."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Kept]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         r = (_mean(x, x) + eps).rsqrt_()
         y = r * x
         return y, (y, r)
 
-    def _j(self, kept: Kept, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _j(self, saved: Saved, v: Tensor) -> tuple[Tensor, Tensor]:
         """``J v`` and ``mean(y v)``."""
-        y, r = kept
+        y, r = saved
         m = _mean(y, v)
         return r * torch.addcmul(v, y, m, value=-1), m
 
-    def backward(self, p: Params, kept: Kept, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
-        return (self._j(kept, dy)[0] if needs_dx else None), {}
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
+        return (self._j(saved, dy)[0] if needs_dx else None), {}
 
-    def tangent(self, p: Params, dot: Params, kept: Kept, x_dot: Tensor | None) -> tuple[Tensor | None, Kept]:  # noqa: ARG002
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:  # noqa: ARG002
         if x_dot is None:
             return None, ()
-        y_dot, m = self._j(kept, x_dot)
+        y_dot, m = self._j(saved, x_dot)
         return y_dot, (y_dot, m)
 
     def tangent_backward(
         self,
         p: Params,  # noqa: ARG002
         dot: Params,  # noqa: ARG002
-        kept: Kept,
-        dot_kept: Kept,
+        saved: Saved,
+        dot_saved: Saved,
         dy: Tensor,
         dy_dot: Tensor,
         needs_dx: bool,
     ) -> Found:
         if not needs_dx:
             return None, {}
-        dx_dot, _ = self._j(kept, dy_dot)
-        if dot_kept:
-            (y, r), (y_dot, m) = kept, dot_kept
+        dx_dot, _ = self._j(saved, dy_dot)
+        if dot_saved:
+            (y, r), (y_dot, m) = saved, dot_saved
             # d/dω (J dy) = J ẏ − r m J dy − r (ẏ mean(y dy) + y mean(ẏ dy)), since ṙ = −r² m
-            dx, along = self._j(kept, dy)
+            dx, along = self._j(saved, dy)
             dx_dot = dx_dot - r * (m * dx + along * y_dot + _mean(y_dot, dy) * y)
         return dx_dot, {}
 

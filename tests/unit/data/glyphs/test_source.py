@@ -103,10 +103,10 @@ def test_an_interrupted_drawing_leaves_nothing_to_be_taken_for_complete(tmp_path
 
 def test_rotations_are_for_training_alone(small):
     source, cache = small
-    turning = Glyphs(drawings_per_class=2, rotations=True)
-    upright, turned = (s.pool("train", NOWHERE, cache) for s in (source, turning))
-    assert len(turned) == 4 * len(upright)
-    assert turning.pool("test", NOWHERE, cache).names == source.pool("test", NOWHERE, cache).names
+    rotating = Glyphs(drawings_per_class=2, rotations=True)
+    upright, rotated = (s.pool("train", NOWHERE, cache) for s in (source, rotating))
+    assert len(rotated) == 4 * len(upright)
+    assert rotating.pool("test", NOWHERE, cache).names == source.pool("test", NOWHERE, cache).names
 
 
 def test_all_unusable_options_are_named_together():

@@ -48,7 +48,7 @@ def test_a_camera_held_upright_is_heeded(tmp_path):
     pixels = np.zeros((8, 8), dtype=np.uint8)
     pixels[0] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90° clockwise: the upper edge comes to the right
+    exif[0x0112] = 6  # to be rotated by 90° clockwise: the upper edge comes to the right
     read = read_picture(saved(tmp_path / "c.png", pixels, exif=exif), GREY)[0]
     assert (read[:, 7] == 255).all()
     assert (read[:, :7] == 0).all()

@@ -223,9 +223,9 @@ def test_augmentation_leaves_the_global_generator_alone(tree, tmp_path):
 def test_each_picture_is_changed_on_its_own_and_only_in_training(tree, tmp_path):
     flip = (v2.RandomHorizontalFlip(),)
     plain = sampler(tree, tmp_path, transforms=()).draw(np.arange(8))
-    turned = sampler(tree, tmp_path, transforms=flip).draw(np.arange(8))
-    same = (turned.query_x == plain.query_x).flatten(2).all(dim=2)
-    flipped = (turned.query_x == plain.query_x.flip(-1)).flatten(2).all(dim=2)
+    changed = sampler(tree, tmp_path, transforms=flip).draw(np.arange(8))
+    same = (changed.query_x == plain.query_x).flatten(2).all(dim=2)
+    flipped = (changed.query_x == plain.query_x.flip(-1)).flatten(2).all(dim=2)
     assert (same ^ flipped).all()
     assert 0.2 < same.float().mean() < 0.8  # of 32 pictures; far from a fair coin's extremes
     assert torch.equal(

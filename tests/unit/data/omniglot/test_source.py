@@ -78,10 +78,10 @@ def test_the_random_split_is_the_same_one_for_ever() -> None:
 
 def test_the_random_split_does_not_depend_on_the_order_of_the_names() -> None:
     names = official_names()
-    turned = names[::-1]
-    one, other = random_split(names, OFFICIAL.random_sizes), random_split(turned, OFFICIAL.random_sizes)
+    backwards = names[::-1]
+    one, other = random_split(names, OFFICIAL.random_sizes), random_split(backwards, OFFICIAL.random_sizes)
     for s in SPLITS:
-        assert {names[c] for c in one[s]} == {turned[c] for c in other[s]}
+        assert {names[c] for c in one[s]} == {backwards[c] for c in other[s]}
 
 
 def test_the_official_split_is_by_alphabets() -> None:
@@ -116,35 +116,35 @@ def test_groups_are_alphabets(tmp_path: Path) -> None:
 # --- images
 
 
-def test_a_rotated_class_is_the_original_turned_and_only_in_training(tmp_path: Path) -> None:
+def test_a_rotated_class_is_the_original_rotated_and_only_in_training(tmp_path: Path) -> None:
     root, cache_dir = write_archives(tmp_path / "data"), tmp_path / "cache"
     plain, rotated = pools(Fake(rotations=False), root, cache_dir), pools(Fake(), root, cache_dir)
     assert_same(plain["val"], rotated["val"])
     assert_same(plain["test"], rotated["test"])
     for name in plain["train"].names:
         original = class_images(plain["train"], name)
-        for turns in range(4):
-            turned = class_images(rotated["train"], f"{name}@{90 * turns}")
-            np.testing.assert_array_equal(turned, [np.rot90(image, turns) for image in original])
+        for quarter in range(4):
+            found = class_images(rotated["train"], f"{name}@{90 * quarter}")
+            np.testing.assert_array_equal(found, [np.rot90(image, quarter) for image in original])
 
 
-def test_only_the_tasks_that_evaluate_are_turned_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_only_the_tasks_that_evaluate_are_rotated_where_that_is_asked_for(tmp_path: Path) -> None:
     root, cache_dir, shape = write_archives(tmp_path / "data"), tmp_path / "cache", TaskShape(2, 1, 1)
     tasks: dict[bool, dict[Split, Episode]] = {
-        turns: {
-            split: Fake(rotations=False, eval_rotations=turns)
+        rotated: {
+            split: Fake(rotations=False, eval_rotations=rotated)
             .sampler(split, root, cache_dir, 0, shape)
             .draw(np.arange(20))
             for split in SPLITS
         }
-        for turns in (False, True)
+        for rotated in (False, True)
     }
     assert torch.equal(tasks[False]["train"].support_x, tasks[True]["train"].support_x)
     for split in ("val", "test"):
-        plain, turned = tasks[False][split], tasks[True][split]
-        assert torch.equal(plain.classes, turned.classes)
-        assert not torch.equal(plain.support_x, turned.support_x)
-        assert torch.equal(plain.support_x.sum((-1, -2)), turned.support_x.sum((-1, -2)))
+        plain, rotated = tasks[False][split], tasks[True][split]
+        assert torch.equal(plain.classes, rotated.classes)
+        assert not torch.equal(plain.support_x, rotated.support_x)
+        assert torch.equal(plain.support_x.sum((-1, -2)), rotated.support_x.sum((-1, -2)))
 
 
 def test_with_mirrors_training_has_all_eight_symmetries_of_a_character(tmp_path: Path) -> None:
@@ -155,11 +155,11 @@ def test_with_mirrors_training_has_all_eight_symmetries_of_a_character(tmp_path:
     assert len(mirrored["train"]) == 8 * len(plain["train"])
     name = plain["train"].names[0]
     original = class_images(plain["train"], name)[0]
-    expected = [np.rot90(image, turns).tolist() for image in (original, np.fliplr(original)) for turns in range(4)]
+    expected = [np.rot90(image, quarter).tolist() for image in (original, np.fliplr(original)) for quarter in range(4)]
     got = [
-        class_images(mirrored["train"], f"{name}{side}@{90 * turns}")[0].tolist()
+        class_images(mirrored["train"], f"{name}{side}@{90 * quarter}")[0].tolist()
         for side in ("", "@mirrored")
-        for turns in range(4)
+        for quarter in range(4)
     ]
     assert got == expected
 

@@ -1,4 +1,4 @@
-"""Distortions against shifts, turns and stretches that indexing can do."""
+"""Distortions against shifts, rotations and stretches that indexing can do."""
 
 import math
 
@@ -77,9 +77,9 @@ def test_maps_are_as_large_as_the_strength_allows_and_no_larger(strength: float)
     widths = np.hypot(maps[:, 0, 0], maps[:, 1, 0])  # the length of what a horizontal unit becomes
     assert math.log(widths.max()) == pytest.approx(0.12 * strength, rel=0.01)
     assert math.log(widths.min()) == pytest.approx(-0.12 * strength, rel=0.01)
-    turns = np.arctan2(maps[:, 1, 0], maps[:, 0, 0])
-    assert abs(turns).max() == pytest.approx(0.2 * strength, rel=0.01)
-    assert abs(turns.mean()) < 0.01 * strength
+    angles = np.arctan2(maps[:, 1, 0], maps[:, 0, 0])
+    assert abs(angles).max() == pytest.approx(0.2 * strength, rel=0.01)
+    assert abs(angles.mean()) < 0.01 * strength
 
 
 def test_no_strength_is_no_change() -> None:

@@ -1,4 +1,4 @@
-"""Turned tasks against numpy's turns of the same tasks."""
+"""Rotated tasks against numpy's rotations of the same tasks."""
 
 from collections import Counter
 
@@ -28,27 +28,27 @@ def plain() -> ClassSampler:
     return ClassSampler(pool, "test", 3, SHAPE)
 
 
-def turns_of(original: np.ndarray, turned: np.ndarray) -> int:
-    """By how many quarters each of these pictures was turned, the same for all of them."""
-    [turns] = [t for t in range(4) if np.array_equal(np.rot90(original, t, axes=(-2, -1)), turned)]
-    return turns
+def quarters_of(original: np.ndarray, rotated: np.ndarray) -> int:
+    """How many times each of these pictures was rotated by 90°, the same for all of them."""
+    [quarters] = [t for t in range(4) if np.array_equal(np.rot90(original, t, axes=(-2, -1)), rotated)]
+    return quarters
 
 
-def test_each_class_has_a_turn_of_its_own_in_support_and_query_alike(plain: ClassSampler) -> None:
-    own, turned = plain.draw(np.arange(N_TASKS)), Rotated(plain, "test", 3).draw(np.arange(N_TASKS))
+def test_each_class_has_a_rotation_of_its_own_in_support_and_query_alike(plain: ClassSampler) -> None:
+    own, rotated = plain.draw(np.arange(N_TASKS)), Rotated(plain, "test", 3).draw(np.arange(N_TASKS))
     n, k, q = SHAPE.n_way, SHAPE.k_shot, SHAPE.n_query
     found: Counter[int] = Counter()
     for b in range(N_TASKS):
         for way in range(n):
             shots, queries = slice(way * k, (way + 1) * k), slice(way * q, (way + 1) * q)
-            turns = turns_of(own.support_x[b, shots].numpy(), turned.support_x[b, shots].numpy())
-            assert turns == turns_of(own.query_x[b, queries].numpy(), turned.query_x[b, queries].numpy())
-            found[turns] += 1
+            quarters = quarters_of(own.support_x[b, shots].numpy(), rotated.support_x[b, shots].numpy())
+            assert quarters == quarters_of(own.query_x[b, queries].numpy(), rotated.query_x[b, queries].numpy())
+            found[quarters] += 1
     # 120 fair draws of four: fewer than 10 of one comes once in a million
     assert set(found) == {0, 1, 2, 3}
     assert min(found.values()) >= 10
     for field in ("support_y", "query_y", "classes", "task_index"):
-        assert torch.equal(getattr(own, field), getattr(turned, field))
+        assert torch.equal(getattr(own, field), getattr(rotated, field))
 
 
 def test_a_task_does_not_depend_on_those_drawn_with_it(plain: ClassSampler) -> None:
@@ -58,7 +58,7 @@ def test_a_task_does_not_depend_on_those_drawn_with_it(plain: ClassSampler) -> N
     assert torch.equal(together.query_x[1:], alone.query_x)
 
 
-def test_the_tasks_that_are_turned_stay_as_they_are(plain: ClassSampler) -> None:
+def test_the_tasks_that_are_rotated_stay_as_they_are(plain: ClassSampler) -> None:
     before = plain.pool.images.copy()
     Rotated(plain, "test", 3).draw(np.arange(5))
     np.testing.assert_array_equal(plain.pool.images, before)

@@ -409,13 +409,13 @@ def test_no_layer_writes_into_what_it_was_given():
     for layer in from_module(network, F.cross_entropy).layers:
         watched = Watched(p)
         dot = watched({n: noise(p[n]) for n in layer.names})
-        y, kept = layer.forward(p, watched(x))
-        watched((y, kept))
+        y, saved = layer.forward(p, watched(x))
+        watched((y, saved))
         dy, dy_dot, x_dot = watched((noise(y), noise(y), noise(x)))
-        watched(layer.backward(p, kept, dy, True))
+        watched(layer.backward(p, saved, dy, True))
         for direction, moves in ((dot, x_dot), ({}, x_dot), (dot, None)):
-            _, dot_kept = watched(layer.tangent(p, direction, kept, moves))
-            watched(layer.tangent_backward(p, direction, kept, dot_kept, dy, dy_dot, True))
+            _, dot_saved = watched(layer.tangent(p, direction, saved, moves))
+            watched(layer.tangent_backward(p, direction, saved, dot_saved, dy, dy_dot, True))
         watched.assert_unchanged()
         x = y
 

@@ -15,12 +15,12 @@ def test_a_label_of_minus_100_counts_for_nothing():
     def gradient(outputs):
         return torch.func.grad(lambda o: sum(F.cross_entropy(a, b) for a, b in zip(o, y, strict=True)))(outputs)
 
-    loss, grads, kept = CrossEntropy().forward(outputs, y)
+    loss, grads, saved = CrossEntropy().forward(outputs, y)
     expected = torch.stack([F.cross_entropy(a, b) for a, b in zip(outputs, y, strict=True)])
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-14)
     torch.testing.assert_close(grads, gradient(outputs), rtol=0, atol=1e-14)
     tangent = torch.func.grad(lambda o: (gradient(o) * outputs_dot).sum())(outputs)  # a Hessian is symmetric
-    torch.testing.assert_close(CrossEntropy().tangent(kept, outputs_dot), tangent, rtol=0, atol=1e-14)
+    torch.testing.assert_close(CrossEntropy().tangent(saved, outputs_dot), tangent, rtol=0, atol=1e-14)
 
 
 def test_an_example_that_is_left_out_is_neither_right_nor_wrong():
