@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasgd.cli.fit import fit
+    from metasgd.construction import Configurable
     from metasgd.learner.load import load
     from metasgd.learner.meta_learner import MetaLearner
     from metasgd.learner.nearest_centroid import pretrained
@@ -27,13 +28,17 @@ if TYPE_CHECKING:
         ScaledOptimizerNetwork,
         UpdateRule,
     )
+    from metasgd.training.datamodule import EpisodicDataModule
+    from metasgd.training.module import MetaSGDModule
 
 __version__ = "0.1.0"
 __all__ = [
     "ALFA",
     "MLP",
     "Backbone",
+    "Configurable",
     "Conv4",
+    "EpisodicDataModule",
     "Fixed",
     "InnerAdaGrad",
     "InnerAdam",
@@ -42,6 +47,7 @@ __all__ = [
     "MetaCurvature",
     "MetaLearner",
     "MetaModel",
+    "MetaSGDModule",
     "OptimizerNetwork",
     "PerBlock",
     "PerLayerPerStep",
@@ -60,9 +66,12 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(__all__, "metasgd.rules"),
     **dict.fromkeys(("MLP", "Backbone", "Conv4", "PrototypeHead", "ResNet12", "WideResNet"), "metasgd.nn"),
+    "Configurable": "metasgd.construction",
+    "EpisodicDataModule": "metasgd.training.datamodule",
     "LearnedOptimizer": "metasgd.optim.learned_optimizer",
     "MetaLearner": "metasgd.learner.meta_learner",
     "MetaModel": "metasgd.meta.model",
+    "MetaSGDModule": "metasgd.training.module",
     "fit": "metasgd.cli.fit",
     "load": "metasgd.learner.load",
     "pretrained": "metasgd.learner.nearest_centroid",

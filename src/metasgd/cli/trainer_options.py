@@ -9,19 +9,16 @@ from typing import Any
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     Callback,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
     ModelCheckpoint,
-    StochasticWeightAveraging,
 )
-from lightning.pytorch.plugins import CheckpointIO, HalfPrecision, MixedPrecision
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from metasgd.errors import UserError, raise_problems
 from metasgd.training.loggers import as_list
+from metasgd.training.trainer_limits import NO_HALF, half_precision, refusal
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 1,  # a run is one pass of max_steps outer steps
@@ -32,7 +29,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the data module deals the tasks over processes itself
     "enable_model_summary": False,
 }
-HALF = ("16", "16-mixed", "16-true")
 INSTEAD = {
     "barebones": "it leaves no run behind. Leave it out, or use --trainer.fast_dev_run",
     "overfit_batches": "it ends a run after so many outer steps. Use --trainer.max_steps, with a --data.seed",
@@ -62,12 +58,6 @@ LEAST = {
     "limit_predict_batches": 0,
 }
 """The least value of options that are numbers."""
-REFUSED_CALLBACKS: dict[type[Callback], str] = {
-    StochasticWeightAveraging: "it averages over epochs, and a run is one. Use EMAWeightAveraging or WeightAveraging",
-    GradientAccumulationScheduler: "an outer step is one meta-batch. For a larger one raise --data.meta_batch_size",
-    LearningRateFinder: "an outer learning rate has no range test here. Compare short runs, by --trainer.max_steps 500",
-    BatchSizeFinder: "the meta-batch is part of the learning problem. Set --data.meta_batch_size",
-}
 KEPT = ("last", "best")
 """Checkpoints of these names are the run's own."""
 
@@ -118,14 +108,9 @@ def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
             "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
         )
     plugins = as_list(config.get("plugins"))
-    half = [p for p in plugins if isinstance(p, MixedPrecision | HalfPrecision) and p.precision in HALF]
-    if str(config["precision"]) in HALF or half or any(str(p) in HALF for p in plugins):
-        problems.append(
-            f"trainer.precision is {config['precision'] or half[0].precision}, but float16 holds no number between 0"
-            " and 6e-8, and the scaler that keeps gradients above that knows of the outer loss alone: inner gradients"
-            " and their derivatives would be lost unnoticed. Use bf16-mixed, which has the range of float32, or"
-            " 32-true"
-        )
+    half = [name for name in map(half_precision, (config["precision"], *plugins)) if name]
+    if half:
+        problems.append(f"trainer.precision is {half[0]}, but {NO_HALF}")
     if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         problems.append(
             "trainer.plugins has a CheckpointIO, but checkpoints are written and read such that there is always a"
@@ -137,9 +122,8 @@ def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
 def _of_callbacks(callbacks: Sequence[Callback]) -> Iterator[str]:
     for callback in callbacks:
         name = type(callback).__name__
-        for refused, why in REFUSED_CALLBACKS.items():
-            if isinstance(callback, refused):
-                yield f"trainer.callbacks has {name}, but {why}"
+        if why := refusal(callback):
+            yield f"trainer.callbacks has {name}, but {why}"
         if isinstance(callback, ModelCheckpoint):
             if callback.save_last:
                 yield f"trainer.callbacks has {name} with save_last, but the run has its last.ckpt. Leave that out"

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from metasgd.construction import Configurable
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.contents import Contents
@@ -25,7 +26,7 @@ class Sampler(Protocol):
         ...
 
 
-class Source(ABC):
+class Source(Configurable, ABC):
     """Anything that tasks can be drawn from.
 
     Constructors take options only and touch no file: a configuration can be checked without the data.

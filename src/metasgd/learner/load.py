@@ -15,9 +15,10 @@ from metasgd.errors import UserError, first_line
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.nn.backbones.weight_files import weights_follow
+from metasgd.rules.base import UpdateRule
 from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
-from metasgd.runs.compatibility import config_of_run
+from metasgd.runs.compatibility import config_of_run, validate_written
 from metasgd.runs.folders import validate_shapes
 from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
@@ -31,26 +32,42 @@ ERRORS = (
 """What constructors raise at options that make no sense to them."""
 
 
-def load(path: str | Path | UPath, trust: bool = False) -> MetaLearner:
-    """Build again what ``fit`` saved, from the configuration that the checkpoint carries.
+def load(
+    path: str | Path | UPath,
+    trust: bool = False,
+    network: nn.Module | None = None,
+    update_rule: UpdateRule | None = None,
+) -> MetaLearner:
+    """Build again what ``fit``, or a Trainer with a ``MetaSGDModule``, saved.
 
-    Of the classes that it names, only the network and the update rule are built; what trained them is not. Offered as
-    ``metasgd.load``.
+    It is built from the configuration that the checkpoint carries. Of the classes that it names, only the network and
+    the update rule are built; what trained them is not. Offered as ``metasgd.load``.
 
     Args:
         path: of the checkpoint, or the name of one that comes with metasgd, as ``"omniglot"``.
         trust: import any class that the checkpoint names. Without it, a checkpoint that this user did not write may
             name only those of this package, torch, torchvision, lightning and timm, so that it cannot run code.
+        network: made as for the training, where the checkpoint cannot say how: it gets the saved weights.
+        update_rule: the same of the update rule.
 
     Raises:
         UserError: the file is no complete checkpoint of this program, names a class of another package without
             ``trust``, or its model cannot be built here.
+
+    Example:
+        >>> learner = load("sinusoid")
+        >>> learner.adapt([[0.0], [1.0], [2.0]], [0.0, 0.8, 0.9]).predict([[1.5]]).shape
+        (1, 1)
     """
     path = UPath(checkpoint_named(path, "path") if isinstance(path, str) else path)
     content = read_checkpoint(path)
     trust = trust or written_here(path)
     config = config_of_run(path, content)
     options = {name: value for name, value in config["model"].items() if name != "outer"}
+    given = {"network": network, "update_rule": update_rule}
+    options |= {name: made for name, made in given.items() if made is not None}
+    for name in given:
+        validate_written(path, name, options[name])
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
     with weights_follow():
         model: MetaModel = built(MetaModel, options, what, trust, weights=weights)

@@ -170,14 +170,11 @@ class MetaModel(nn.Module):
             after: numbers from 0 to S.
             inner_steps: S, by default that of evaluation.
 
-        Raises:
-            UserError: under ``torch.inference_mode``, where no inner gradient can be computed.
+        Works under ``torch.inference_mode`` as well, which it leaves meanwhile: inner steps take gradients.
         """
         if torch.is_inference_mode_enabled():
-            raise UserError(
-                "inference_mode is true, but adapting to a task needs gradients in evaluation too:"
-                " set inference_mode to false"
-            )
+            with torch.inference_mode(False):  # where a copy of a tensor is an ordinary one
+                return self.evaluate(Episode(*(field.clone() for field in tasks)), after, inner_steps)
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
         inputs = self.as_inputs(tasks)
         with without_chance(self.network, self.held.names):

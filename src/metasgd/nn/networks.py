@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metasgd.construction import Configurable
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.nn.heads import ClassAgnosticHead, HeadName, PrototypeHead, head_of
 
@@ -70,7 +71,7 @@ def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
             layer.first = None
 
 
-class Conv4(nn.Sequential):
+class Conv4(Configurable, nn.Sequential):
     """Four 3×3 convolutions with BatchNorm and ReLU, then a linear head (Vinyals 2016; Finn 2017).
 
     Images ``[X, channels, height, width]`` to logits ``[X, N]``. BatchNorm normalises by the batch that it is
@@ -145,7 +146,7 @@ def _block(
     return block
 
 
-class MLP(nn.Sequential):
+class MLP(Configurable, nn.Sequential):
     """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid (Finn 2017).
 
     ``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``.

@@ -8,6 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metasgd.construction import Configurable
 from metasgd.errors import raise_problems, too_small
 from metasgd.nn.backbones.drop_block import drop_block_of
 from metasgd.nn.heads import HeadName, head_of
@@ -16,7 +17,7 @@ from metasgd.nn.networks import BatchNorm2d
 Features = Literal["rectified", "normalised"]
 
 
-class ResNet12(nn.Sequential):
+class ResNet12(Configurable, nn.Sequential):
     """Four residual blocks of three 3×3 convolutions each, a mean over places, and a head (Oreshkin 2018; Lee 2019).
 
     Images ``[X, channels, height, width]`` to logits ``[X, N]``. Each block is three times convolution and BatchNorm,
@@ -75,7 +76,7 @@ class ResNet12(nn.Sequential):
         self.image_shape = (in_channels, image_size, image_size)
 
 
-class WideResNet(nn.Sequential):
+class WideResNet(Configurable, nn.Sequential):
     """A wide residual network, WRN-28-10 by default, with a head (Zagoruyko and Komodakis 2016).
 
     Images ``[X, channels, height, width]`` to logits ``[X, N]``: a 3×3 convolution to 16 channels; three groups of

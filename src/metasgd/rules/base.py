@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metasgd.construction import Configurable
 from metasgd.rules.initial_values import Bounds
 
 Params = dict[str, Tensor]
@@ -57,7 +58,7 @@ class Cotangents:
     phi: Params
 
 
-class UpdateRule(nn.Module):
+class UpdateRule(Configurable, nn.Module):
     """Base of all rules. A rule is bound once to the names and shapes of what it updates.
 
     A rule says by what coefficients it steps; one that steps in another way overrides ``forward``.

@@ -41,6 +41,8 @@ FREE_OF_RUN = (
 """Options that a run may resume with others of."""
 PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
 """Options of the model that the same weights can be evaluated under in more ways than one."""
+BY_HAND = "made_by_hand"
+"""Beside a class path: why a training from Python could not write what the object was made with."""
 OTHER_MODEL = "is of another model than the configured one"
 SAME_MODEL = "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule"
 
@@ -144,6 +146,20 @@ def config_of_run(path: Path | UPath, content: Options) -> dict[str, Any]:
     if config is None:
         raise UserError(f"{path} does not carry the configuration of its run. Give a checkpoint that fit wrote.")
     return config
+
+
+def validate_written(path: Path | UPath, name: str, options: Any) -> None:
+    """Refuse a part of a configuration that a training from Python could not write.
+
+    Raises:
+        UserError: says how to pass it.
+    """
+    if isinstance(options, Mapping) and BY_HAND in options:
+        raise UserError(
+            f"the checkpoint {path} does not say how its {name} was made: {options[BY_HAND]}. Make it as for the"
+            f" training and pass it: metasgd.load(path, {name}=...). A class of metasgd, or of your own that derives"
+            " from metasgd.Configurable, in a module that can be imported, is made again by itself"
+        )
 
 
 def _differences(name: str, saved: Any, own: Any, free: tuple[str, ...] = ()) -> Iterator[str]:

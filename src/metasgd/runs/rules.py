@@ -16,7 +16,7 @@ from metasgd.rules.base import UpdateRule, name_of
 from metasgd.rules.blocks import block_of
 from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
-from metasgd.runs.compatibility import config_of_run
+from metasgd.runs.compatibility import config_of_run, validate_written
 from metasgd.runs.folders import validate_shapes
 from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
@@ -44,6 +44,7 @@ def load_rule(path: str | Path | UPath, trust: bool = False) -> UpdateRule:
     content = read_checkpoint(place)
     trust = trust or written_here(place)
     model = config_of_run(place, content)["model"]
+    validate_written(place, "update_rule", model["update_rule"])
     tensors = content["state_dict"]
     network = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")}
     phi = {n.removeprefix("update_rule."): t for n, t in tensors.items() if n.startswith("update_rule.")}

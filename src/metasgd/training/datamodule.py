@@ -82,6 +82,7 @@ class EpisodicDataModule(LightningDataModule):
         num_workers: int = 0,
         on_device: bool | Literal["auto"] = "auto",
     ) -> None:
+        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.source = source
         with at_argument("data", arguments_of(EpisodicDataModule)):

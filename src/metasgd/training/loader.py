@@ -54,8 +54,11 @@ class MetaBatches(Dataset[Episode | Plan]):
         return self.draw(np.asarray(self.blocks[i], dtype=np.int64))
 
 
-class FromStep(torch.utils.data.Sampler[int]):
-    """``first … n-1``. Its length is n: Lightning counts the batches before ``first`` as fetched already."""
+class FromStep(torch.utils.data.DistributedSampler[int]):
+    """``first … n-1``. Its length is n: Lightning counts the batches before ``first`` as fetched already.
+
+    The blocks are of this process alone: a Trainer that would deal them over processes once more leaves it be.
+    """
 
     def __init__(self, first: int, n: int) -> None:
         self.first, self.n = first, n
@@ -65,6 +68,9 @@ class FromStep(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         return self.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the order is always the same."""
 
 
 class ResumingLoader(DataLoader[Item]):

@@ -22,14 +22,16 @@ from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
 from metasgd.rules.base import CHOSEN, UpdateRule
-from metasgd.runs.checkpoint_schema import RUNS_KEY, SKIPPED_KEY
+from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
-from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
+from metasgd.training.callbacks.evaluation_weights import EvaluationWeights, KeepCount
 from metasgd.training.device_steps import fused
 from metasgd.training.outer import OuterProblem
 from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_layout_kept
 from metasgd.training.skipped_steps import READ_EVERY, SkippedSteps
+from metasgd.training.trainer_limits import validate_trainer
+from metasgd.training.written_config import config_text
 
 
 class MetaSGDModule(MetaModel, LightningModule):
@@ -60,6 +62,7 @@ class MetaSGDModule(MetaModel, LightningModule):
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
+        self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if segments > 1 and outer.freeze_network is not True:
             raise UserError(
                 f"model.segments is {segments}: long runs train all of a network from random weights, so only the"
@@ -94,7 +97,8 @@ class MetaSGDModule(MetaModel, LightningModule):
         self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_callbacks(self) -> list[Callback]:
-        return [EvaluationWeights()]
+        validate_trainer(self.trainer)  # before any callback is asked
+        return [EvaluationWeights(), KeepCount()]
 
     def logged_names(self) -> list[str]:
         """What a fit logs, for callbacks and schedules that wait for one of these."""
@@ -180,6 +184,9 @@ class MetaSGDModule(MetaModel, LightningModule):
             raise UserError(self.skipped.explain(step, batch.task_index.tolist(), culprits, rates, in_a_row))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if CONFIG_KEY not in checkpoint:  # the command line has its own
+            data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+            checkpoint[CONFIG_KEY] = config_text(self.options, data)
         checkpoint[SKIPPED_KEY] = self.skipped.state_dict()
         checkpoint[RUNS_KEY] = self.unroll.state_dict()
 

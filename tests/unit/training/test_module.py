@@ -188,9 +188,11 @@ def test_prediction_gives_outputs_for_every_query():
     assert torch.cat(outputs).shape == (30, 10, 1)
 
 
-def test_inference_mode_is_refused_with_the_option_to_set():
-    with pytest.raises(UserError, match="set inference_mode to false"):
-        trainer_of(inference_mode=True).validate(module_of(), data_of(), verbose=False)
+def test_inference_mode_does_not_matter():
+    [[found], [usual]] = (
+        trainer_of(inference_mode=mode).validate(module_of(), data_of(), verbose=False) for mode in (True, False)
+    )
+    assert found == usual
 
 
 def fit_poisoned(steps, max_steps=8, ckpt_path=None, poison=(), keep=None, **outer):

@@ -9,6 +9,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from metasgd.construction import Configurable
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.nn.backbones.classifier import cut_classifier, features_of
 from metasgd.nn.backbones.named_models import NamedModel, named_model, weight_name
@@ -19,7 +20,7 @@ from metasgd.nn.networks import BatchNorm2d
 log = logging.getLogger("metasgd")
 
 
-class Backbone(nn.Module):
+class Backbone(Configurable, nn.Module):
     """``head(features(model((x − mean) / std)))``: any model, pretrained ones too, as a network to be meta-trained.
 
     Examples ``[X, …]``, pictures from 0 to 1, to logits ``[X, N]``. The model's classifier is cut off; what it then

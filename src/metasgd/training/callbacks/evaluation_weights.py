@@ -81,6 +81,23 @@ class EvaluationWeights(Callback):
             self.held = []
 
 
+class KeepCount(Callback):
+    """Keeps the count of outer steps out of averages of weights, which average a module's buffers as well."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.count = _count(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        pl_module.get_buffer("outer_steps").copy_(self.count)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], "outer_steps": _count(pl_module)}
+
+
+def _count(module: LightningModule) -> torch.Tensor:
+    return module.get_buffer("outer_steps").clone()
+
+
 def _modes(trainer: Trainer) -> list[list[Any]]:
     return [modes for optimizer in trainer.optimizers if (modes := training_modes(optimizer))]
 
