@@ -18,9 +18,10 @@ from metasgd.errors import UserError
 from metasgd.runs.rules import load_rule
 from metasgd.training.outer import OuterProblem
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*pre-optimization state:UserWarning"
-)  # a checkpoint is of the weights after
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pre-optimization state:UserWarning"),  # a checkpoint is of the weights after
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty:UserWarning"),  # a run that resumes
+]
 
 
 def by_hand():
@@ -78,7 +79,7 @@ def test_it_is_tested_and_resumed_from_there(trained, tmp_path):
     trainer = trainer_of(path.parent, 6)
     trainer.fit(resumed, data_of(), ckpt_path=path.with_name("step=3.ckpt"))
     assert_same(dict(resumed.state_dict()), dict(module.state_dict()))
-    [found] = trainer_of(tmp_path).test(module_of(), data_of(), ckpt_path=path, verbose=False)
+    [found] = trainer_of(path.parent).test(module_of(), data_of(), ckpt_path=path, verbose=False)
     [own] = trainer_of(tmp_path, inference_mode=False).test(module, data_of(), verbose=False)
     assert found == own
 
