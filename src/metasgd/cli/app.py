@@ -38,7 +38,7 @@ from metasgd.runs.outputs import validate_run_folder
 from metasgd.runs.storage import answering, place_of
 from metasgd.runtime.launch import ConsistentCheckpoint, Launch, be_first
 from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
-from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, resumed_by_request
 from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
 from metasgd.training.callbacks.predictions import WritePredictions
 from metasgd.training.callbacks.progress import ProgressBar
@@ -163,7 +163,7 @@ class MetaSGDCLI(LightningCLI):
         resumed_at = start.outer_step if start.run and command == "fit" else None
         self.loggers_of = partial(loggers_of, config["logger"], settings)
         config["logger"] = False if dry else self.loggers_of(run, resumed_at)
-        own_callbacks = as_list(config["callbacks"])
+        own_callbacks = config["callbacks"] = resumed_by_request(as_list(config["callbacks"]))
         if command == "fit":
             validate_monitors(own_callbacks, self.model.logged_names())
         has_bar = any(isinstance(callback, Bar) for callback in own_callbacks)

@@ -28,7 +28,7 @@ from metasgd.supervised.comparison import compare as compared
 from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
 from metasgd.supervised.report import Terms, as_json, as_png, common_target, figure, table
-from metasgd.supervised.run_cache import RunCache, cached_in
+from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
 
 LEARNED = "learned"
@@ -116,7 +116,9 @@ class Compare:
         place = place_of(self.save_dir, "--save_dir")
         validate_folder(place / self.name / "version_0", "--save_dir and --name")
         sums = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in checkpoints.items()}
-        kept = cached_in(place, self.name, {"config": self.config, "checkpoints": sums}, bench.train)
+        examples = {split: of_split.digest for split, of_split in bench.examples.items()}
+        terms = {"config": self.config, "checkpoints": sums, EXAMPLES: examples}
+        kept = cached_in(place, self.name, terms, bench.train)
         write_whole(kept.folder / "config.yaml", self.config.encode())
         self._report(self._rows(kept, bench, contenders), kept, bench)
 

@@ -1,6 +1,7 @@
 """Trainings of a comparison kept on disk: one that was stopped is resumed, and several at once share them."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,9 @@ from metasgd.supervised.comparison import Train
 from metasgd.supervised.trainer import Candidate, Trace
 
 FILE, LOCK = "trainings.json", ".trainings.lock"
+EXAMPLES = "examples"
+"""The term that says what is trained on, by a digest of each split."""
+log = logging.getLogger("metasgd")
 
 
 @dataclass
@@ -54,13 +58,18 @@ class RunCache:
     def read(self) -> bool:
         """Add what is kept in the folder; whether there was something, and on the same terms.
 
+        Terms that an older file lacks say nothing.
+
         Raises:
             UserError: it is damaged.
         """
         file = self.folder / FILE
         try:
             kept = json.loads(file.read_bytes())
-            if kept["terms"] != self.terms:
+            differing = [name for name, value in kept["terms"].items() if value != self.terms.get(name)]
+            if differing == [EXAMPLES]:
+                log.warning("the examples have changed since %s was begun: its trainings are not used", self.folder)
+            if differing:
                 return False
             found = {(name, knob, seed): Trace(**trace) for name, knob, seed, trace in kept["done"]}
         except FileNotFoundError:

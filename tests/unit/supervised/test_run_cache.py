@@ -57,3 +57,22 @@ def test_writers_at_once_lose_nothing(tmp_path):
     done = json.loads((tmp_path / "trainings.json").read_text())["done"]
     assert sorted(tuple(key) for *key, _ in done) == sorted(wanted)
     assert all(trace["val_loss"] == [knob] for _, knob, _, trace in done)
+
+
+def test_trainings_on_other_examples_are_not_used(tmp_path, caplog):
+    began = {"config": "a", "examples": {"train": "1", "val": "2"}}
+    first = cached_in(UPath(tmp_path), "x", began, Counting())
+    first(candidate("Adam"), 0.1, 0)
+    changed = cached_in(UPath(tmp_path), "x", {**began, "examples": {"train": "1", "val": "3"}}, Counting())
+    assert changed.folder != first.folder
+    assert not changed.traces
+    assert "the examples have changed since" in caplog.text
+    assert cached_in(UPath(tmp_path), "x", began, Counting()).folder == first.folder
+
+
+def test_a_comparison_begun_before_examples_were_among_the_terms_resumes(tmp_path):
+    first = cached_in(UPath(tmp_path), "x", {"config": "a"}, Counting())
+    first(candidate("Adam"), 0.1, 0)
+    second = cached_in(UPath(tmp_path), "x", {"config": "a", "examples": {"train": "1"}}, Counting())
+    assert second.folder == first.folder
+    assert second.traces == first.traces

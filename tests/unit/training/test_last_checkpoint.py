@@ -37,22 +37,26 @@ def whole(tmp_path_factory):
     return folder
 
 
-def curve(folder, tag):
-    return [(e.step, e.value) for e in EventAccumulator(str(folder / RUN)).Reload().Scalars(tag)]
+def curve(run, tag):
+    return [(e.step, e.value) for e in EventAccumulator(str(run)).Reload().Scalars(tag)]
+
+
+def assert_same_checkpoint(file, expected):
+    a, b = (read_checkpoint(path) for path in (file, expected))
+    assert a["global_step"] == b["global_step"]
+    for key, weights in b["state_dict"].items():
+        assert torch.equal(a["state_dict"][key], weights)
+    for one, other in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        for parameter, state in other["state"].items():
+            assert all(torch.equal(one["state"][parameter][k], v) for k, v in state.items())
+    assert a["lr_schedulers"] == b["lr_schedulers"]
 
 
 def assert_same_run(folder, whole):
     for name in (LAST, BEST):
-        a, b = (read_checkpoint(there / name) for there in (folder, whole))
-        assert a["global_step"] == b["global_step"]
-        for key, weights in b["state_dict"].items():
-            assert torch.equal(a["state_dict"][key], weights)
-        for one, other in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
-            for parameter, state in other["state"].items():
-                assert all(torch.equal(one["state"][parameter][k], v) for k, v in state.items())
-        assert a["lr_schedulers"] == b["lr_schedulers"]
+        assert_same_checkpoint(folder / name, whole / name)
     for tag in ("train/loss", "val/mse", "outer/gradient_norm"):
-        assert curve(folder, tag) == curve(whole, tag)
+        assert curve(folder / RUN, tag) == curve(whole / RUN, tag)
 
 
 def signal_in_validation(monkeypatch, number, at):
@@ -137,7 +141,7 @@ def test_a_run_that_was_ended_early_resumes_to_the_same_bits(validation, folder,
     a, b = (read_checkpoint(there / LAST) for there in (folder, whole))
     for key, weights in b["state_dict"].items():
         assert torch.equal(a["state_dict"][key], weights)
-    assert curve(folder, "train/loss") == curve(whole, "train/loss")
+    assert curve(folder / RUN, "train/loss") == curve(whole / RUN, "train/loss")
 
 
 def test_a_finished_run_says_what_it_has(folder, capsys):
@@ -155,3 +159,49 @@ def test_a_run_of_several_passes_is_saved_at_the_end_of_each(folder, capsys):
     passes = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3", "--trainer.max_steps", "6"]
     assert main(["fit", *TINY, *RARELY, *passes]) == 0
     assert "last.ckpt after 6 outer steps" in capsys.readouterr().out
+
+
+WHERE = {
+    "in a step": ("training_step", 6, 5),
+    "after a validation": ("training_step", 5, 4),
+    "in one": ("validation_step", 1, 4),
+}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_run_resumes_from_the_checkpoint_that_an_exception_left(where, folder, whole, monkeypatch):
+    """Lightning's OnExceptionCheckpoint, in the steps after the last checkpoint of ours."""
+    callback = ["--trainer.callbacks+=lightning.pytorch.callbacks.OnExceptionCheckpoint"]
+    callback += ["--trainer.callbacks.dirpath", str(folder)]
+    method, nth, saved = WHERE[where]
+    original, calls = getattr(MetaSGDModule, method), []
+
+    def failing(module, *arguments):
+        calls.append(1)
+        if len(calls) == nth:
+            raise ArithmeticError("of the machine, not of the run")
+        return original(module, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetaSGDModule, method, failing)
+        with pytest.raises(ArithmeticError):
+            main(["fit", *TINY, *RARELY, *callback])
+    left = folder / "on_exception.ckpt"
+    assert read_checkpoint(left)["global_step"] == saved
+    assert main(["fit", *TINY, *RARELY, "--ckpt_path", str(left)]) == 0
+    second = folder / RUN.replace("version_0", "version_1")  # this checkpoint is none of the first run's own
+    for name in (LAST, BEST):
+        assert_same_checkpoint(second / name.removeprefix(f"{RUN}/"), whole / name)
+    for tag in ("train/loss", "val/mse"):
+        assert curve(second, tag) == [point for point in curve(whole / RUN, tag) if point in curve(second, tag)]
+        assert curve(second, tag)[-1] == curve(whole / RUN, tag)[-1]
+
+
+def test_a_new_run_does_not_resume_from_the_checkpoint_of_an_exception_unasked(folder):
+    callback = ["--trainer.callbacks+=lightning.pytorch.callbacks.OnExceptionCheckpoint"]
+    callback += ["--trainer.callbacks.dirpath", str(folder)]
+    assert main(["fit", *TINY]) == 0
+    (folder / LAST).rename(folder / "on_exception.ckpt")
+    assert main(["fit", *TINY, *callback, "--trainer.max_steps", "4"]) == 0
+    assert read_checkpoint(folder / LAST.replace("version_0", "version_1"))["global_step"] == 4
+    assert not (folder / "on_exception.ckpt").exists()  # a fit that ended well removes it, as Lightning's callback does

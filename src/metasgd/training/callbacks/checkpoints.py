@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from upath import UPath
 
 from metasgd.errors import raise_problems, too_small
@@ -32,7 +32,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, every_n_steps: int = 100) -> None:
         raise_problems(too_small(("every_n_steps", every_n_steps, 1)))
         self.every_n_steps = every_n_steps
-        self.saved_at = 0
+        self.saved_at = self.validated_at = 0
         self.made_by: dict[str, Any] = {}
         self.common_val_batches = 0
 
@@ -45,13 +45,21 @@ class LastCheckpoint(Checkpoint):
         # of a finished run too, which goes on if it is resumed with more steps
         batches["is_last_batch"] = False
         current, total = batches["current"], batches["total"]
-        between = current["ready"] > current["started"]
+        between = current["ready"] > current["processed"]  # or in a step that an exception left
         over = epochs["current"]["processed"] > epochs["current"]["completed"]
-        validated = not (between or over) and self._validates_after(trainer, current["processed"], total["processed"])
-        # Lightning resumes from the end of a step, or from that of its validation: all else is passed on as the first
+        planned = self._validates_after(trainer, current["processed"], total["processed"])
+        validated = planned and not over and total["processed"] == self.validated_at
+        in_validation = self._is_training(trainer) and trainer.validating and not validated
+        if in_validation:  # which an exception left: it is due from its first batch
+            of_validation = loop["epoch_loop.val_loop.batch_progress"]
+            of_validation["current"] = dict.fromkeys(of_validation["current"], 0)
+            for counts in (of_validation["total"], of_validation["current"]):
+                counts["processed"] = counts["completed"]
+                counts["ready"] = counts["started"] = counts["completed"] + 1
+        # Lightning resumes from the end of a step, or from that of its validation: all else is passed on as one of them
         for counts in (total, current):
-            counts["ready"] -= between
-            if counts["completed"] == counts["processed"] and not validated:
+            counts["ready"] = counts["started"] = counts["processed"]
+            if counts["completed"] == counts["processed"] and not (validated or in_validation):
                 counts["completed"] -= 1
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= between or over
         for counts in (epochs["total"], epochs["current"]):
@@ -71,6 +79,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_at = trainer.fit_loop.total_batch_idx + 1
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total
+        if batches.completed == batches.processed:  # otherwise the validation that is due comes first
+            self.validated_at = batches.processed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         done = trainer.fit_loop.total_batch_idx
@@ -96,6 +107,10 @@ class LastCheckpoint(Checkpoint):
             leaving = SIGNALS.agreed(trainer)
             if leaving:
                 self._leave(trainer, leaving, "in the validation ")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if self._is_training(trainer):
+            self.validated_at = trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self._is_training(trainer):
@@ -164,3 +179,28 @@ class BestCheckpoint(ModelCheckpoint):
         paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(best))
         scores = {str(best): state_dict["kth_value"]}
         super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
+
+
+class ExceptionCheckpoint(Checkpoint):
+    """Saves for a user's OnExceptionCheckpoint, which a Trainer that has it resumes from without being asked.
+
+    Here ``--ckpt_path`` alone says what a run resumes from. As there, a fit that ends well removes the file.
+
+    Args:
+        of_user: says where to save.
+    """
+
+    def __init__(self, of_user: OnExceptionCheckpoint) -> None:
+        self.of_user = of_user
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self.of_user.on_exception(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            self.of_user.teardown(trainer)
+
+
+def resumed_by_request(callbacks: list[Callback]) -> list[Callback]:
+    """The user's callbacks, with an ``ExceptionCheckpoint`` for each OnExceptionCheckpoint."""
+    return [ExceptionCheckpoint(c) if isinstance(c, OnExceptionCheckpoint) else c for c in callbacks]
