@@ -49,7 +49,7 @@ class LastCheckpoint(Checkpoint):
         over = epochs["current"]["processed"] > epochs["current"]["completed"]
         planned = self._validates_after(trainer, current["processed"], total["processed"])
         validated = planned and not over and total["processed"] == self.validated_at
-        in_validation = self._is_training(trainer) and trainer.validating and not validated
+        in_validation = planned and self._is_training(trainer) and trainer.validating and not validated
         if in_validation:  # which an exception left: it is due from its first batch
             of_validation = loop["epoch_loop.val_loop.batch_progress"]
             of_validation["current"] = dict.fromkeys(of_validation["current"], 0)
