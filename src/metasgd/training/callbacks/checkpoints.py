@@ -79,9 +79,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_at = trainer.fit_loop.total_batch_idx + 1
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total
-        if batches.completed == batches.processed:  # otherwise the validation that is due comes first
-            self.validated_at = batches.processed
+        batches = _batches(trainer)
+        if batches["completed"] == batches["processed"]:  # otherwise the validation that is due comes first
+            self.validated_at = batches["processed"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         done = trainer.fit_loop.total_batch_idx
@@ -110,7 +110,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self._is_training(trainer):
-            self.validated_at = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+            self.validated_at = _batches(trainer)["processed"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self._is_training(trainer):
@@ -149,6 +149,12 @@ class LastCheckpoint(Checkpoint):
             saved = "nothing was saved yet" if step is None else f"{last} of outer step {step}"
             print(f"stopped by {name} {where}after {trainer.global_step} steps: {saved}", file=sys.stderr)
         leave(trainer, number)
+
+
+def _batches(trainer: Trainer) -> dict[str, int]:
+    """How many batches of the run are ready, started, processed and completed."""
+    counts: dict[str, int] = trainer.fit_loop.epoch_loop.batch_progress.state_dict()["total"]
+    return counts
 
 
 def _last_of(trainer: Trainer) -> UPath:
