@@ -5,7 +5,7 @@
 In one process and in turns: ``python -m metasgd fit`` with all that it does at a step, and the bare step, which is
 the engine's meta-gradient, its delivery through ``backward`` and the outer optimizer's own step. The first steps of
 each fit are not counted, and no validation or checkpoint falls into the others. Drawing a meta-batch, and adapting
-to its tasks and judging them as a validation does, are timed in the same rounds. Times are medians over steps, of
+to its tasks and evaluating them as a validation does, are timed in the same rounds. Times are medians over steps, of
 CPUs, which a busy machine disturbs less than those by the clock; ratios are medians over rounds.
 """
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # metasgd on SLURM, on one node or several: `sbatch cluster/slurm.sh`, in the folder where you would run it by hand.
-# The job saves and requeues itself before its time is over, and goes on with its own run whenever it starts again.
+# The job saves and requeues itself before its time is over, and resumes its own run whenever it starts again.
 # See docs/cluster.md.
 
 # (SLURM reads the lines that begin with #SBATCH up to the first command.)

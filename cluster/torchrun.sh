@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # metasgd on several hosts, started by hand or by any scheduler: run this on every host, with the same lines below.
-# Workers that die are started again from the last checkpoint; the same command goes on with the run at any later time.
+# Workers that die are started again from the last checkpoint; the same command resumes the run at any later time.
 # See docs/cluster.md.
 set -euo pipefail
 

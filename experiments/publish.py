@@ -19,7 +19,7 @@ from results_tables import lineage
 
 from metasgd.runs.folders import CONFIG_KEY, read_checkpoint
 
-KEPT = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
+PUBLISHED = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
 
 CARD = """# {name}
 
@@ -78,7 +78,7 @@ def publish(name: str, experiment: str) -> None:
     config = published_config(content[CONFIG_KEY], shipped)
     folder = ROOT / "checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({key: content[key] for key in KEPT} | {CONFIG_KEY: config}, folder / "model.ckpt")
+    torch.save({key: content[key] for key in PUBLISHED} | {CONFIG_KEY: config}, folder / "model.ckpt")
     (folder / "config.yaml").write_text(config)
     first = next(iter(record["tests"].values()))
     percent = first["metric"] == "accuracy"

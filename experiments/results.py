@@ -57,8 +57,8 @@ class Experiment:
     def test_command(self, column: str) -> list[str]:
         # every seed's learner is evaluated on the same tasks: those of data.seed 0
         elsewhere = "--config" in self.tests[column]
-        kept = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
-        of_training = " ".join(re.findall(kept, self.fit))
+        saved = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
+        of_training = " ".join(re.findall(saved, self.fit))
         # what comes later counts, and a configuration must come before the options that change it
         said = (
             [self.tests[column], of_training]
@@ -72,7 +72,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ordinary trainings by several optimizers: one ``compare`` command, with its options."""
+    """Supervised trainings by several optimizers: one ``compare`` command, with its options."""
 
     name: str
     row: str

@@ -29,8 +29,8 @@ SECTIONS = {
         " own statistics), as published; in the rows that say so, as many queries a class as shots (on 4,000 tasks of"
         " 5 ways, 2,000 of 20), as in the code published with MAML, where these statistics are of a small set with each"
         " class in equal parts. That code also"
-        " turns each of a task's test characters by a multiple of 90° at random, and so do the rows that say that:"
-        " those that resemble one another then mostly come in different turns. A learner with the"
+        " rotates each of a task's test characters by a multiple of 90° at random, and so do the rows that say that:"
+        " those that resemble one another then mostly come in different rotations. A learner with the"
         " class-agnostic head and one inner step, as all of these, tells classes by a learned dot product with the"
         " support set's features: the body does not adapt. Normalised features, all of one length, make it a cosine.",
     ),
@@ -82,12 +82,12 @@ def document(records: list[Record]) -> str:
         parts += ["\nHow:\n\n", how_table(own, records)]
     comparisons = [r for r in records if r["table"] == "ordinary"]
     if comparisons:
-        parts.append(f"\n## {ORDINARY}\n")
+        parts.append(f"\n## {SUPERVISED}\n")
         parts += [comparison(r) for r in comparisons]
     return "".join(parts)
 
 
-ORDINARY = "Ordinary training by the learned optimizer, and by others that were tuned"
+SUPERVISED = "Supervised training by the learned optimizer, and by others that were tuned"
 
 
 def comparison(record: Record) -> str:
@@ -98,14 +98,12 @@ def comparison(record: Record) -> str:
     best_first += [r for r in record["rows"] if r not in finite]
     rows = []
     for r in best_first:
-        name, knob = (
-            (r["optimizer"], f"{r['learning_rate']:.3g}") if r["tuned"] else (f"**{r['optimizer']}**", "untuned")
-        )
+        name, lr = (r["optimizer"], f"{r['learning_rate']:.3g}") if r["tuned"] else (f"**{r['optimizer']}**", "untuned")
         steps = "never" if r["steps_to_target"] is None else str(r["steps_to_target"])
         rows.append(
             [
                 name,
-                knob,
+                lr,
                 tested(r, metric),
                 "–" if r["val/loss"] is None else f"{r['val/loss']:.3f}",
                 steps,
@@ -187,7 +185,7 @@ def summary(records: list[Record]) -> str:
 
 
 def _needed(record: Record, trained: list[Record]) -> list[str]:
-    """What to run for a record: the runs that it went on from, its own, and where that has another name the tests."""
+    """What to run for a record: the runs that it started from, its own, and where that has another name the tests."""
     match = re.search(r"logger\.init_args\.name (\S+)", record["fit"])
     assert match is not None
     return list(dict.fromkeys([*(r["name"] for r in trained[:-1]), match[1], record["name"]]))
@@ -233,7 +231,7 @@ def paired_table(records: list[Record]) -> str:
 
 
 def lineage(record: Record, records: list[Record]) -> list[Record]:
-    """The record, and before it those of the runs that it went on from with ``--init_from``."""
+    """The record, and before it those of the runs that it started from with ``--init_from``."""
     before = re.search(r"--init_from runs/([^/ ]+)/", record["fit"])
     return [*(one for r in records if before and r["name"] == before[1] for one in lineage(r, records)), record]
 

@@ -155,10 +155,10 @@ def test_the_same_predictions_from_the_command_python_and_the_exports(tmp_path, 
     by_program = torch.export.load(saved[".pt2"]).module()(torch.from_numpy(inputs)).softmax(dim=1)
     np.testing.assert_allclose(command, by_program, atol=1e-4)
 
-    kept = torch.load(saved[".pt"], weights_only=True)
-    assert kept["classes"] == classes
-    plain = exported(Conv4(**kept["network"]["init_args"]), n_way=len(kept["classes"]))
-    plain.load_state_dict(kept["state_dict"])
+    found = torch.load(saved[".pt"], weights_only=True)
+    assert found["classes"] == classes
+    plain = exported(Conv4(**found["network"]["init_args"]), n_way=len(found["classes"]))
+    plain.load_state_dict(found["state_dict"])
     np.testing.assert_allclose(command, plain(torch.from_numpy(inputs)).softmax(dim=1), atol=1e-5)
 
 
@@ -249,7 +249,7 @@ def test_support_pictures_that_disagree_are_pointed_out(tmp_path, adapt, unequal
         ("x.onnx", "writing ONNX needs onnx and onnxscript, not installed here: pip install onnx onnxscript"),
     ],
 )
-def test_what_cannot_be_saved_is_told_before_the_work(tmp_path, adapt, unequal, monkeypatch, place, said):
+def test_what_cannot_be_saved_is_named_before_the_work(tmp_path, adapt, unequal, monkeypatch, place, said):
     (tmp_path / "folder.pt").mkdir()
     (tmp_path / "file").touch()
     monkeypatch.setattr("metasgd.nn.export.find_spec", lambda name: None)

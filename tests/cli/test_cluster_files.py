@@ -81,10 +81,10 @@ def test_the_image_is_laid_in_the_order_in_which_things_change():
 
 
 def test_the_image_is_given_the_files_that_it_copies():
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert kept == {name for names in copied for name in names.split()}
-    assert all((ROOT / name).exists() for name in kept)
+    assert included == {name for names in copied for name in names.split()}
+    assert all((ROOT / name).exists() for name in included)
 
 
 @pytest.mark.parametrize("name", ["volume.yaml", "job.yaml"])
@@ -150,7 +150,7 @@ def test_the_pods_of_the_pytorchjob_train_together(tmp_path):
     """As their operator would start them, which says to torchrun by variables how many there are, and where."""
     job, pod = container("pytorchjob.yaml")
     policy = job["spec"]["elasticPolicy"]
-    told = {
+    settings = {
         "PET_RDZV_ENDPOINT": f"127.0.0.1:{free_port()}",
         "PET_RDZV_BACKEND": policy["rdzvBackend"],
         "PET_RDZV_ID": policy["rdzvId"],
@@ -158,11 +158,11 @@ def test_the_pods_of_the_pytorchjob_train_together(tmp_path):
         "PET_MAX_RESTARTS": str(policy["maxRestarts"]),
         "PET_NPROC_PER_NODE": "1",  # the machine's; the manifest asks for its GPUs
     }
-    told |= {variable["name"]: variable["value"] for variable in pod["env"]}
+    settings |= {variable["name"]: variable["value"] for variable in pod["env"]}
     assert pod["args"][0] == "torchrun"
     config = next(i for i, argument in enumerate(pod["args"]) if argument.startswith("--config"))
     arguments = [*pod["args"][1:config], f"--config={CONFIG}", *pod["args"][config + 1 :], *OPTIONS]
-    succeeded(*(Agent(*arguments, cwd=tmp_path, environment=ENVIRONMENT | told) for _ in "ab"))
+    succeeded(*(Agent(*arguments, cwd=tmp_path, environment=ENVIRONMENT | settings) for _ in "ab"))
     assert state(tmp_path / "runs/sinusoid/version_1/checkpoints/last.ckpt")["global_step"] == 8
 
 
@@ -177,7 +177,7 @@ for ((task = 0; task < SLURM_NTASKS; task++)); do wait -n || { code=$?; kill $(j
 """
 
 
-def test_the_script_for_slurm_starts_a_run_and_goes_on_with_it(tmp_path):
+def test_the_script_for_slurm_starts_a_run_and_resumes_it(tmp_path):
     script = (CLUSTER / "slurm.sh").read_text()
     for setting, value in (("config", CONFIG), ("environment", "environment")):
         script, changed = re.subn(f"^{setting}=.*$", f"{setting}={value}", script, flags=re.MULTILINE)

@@ -70,7 +70,7 @@ CASES = {
         ["fit", *TINY, "--model.update_rule.init_args.init", "[0.1, 0.01]"],
         f"{RULE}init is (0.1, 0.01)",
     ),
-    "turns": (["fit", *TINY, "--model.outer.alternate", "-1"], "model.outer.alternate is -1"),
+    "alternation": (["fit", *TINY, "--model.outer.alternate", "-1"], "model.outer.alternate is -1"),
     "clip": (["fit", *TINY, "--model.outer.gradient_clip_norm", "0"], "model.outer.gradient_clip_norm is 0.0"),
     "no tasks": (["fit", *TINY, "--data.meta_batch_size", "0"], "data.meta_batch_size is 0"),
     "no shot": (["fit", *TINY, "--data.k_shot", "0"], "data.k_shot is 0"),
@@ -237,7 +237,7 @@ CHANGES = {
 }
 
 
-def test_a_checkpoint_that_training_cannot_go_on_from_is_refused(capsys, tmp_path):
+def test_a_checkpoint_that_training_cannot_resume_from_is_refused(capsys, tmp_path):
     assert run("fit", *TINY) == 0
     whole = torch.load(tmp_path / "runs/sinusoid/version_0/checkpoints/last.ckpt", weights_only=True)
     for change, options, said in CHANGES.values():
@@ -284,13 +284,13 @@ def test_the_help_tells_what_each_command_does(capsys):
         assert PURPOSES[command] == does.__doc__.partition("\n")[0]
 
 
-def test_a_command_that_does_not_exist_is_told_all_that_do(capsys):
+def test_a_command_that_does_not_exist_is_answered_with_all_that_do(capsys):
     assert run("fot") == 2
     printed = capsys.readouterr().err
     assert all(f"'{command}'" in printed for command in ("fit", "validate", "test", "predict", *COMMANDS))
 
 
-def test_a_command_behind_options_is_told_to_come_first(tmp_path, capsys):
+def test_a_command_behind_options_is_asked_to_come_first(tmp_path, capsys):
     (tmp_path / "nothing.yaml").write_text("{}")
     assert run("--config", "nothing.yaml", "train") == 2
     assert "give the command first, as metasgd train" in capsys.readouterr().err

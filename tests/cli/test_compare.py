@@ -71,7 +71,7 @@ def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_pat
     succeeded(metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork"))
     path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
     options = [*CURVE, "--optimizer_ckpt", path, "--baselines", "[SGD]", "--steps", "300", "--eval_every", "100"]
-    kept = tmp_path / "runs/compare/version_0/trainings.json"
+    cache = tmp_path / "runs/compare/version_0/trainings.json"
     process = subprocess.Popen([sys.executable, "-m", "metasgd", "compare", *options], cwd=tmp_path)
     deadline = time.monotonic() + 200
     done = []
@@ -79,16 +79,16 @@ def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_pat
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-        done = json.loads(kept.read_text())["done"] if kept.exists() else []
+        done = json.loads(cache.read_text())["done"] if cache.exists() else []
     process.kill()
     process.wait()
-    done = json.loads(kept.read_text())["done"]
+    done = json.loads(cache.read_text())["done"]
 
     resumed = succeeded(metasgd("compare", *options))
     assert f"resumes runs/compare/version_0: {len(done)} trainings are done" in resumed.stdout
-    assert not kept.exists()
+    assert not cache.exists()
     whole = succeeded(metasgd("compare", *options))
-    assert "goes on" not in whole.stdout
+    assert "resumes" not in whole.stdout
     rows, through = (
         json.loads((tmp_path / f"runs/compare/version_{v}/results.json").read_text())["rows"] for v in (0, 1)
     )

@@ -71,7 +71,7 @@ def test_a_new_run_starts_from_the_weights_of_another(trained, metasgd, tmp_path
     # nor do its steps move the schedule or the tasks on
     assert after["global_step"] == 4
     assert [step for step, _ in scalars(tmp_path / RUN, "train/loss")] == [0, 1, 2, 3]
-    # a run that goes on has weights of its own
+    # a resumed run has weights of its own
     succeeded(metasgd("fit", *TINY, *tasks, *still, "--init_from", "gone.ckpt", "--ckpt_path", "last"))
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_ends_with_its_batches_is_saved_whole(metasgd, tmp_path):
     assert state(tmp_path / RUN / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
-def test_a_finished_run_goes_on_when_made_longer(trained, tmp_path, metasgd):
+def test_a_finished_run_continues_when_made_longer(trained, tmp_path, metasgd):
     path = str(trained / RUN / "checkpoints" / "last.ckpt")
     longer = ["--trainer.max_steps", "12", "--trainer.logger.init_args.save_dir", str(tmp_path)]
     before = state(path)["global_step"]

@@ -55,12 +55,12 @@ def test_the_help_and_the_version_wait_for_no_import(option, said):
 
 
 def test_the_collector_looks_rarely_but_looks():
-    kept = [[] for _ in range(10_000)]
+    objects = [[] for _ in range(10_000)]
 
     def work():
         before = gc.get_freeze_count()
         collect_rarely()
-        assert gc.get_freeze_count() - before > len(kept)
+        assert gc.get_freeze_count() - before > len(objects)
         assert gc.isenabled()
         assert gc.get_threshold()[0] > 700
 
@@ -115,8 +115,8 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told")
-def test_memory_that_is_kept_costs_no_page_faults():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has this setting")
+def test_memory_that_is_not_returned_costs_no_page_faults():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     pages = 20 * 8 * 2**22 * 4 // 4096
     # left to itself, glibc takes every one of them anew, but not in every run
@@ -127,11 +127,11 @@ ENDING = """
 import atexit, sys, torch
 from metasgd.runtime.launch import end
 
-class Kept:
+class Objects:
     def __del__(self):
         print("taken down")
 
-kept = Kept()
+objects = Objects()
 atexit.register(print, "closed")
 if sys.argv[1:]:
     torch.distributed.init_process_group("gloo", sys.argv[1], rank=0, world_size=1)

@@ -71,7 +71,7 @@ class GoneError(Exception):
 
 
 @pytest.mark.parametrize("writes", [1, 2, 5, 9, 12])
-def test_a_place_that_is_gone_in_mid_run_is_told_of_and_the_run_goes_on_later(bucket, monkeypatch, capfd, writes):
+def test_a_place_that_is_gone_in_mid_run_is_named_and_the_run_resumes_later(bucket, monkeypatch, capfd, writes):
     """Its first files are the probe, TensorBoard's events and the configuration; then come events and checkpoints."""
     arguments = ["fit", *TINY, "--trainer.logger.init_args.save_dir", str(bucket / "runs"), "--trainer.max_steps", "30"]
     arguments += ["--last_checkpoint.every_n_steps", "2", "--ckpt_path", "resume"]
@@ -125,7 +125,7 @@ def refused(arguments, capsys):
     return said
 
 
-def test_a_server_that_refuses_is_told_of(server, tmp_path, monkeypatch, capsys):
+def test_a_server_that_refuses_is_named(server, tmp_path, monkeypatch, capsys):
     pytest.importorskip("aiohttp", reason="fsspec reads http:// with it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["metasgd"])

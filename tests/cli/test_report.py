@@ -112,11 +112,11 @@ def test_a_regression_without_its_test_tasks_still_has_a_page(metasgd, tmp_path)
     assert done.returncode == 0, done.stderr
     content = (tmp_path / "runs/sinusoid/version_0/report.html").read_text()
     assert "test mse, 5 tasks, now" in content
-    # validations came after 4 and 8 outer steps, and the best of them was kept
-    [kept] = re.findall(r"best.ckpt (after \d+ outer steps)", content)
+    # validations came after 4 and 8 outer steps, and the best of them was saved
+    [saved] = re.findall(r"best.ckpt (after \d+ outer steps)", content)
     [best] = re.findall(r"best val mse</td><td>[\d.]+ (after \d+ outer steps)", content)
-    assert kept == best
-    assert kept in ("after 4 outer steps", "after 8 outer steps")
+    assert saved == best
+    assert saved in ("after 4 outer steps", "after 8 outer steps")
     assert "no two classes were taken for each other" in content
 
 

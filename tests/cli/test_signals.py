@@ -39,7 +39,7 @@ forks = int(sys.argv.pop(1))
 os.register_at_fork(after_in_parent=signal_myself)
 sys.exit(main())
 """
-"""Python prints what is raised there, and goes on."""
+"""Python prints what is raised there, and continues."""
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_their_work(number
         os.killpg(process.pid, 0)
 
 
-def test_a_requeued_job_goes_on_with_its_run(scontrol, tmp_path):
+def test_a_requeued_job_resumes_its_run(scontrol, tmp_path):
     """The real command line, as SLURM would run it twice."""
     job = ["fit", *TINY, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
     job += [*LONG, "--last_checkpoint.every_n_steps", "20"]

@@ -1,4 +1,4 @@
-"""Ordinary training through the real command line: train, stop, resume; what it refuses."""
+"""Supervised training through the real command line: train, stop, resume; what it refuses."""
 
 import json
 
@@ -24,7 +24,7 @@ def learned(tmp_path, metasgd):
     return str(tmp_path / "runs/sinusoid/version_0/checkpoints/last.ckpt")
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(learned, metasgd, tmp_path):
+def test_a_stopped_training_resumes_to_the_same_bits(learned, metasgd, tmp_path):
     by_it = ["--optimizer", "learned", "--optimizer_ckpt", learned]
     done = succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "20"))
     assert "after 20 steps: test/mse" in done.stdout
@@ -52,11 +52,11 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, capsys, monkeypatch):
+def test_a_training_resumes_only_as_it_was_begun(learned, metasgd, tmp_path, capsys, monkeypatch):
     by_it = ["--optimizer", "learned", "--optimizer_ckpt", learned]
     succeeded(metasgd("train", *PROBLEM, *by_it, "--steps", "6"))
     run = tmp_path / RUN
-    kept = contents(run)
+    before = contents(run)
     rule = ["--model.update_rule", "OptimizerNetwork", "--model.update_rule.init_args.learning_rate", "0.01"]
     succeeded(metasgd("fit", *TINY, *rule, "--seed_everything", "1"))  # another φ, of the same options
     other = str(tmp_path / "runs/sinusoid/version_1/checkpoints/last.ckpt")
@@ -72,11 +72,11 @@ def test_a_training_goes_on_only_as_it_was_begun(learned, metasgd, tmp_path, cap
         assert main(["train", *PROBLEM, *by_it, "--steps", "9", "--ckpt_path", "last", *changed]) == 2
         err = capsys.readouterr().err
         assert all(part in err for part in said), err
-    assert contents(run) == kept
+    assert contents(run) == before
     assert not (tmp_path / "runs/train/version_1").exists()
 
 
-def test_the_bar_says_what_is_going_on(metasgd):
+def test_the_bar_says_what_is_done(metasgd):
     quiet = PROBLEM[: PROBLEM.index("--progress")]
     done = succeeded(metasgd("train", *quiet, "--optimizer", "torch.optim.Adam", "--steps", "6"))
     assert "Training" in done.stdout

@@ -51,6 +51,6 @@ step "stopped by SIGTERM with exit code 143, saved at outer step $stopped_at"
 
 end=$((stopped_at + 5))
 metasgd "${long[@]}" --trainer.max_steps "$end"
-[ "$(metasgd python -c "$read_step" runs/glyphs/version_2/checkpoints/last.ckpt)" = "$end" ] || fail "it did not go on"
-step "went on to outer step $end"
+[ "$(metasgd python -c "$read_step" runs/glyphs/version_2/checkpoints/last.ckpt)" = "$end" ] || fail "it did not resume"
+step "resumed, to outer step $end"
 echo "all well"

@@ -45,7 +45,7 @@ def test_two_hosts_train_as_one_process_and_save_once(two_hosts, metasgd, tmp_pa
         assert a == pytest.approx(b, rel=1e-6)  # written in float32
 
 
-def test_a_run_of_two_hosts_goes_on_with_one_process(two_hosts, metasgd):
+def test_a_run_of_two_hosts_resumes_with_one_process(two_hosts, metasgd):
     path = str(two_hosts / JOB_RUN / "checkpoints" / "last.ckpt")
     elsewhere = ["--trainer.logger.init_args.save_dir", "here", "--trainer.logger.init_args.version", "1"]
     done = metasgd("fit", *TINY, *DOUBLE, *elsewhere, "--trainer.max_steps", "10", "--ckpt_path", path)
@@ -108,7 +108,7 @@ def test_a_killed_worker_leads_to_a_restart_that_loses_and_doubles_nothing(rank,
         assert scalars(run, tag) == scalars(whole, tag)
 
 
-def test_a_job_told_to_stop_saves_and_goes_on_when_it_is_started_again(tmp_path, whole):
+def test_a_job_asked_to_stop_saves_and_resumes_when_it_is_started_again(tmp_path, whole):
     """torchrun passes SIGTERM on to its workers, which agree on the outer step after which they leave."""
     agent = Agent(*ON_ONE_HOST, "-m", "metasgd", "fit", *LONGER, cwd=tmp_path)
     run = tmp_path / JOB_RUN

@@ -143,7 +143,7 @@ def test_predictions_by_two_are_one_table_with_each_query_once_in_order(trained)
 
 
 @pytest.mark.parametrize(("first", "then"), [([], TWO), (TWO, [])], ids=["1 to 2", "2 to 1"])
-def test_a_run_goes_on_with_another_number_of_processes(trained, tmp_path, first, then):
+def test_a_run_resumes_with_another_number_of_processes(trained, tmp_path, first, then):
     """Half of a run by one number of processes and half by the other, as the whole by one."""
     half = ["--trainer.max_steps", str(STEPS // 2)]
     name = [*NAME, "joint-loop", "--model.engine", "loop"]
@@ -198,10 +198,10 @@ def running(request, tmp_path):
     finish(process)
 
 
-@pytest.mark.parametrize("told", ["the other", "both"])
-def test_told_to_stop_they_stop_after_the_same_step(running, told):
+@pytest.mark.parametrize("asked", ["the other", "both"])
+def test_asked_to_stop_they_stop_after_the_same_step(running, asked):
     process, child, last = running
-    for number in {"the other": [child], "both": [process.pid, child]}[told]:
+    for number in {"the other": [child], "both": [process.pid, child]}[asked]:
         os.kill(number, signal.SIGTERM)
     code, said = finish(process)
     assert code == 128 + signal.SIGTERM, said
@@ -217,10 +217,10 @@ def test_one_killed_the_other_ends_with_a_message_and_the_run_resumes(running):
     assert "error: another process of this run has ended" in said
     assert "--ckpt_path last" in said
     assert "Traceback" not in said
-    assert_goes_on(last)
+    assert_resumes(last)
 
 
-def assert_goes_on(last):
+def assert_resumes(last):
     steps = read_checkpoint(last)["global_step"]
     assert steps >= 20
     more = ["--trainer.max_steps", str(steps + 2), "--ckpt_path", "last"]
@@ -253,4 +253,4 @@ def test_one_hangs_the_other_ends_in_the_time_allowed_and_the_run_resumes(runnin
     assert ": another process of this run has ended, or has not answered within the time" in said
     assert "Traceback" not in said
     assert state_of(child) in "ZX"  # a process that hangs is not left behind by the one that started it
-    assert_goes_on(last)
+    assert_resumes(last)

@@ -138,7 +138,7 @@ def test_memory_does_not_hold_a_graph_for_every_inner_step():
 
 
 class Residual(nn.Module):
-    """Two blocks of a residual network, in channels_last as ordinary training on a GPU has them."""
+    """Two blocks of a residual network, in channels_last as supervised training on a GPU has them."""
 
     def __init__(self):
         super().__init__()

@@ -14,7 +14,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.kept: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self.bytes, self.peak = 0, 0
 
     def __torch_dispatch__(
@@ -27,17 +27,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             storage = t.untyped_storage()
             at = storage.data_ptr()
-            if at in self.kept and not self.kept[at][0].expired():  # type: ignore[no-untyped-call]
+            if at in self.storages and not self.storages[at][0].expired():  # type: ignore[no-untyped-call]
                 continue
             if given is None:
                 inputs = (i for i in tree_leaves((args, kwargs)) if isinstance(i, Tensor))
                 given = {i.untyped_storage().data_ptr() for i in inputs}
             if at not in given:
-                self.kept[at] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
+                self.storages[at] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
                 self.bytes += storage.nbytes()
         if self.bytes > self.peak:  # else it need not be known what is gone
-            alive = {at: kept for at, kept in self.kept.items() if not kept[0].expired()}  # type: ignore[no-untyped-call]
-            self.kept = alive
-            self.bytes = sum(size for _, size in self.kept.values())
+            alive = {at: storages for at, storages in self.storages.items() if not storages[0].expired()}  # type: ignore[no-untyped-call]
+            self.storages = alive
+            self.bytes = sum(size for _, size in self.storages.values())
             self.peak = max(self.peak, self.bytes)
         return out

@@ -9,11 +9,11 @@ from metasgd.data.problems import Problem
 from metasgd.data.source import Source
 from metasgd.training.module import MetaSGDModule
 
-ORDINARY = ("train_", "compare_")
+SUPERVISED = ("train_", "compare_")
 """Configurations of commands beside the Trainer's start with the command's name."""
 EVERY = sorted((ROOT / "configs").glob("*.yaml"))
-CONFIGS = [path for path in EVERY if not path.name.startswith(ORDINARY)]
-OTHERS = [path for path in EVERY if path.name.startswith(ORDINARY)]
+CONFIGS = [path for path in EVERY if not path.name.startswith(SUPERVISED)]
+OTHERS = [path for path in EVERY if path.name.startswith(SUPERVISED)]
 EXPECTED = {
     "image_folder",
     "mini_imagenet",

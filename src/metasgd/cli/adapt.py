@@ -80,8 +80,8 @@ def adapt(
         query: the pictures to predict: a folder, or a CSV file with a column file.
         output: the CSV file to write: file,label,probability and a column for each class, in the order of the files.
         ckpt_path: a checkpoint that fit wrote; or the name of one that comes with metasgd, as omniglot.
-        backbone: in place of a checkpoint, a pretrained network of torchvision or timm, as resnet18: pictures are told
-            apart by the nearest centroid of its features.
+        backbone: in place of a checkpoint, a pretrained network of torchvision or timm, as resnet18: pictures are
+            classified by the nearest centroid of its features.
         weights: of the backbone: a file, or the library's name for them; by default those it recommends, downloaded.
         save: a file for the adapted network, in the format of its suffix: .pt (a state_dict with its class
             names), .onnx, or .pt2 (torch.export).

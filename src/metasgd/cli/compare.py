@@ -27,7 +27,7 @@ from metasgd.supervised.comparison import BASELINES, Row
 from metasgd.supervised.comparison import compare as compared
 from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
-from metasgd.supervised.report import Terms, as_json, as_png, common_target, figure, table
+from metasgd.supervised.report import Protocol, as_json, as_png, common_target, figure, table
 from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
 
@@ -95,34 +95,34 @@ class Compare:
         Raises:
             UserError: an option, the data, the network or a checkpoint cannot be used; before anything is trained.
         """
-        self._refuse_options()
+        self._validate_options()
         checkpoints = {
             name: checkpoint_file(path, "--optimizer_ckpt" if name == LEARNED else f"--further {name}")
             for name, path in self._learned().items()
         }
-        bench = self._bench(device_of(self.device))
+        trainer = self._trainer(device_of(self.device))
         network = self.network()
-        validate_network(network, self.problem, bench.examples["train"])
+        validate_network(network, self.problem, trainer.examples["train"])
         for checkpoint in checkpoints.values():
             parameters = network.named_parameters()
             _learned_optimizer(checkpoint, self.steps, self.trust_checkpoint, parameters, lr=1.0)
-        contenders = [
+        candidates = [
             Candidate(
                 name, partial(_learned_optimizer, checkpoint, self.steps, self.trust_checkpoint), start=1.0, tuned=False
             )
             for name, checkpoint in checkpoints.items()
         ]
-        contenders += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
+        candidates += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
         place = place_of(self.save_dir, "--save_dir")
         validate_folder(place / self.name / "version_0", "--save_dir and --name")
         sums = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in checkpoints.items()}
-        examples = {split: of_split.digest for split, of_split in bench.examples.items()}
+        examples = {split: of_split.digest for split, of_split in trainer.examples.items()}
         terms = {"config": self.config, "checkpoints": sums, EXAMPLES: examples}
-        kept = cached_in(place, self.name, terms, bench.train)
-        write_whole(kept.folder / "config.yaml", self.config.encode())
-        self._report(self._rows(kept, bench, contenders), kept, bench)
+        cache = cached_in(place, self.name, terms, trainer.train)
+        write_whole(cache.folder / "config.yaml", self.config.encode())
+        self._report(self._rows(cache, trainer, candidates), cache, trainer)
 
-    def _refuse_options(self) -> None:
+    def _validate_options(self) -> None:
         problems = too_small(
             ("steps", self.steps, 1),
             ("eval_every", self.eval_every, 1),
@@ -154,7 +154,7 @@ class Compare:
         """The checkpoints of the learned optimizers, by the name to print."""
         return {LEARNED: self.optimizer_ckpt, **self.further}
 
-    def _bench(self, device: torch.device) -> SupervisedTrainer:
+    def _trainer(self, device: torch.device) -> SupervisedTrainer:
         examples = self.data.examples(self.problem)
         ShuffledBatches(len(examples["train"]), self.batch_size, self.steps, self.seed_everything)  # checks them
         objective = OBJECTIVES[self.problem.loss]
@@ -162,40 +162,42 @@ class Compare:
             self.network, examples, objective, self.steps, self.batch_size, self.eval_every, device
         )
 
-    def _rows(self, kept: RunCache, bench: SupervisedTrainer, contenders: Sequence[Candidate]) -> list[Row]:
-        if kept.traces:
-            done = len(kept.traces)
+    def _rows(self, cache: RunCache, trainer: SupervisedTrainer, candidates: Sequence[Candidate]) -> list[Row]:
+        if cache.traces:
+            done = len(cache.traces)
             trainings = "1 training is" if done == 1 else f"{done} trainings are"
-            print(printable(f"resumes {kept.folder}: {trainings} done"))
+            print(printable(f"resumes {cache.folder}: {trainings} done"))
         seeds = range(self.seed_everything, self.seed_everything + self.seeds)
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            total = sum(self.seeds + (self.trials if c.tuned else 3) for c in contenders)
+            total = sum(self.seeds + (self.trials if c.tuned else 3) for c in candidates)
             task = progress.add_task("Comparing", total=total)
 
             def done_with(said: str) -> None:
                 progress.update(task, advance=1, description=escape(printable(said, MOST_SAID)))
 
-            return compared(kept, bench.better, contenders, seeds, seeds.stop, self.trials, self.most_trials, done_with)
+            return compared(
+                cache, trainer.better, candidates, seeds, seeds.stop, self.trials, self.most_trials, done_with
+            )
 
-    def _report(self, rows: Sequence[Row], kept: RunCache, bench: SupervisedTrainer) -> None:
+    def _report(self, rows: Sequence[Row], cache: RunCache, trainer: SupervisedTrainer) -> None:
         """Files first: what is printed may be lost, as where the terminal is gone."""
-        terms = Terms(
-            metric=bench.objective.metric,
-            higher_is_better=bench.objective.higher_is_better,
+        protocol = Protocol(
+            metric=trainer.objective.metric,
+            higher_is_better=trainer.objective.higher_is_better,
             steps=self.steps,
             seeds=self.seeds,
             trials=self.trials,
             most_trials=self.most_trials,
             target_loss=common_target(rows) if self.target_loss is None else self.target_loss,
         )
-        found = as_json(rows, terms) | {"schedule": self.schedule, "checkpoints": self._learned()}
-        write_whole(kept.folder / "results.json", as_bytes(found))
+        found = as_json(rows, protocol) | {"schedule": self.schedule, "checkpoints": self._learned()}
+        write_whole(cache.folder / "results.json", as_bytes(found))
         title = f"{self.name}: learning rates {self.schedule}"
-        write_whole(kept.folder / "comparison.png", as_png(figure(rows, terms, title)))
-        kept.forget()
+        write_whole(cache.folder / "comparison.png", as_png(figure(rows, protocol, title)))
+        cache.forget()
         console = Console(width=max(120, Console().width), emoji=False)
-        console.print(table(rows, terms, title))
-        console.print(printable(f"written to {kept.folder}"), soft_wrap=True, markup=False)
+        console.print(table(rows, protocol, title))
+        console.print(printable(f"written to {cache.folder}"), soft_wrap=True, markup=False)
 
 
 def device_of(name: str) -> torch.device:

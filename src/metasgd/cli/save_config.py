@@ -14,9 +14,9 @@ from metasgd.training.loggers import as_list
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Keeps the configuration of a training run in its folder and in its checkpoints.
+    """Saves the configuration of a training run in its folder and in its checkpoints.
 
-    Evaluating a run changes neither. What is kept repeats the run from its start, in a folder of its own.
+    Evaluating a run changes neither. What is saved repeats the run from its start, in a folder of its own.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:

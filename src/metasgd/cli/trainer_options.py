@@ -58,7 +58,7 @@ LEAST = {
     "limit_predict_batches": 0,
 }
 """The least value of options that are numbers."""
-KEPT = ("last", "best")
+OWN_CHECKPOINTS = ("last", "best")
 """Checkpoints of these names are the run's own."""
 
 
@@ -127,7 +127,7 @@ def _of_callbacks(callbacks: Sequence[Callback]) -> Iterator[str]:
         if isinstance(callback, ModelCheckpoint):
             if callback.save_last:
                 yield f"trainer.callbacks has {name} with save_last, but the run has its last.ckpt. Leave that out"
-            if callback.filename in KEPT:
+            if callback.filename in OWN_CHECKPOINTS:
                 yield (
                     f"trainer.callbacks has {name} with filename {callback.filename}, but the run has a"
                     f" {callback.filename}.ckpt of its own. Use another name"

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk: built once, checked at every load, never half-written."""
+"""Decoded images cached on disk: built once, checked at every load, never half-written."""
 
 import fcntl
 import json
@@ -61,11 +61,11 @@ Build = Callable[[], ClassPool | PoolStream]
 
 
 def load_or_build(cache_dir: Path, key: str, build: Build) -> ClassPool:
-    """The pool kept as the folder ``cache_dir/key``; made by ``build`` and kept there if there is none.
+    """The pool cached as the folder ``cache_dir/key``; made by ``build`` and cached there if there is none.
 
     The images come back as a read-only memory map, whether they were there or have just been built.
     Several processes may build one key at once: each has its own folder until it is complete, and the first
-    one to finish is kept.
+    one to finish stays.
 
     Args:
         cache_dir: made if absent; only read from if the key is there.
@@ -73,15 +73,15 @@ def load_or_build(cache_dir: Path, key: str, build: Build) -> ClassPool:
         build: makes the pool, in memory or as a stream; its errors pass through.
 
     Raises:
-        UserError: the kept files are damaged, or ``cache_dir`` cannot be read or written.
+        UserError: the cached files are damaged, or ``cache_dir`` cannot be read or written.
         ValueError: ``key`` is not a plain file name.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", key):
         raise ValueError(f"{key!r} is not a plain file name")
     folder = cache_dir / key
     with _cache_dir_named(cache_dir):
-        is_kept = folder.exists()
-    if not is_kept:
+        is_cached = folder.exists()
+    if not is_cached:
         _build(folder, build)
     return _load(folder)
 
@@ -188,7 +188,7 @@ def _publish(staging: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
-        return  # another process has built the same thing meanwhile: its copy is kept
+        return  # another process has built the same thing meanwhile: its copy stays
     sync_folder(folder.parent)
 
 

@@ -1,4 +1,4 @@
-"""Ordinary problems: one data set to learn, with examples held out, in batches from an ordinary DataLoader.
+"""Supervised problems: one data set to learn, with examples held out, in batches from a DataLoader.
 
 Shape letters: M examples, X examples in a batch.
 """
@@ -69,13 +69,13 @@ class Problem(ABC):
 
 
 class ManyClasses(Problem):
-    """The classes of one split of a source, told apart all at once; some images of every class are held out.
+    """The classes of one split of a source, classified all at once; some images of every class are held out.
 
     Args:
         source: of the images.
         split: whose classes; those of ``test`` were in no meta-training.
         n_classes: the first so many of them; all by default.
-        held_out: the shares of each class's images that are kept for validation and for test, its last ones.
+        held_out: the shares of each class's images that are held out for validation and for test, its last ones.
     """
 
     loss = "cross_entropy"

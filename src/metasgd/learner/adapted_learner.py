@@ -21,7 +21,7 @@ class AdaptedLearner:
     """A learner that has learned one task.
 
     Attributes:
-        network: an ordinary network in evaluation mode; outputs logits ``[X, N]`` in the order of ``classes_``.
+        network: a plain network in evaluation mode; outputs logits ``[X, N]`` in the order of ``classes_``.
         classes_: the N classes, sorted; none in regression.
         n_features_in_: values of one example.
         support_losses_: ``[S + 1]``, the loss on the support set before, between and after the inner steps.

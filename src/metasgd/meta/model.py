@@ -173,7 +173,7 @@ class MetaModel(nn.Module):
         Works under ``torch.inference_mode`` as well, which it leaves meanwhile: inner steps take gradients.
         """
         if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):  # where a copy of a tensor is an ordinary one
+            with torch.inference_mode(False):  # where a copy of a tensor is a plain one
                 return self.evaluate(Episode(*(field.clone() for field in tasks)), after, inner_steps)
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
         inputs = self.as_inputs(tasks)

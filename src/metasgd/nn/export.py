@@ -1,4 +1,4 @@
-"""An adapted network as an ordinary one: no inner loop, no statistics of batches, nothing of ours to run it."""
+"""An adapted network as a plain one: no inner loop, no statistics of batches, nothing of ours to run it."""
 
 import io
 from importlib.util import find_spec
@@ -112,7 +112,7 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     Args:
         network: as ``freeze_statistics`` makes it.
         example: two inputs, ``[2, …]``.
-        metadata: kept in the file.
+        metadata: saved in the file.
 
     Raises:
         UserError: the packages that write ONNX are not installed.

@@ -89,7 +89,7 @@ class Conv4(Configurable, nn.Sequential):
         features: what the head reads: ``rectified``, after the last ReLU, as published; or ``normalised``, without
             that ReLU, each example's to a mean square of 1, so that a class-agnostic head tells classes by the
             cosine of the angle between examples (Gidaris and Komodakis, CVPR 2018).
-        running_statistics: BatchNorm keeps running statistics and is evaluated by them, as ordinary training
+        running_statistics: BatchNorm keeps running statistics and is evaluated by them, as supervised training
             wants it; not for few-shot tasks.
     """
 

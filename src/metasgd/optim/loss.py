@@ -1,4 +1,4 @@
-"""The loss of an ordinary training step as an update rule reads it: one finite number."""
+"""The loss of a training step as an update rule reads it: one finite number."""
 
 import math
 

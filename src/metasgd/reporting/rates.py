@@ -23,7 +23,7 @@ def moved_share(rate: Tensor, start: float | tuple[float, float] | None) -> floa
 
 
 def unmoved_in_words(moved: Mapping[str, float], reached: Collection[str] | None) -> str:
-    """Which tensors' rates kept their start, and why; empty if none did.
+    """Which tensors' rates stayed at their start, and why; empty if none did.
 
     Args:
         moved: the share of each tensor's rates that moved, by its name.

@@ -127,5 +127,5 @@ def _kind_of(place: Path) -> str | None:
     if stat.S_ISDIR(mode):
         return "a folder"
     if not stat.S_ISREG(mode):
-        return "no ordinary file"
+        return "no regular file"
     return None if os.access(place, os.W_OK) else "a file that may not be changed"

@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
-LARGEST_KEPT = 32 * 2**20
+LARGEST_REUSED = 32 * 2**20
 """Blocks above this many bytes still go back; the largest that every glibc accepts."""
 
 
@@ -21,5 +21,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # a C library that is not glibc
         return False
-    settings = {M_MMAP_THRESHOLD: LARGEST_KEPT, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2 * LARGEST_KEPT}
+    settings = {M_MMAP_THRESHOLD: LARGEST_REUSED, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2 * LARGEST_REUSED}
     return all(mallopt(option, value) == 1 for option, value in settings.items())

@@ -13,7 +13,7 @@ from metasgd.runtime.signals import is_lost_process, reason_of_loss
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a full disk answers to whoever writes."""
-GO_ON = "resume with --ckpt_path last"
+RESUME = "resume with --ckpt_path last"
 EVENTS = "events.out.tfevents"
 WORKER = "DataLoader worker"
 """How torch's errors begin when a worker has died, which have no type of their own."""
@@ -43,8 +43,8 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
         return None
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return 2, (
-            f"a file could not be written ({error.strerror}); the checkpoint written before is kept. Make room, and"
-            f" {GO_ON}"
+            f"a file could not be written ({error.strerror}); the checkpoint written before is still there. Make room,"
+            f" and {RESUME}"
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
         what = first_line(error)
@@ -57,19 +57,20 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
     if isinstance(error, OSError) and EVENTS in str(error.filename):
         folder = os.fsdecode(error.filename).partition(f"/{EVENTS}")[0]
         return 2, run_is_gone(folder) if error.errno == errno.ENOENT else (
-            f"the run's folder {folder} cannot be written any more ({error.strerror}). Allow writing there, and {GO_ON}"
+            f"the run's folder {folder} cannot be written any more ({error.strerror}). Allow writing there,"
+            f" and {RESUME}"
         )
     too_many = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     if too_many or str(error).startswith("Too many open files"):  # the second is torch's, of its workers
         return 2, (
             "this process may open no more files (ulimit -n). Raise the limit, or use fewer processes that fetch"
-            f" batches, as --data.num_workers 0; to resume, {GO_ON}"
+            f" batches, as --data.num_workers 0; to resume, {RESUME}"
         )
     if error is not None and _is_lost_worker(error):
         what = f"{type(error).__name__}: {error}".splitlines()[0].strip().rstrip(".")
         return 1, (
             f"a process that fetches batches (data.num_workers) was ended from outside, as for lack of memory ({what})."
-            f" Use fewer of them if it was, and {GO_ON}"
+            f" Use fewer of them if it was, and {RESUME}"
         )
     if isinstance(error, torch.distributed.DistNetworkError) and "EADDRINUSE" in str(error):
         return 2, (
@@ -85,6 +86,6 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return 2, (
             f"the place of the run's files (trainer.logger.init_args.save_dir) does not answer any more ({what}); the"
-            f" checkpoint written before is kept there. See that it is reached from here and writable, and {GO_ON}"
+            f" checkpoint written before is still there. See that it is reached from here and writable, and {RESUME}"
         )
     return None

@@ -1,4 +1,4 @@
-"""Settings of the whole process by which outer steps of a millisecond are not drowned in what goes on beside them."""
+"""Settings of the whole process by which outer steps of a millisecond are not drowned in what runs beside them."""
 
 import gc
 import os

@@ -73,7 +73,7 @@ class StopSignals:
             raise SystemExit(128 + self.received)
 
     @contextmanager
-    def kept_from_workers(self) -> Iterator[None]:
+    def withheld_from_workers(self) -> Iterator[None]:
         """Start processes that none of these signals reaches, and be reached by none oneself meanwhile.
 
         A terminal, SLURM and systemd send a signal to all the processes of a run, whose workers must live until

@@ -1,1 +1,1 @@
-"""Ordinary training: one network on one data set, by a learned optimizer or a given one."""
+"""Supervised training: one network on one data set, by a learned optimizer or a given one."""

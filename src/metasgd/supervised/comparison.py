@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from metasgd.supervised.trainer import Candidate, Named, Trace
 
-Knob = TypeVar("Knob", int, float)
+Setting = TypeVar("Setting", int, float)
 Train = Callable[[Candidate, float, int], Trace]
-"""Trains by a contender, at a setting of its knob, from a seed."""
+"""Trains by a candidate, at a learning rate, from a seed."""
 Better = Callable[[float, float], bool]
 SPACING = math.sqrt(10)
 """Between neighbouring learning rates of the search."""
@@ -30,18 +30,18 @@ BASELINES: dict[str, tuple[Callable[[Named, float], Optimizer], float]] = {
 
 @dataclass
 class Row:
-    """What became of one contender.
+    """What became of one candidate.
 
     Attributes:
         name: as printed.
-        knob: the learning rate found, or 1, the learned optimizer's own.
+        lr: the learning rate found, or 1, the learned optimizer's own.
         tuned: whether it was searched.
-        trials: the metric on validation at the end, by setting of the knob, with the search's seed.
-        traces: the trainings at ``knob``, one per seed.
+        trials: the metric on validation at the end, by learning rate, with the search's seed.
+        traces: the trainings at ``lr``, one per seed.
     """
 
     name: str
-    knob: float
+    lr: float
     tuned: bool
     trials: dict[float, float]
     traces: list[Trace]
@@ -50,45 +50,45 @@ class Row:
 def compare(
     train: Train,
     better: Better,
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     seeds: Sequence[int],
     search_seed: int,
     trials: int,
     most_trials: int,
     done: Callable[[str], None],
 ) -> list[Row]:
-    """Tune each contender's knob on validation with one seed, then train with every other seed.
+    """Tune the learning rate of each candidate on validation with one seed, then train with every other seed.
 
-    The search tries ``trials`` settings, a factor of √10 apart around the contender's start, and goes on beyond the
+    The search tries ``trials`` of them, a factor of √10 apart around the candidate's start, and continues beyond the
     edge as long as the best lies there, up to ``most_trials`` in all. What is not tuned is tried as well at three
-    settings, to tell how much it depends on its knob, and then trained at its own.
+    learning rates, to see how much it depends on them, and then trained at its own.
 
     Args:
         train: one training.
         better: whether one metric is better than another.
-        contenders: what to train by.
+        candidates: what to train by.
         seeds: of the trainings that count.
         search_seed: of the search's trainings; none of ``seeds``.
-        trials: settings tried at first; an odd number.
-        most_trials: settings tried at most.
+        trials: learning rates tried at first; an odd number.
+        most_trials: learning rates tried at most.
         done: called after every training that ended.
     """
     rows = []
-    for contender in contenders:
-        found = _search(train, better, contender, search_seed, trials, most_trials, done)
-        knob = _best(better, found) if contender.tuned else contender.start
+    for candidate in candidates:
+        found = _search(train, better, candidate, search_seed, trials, most_trials, done)
+        lr = _best(better, found) if candidate.tuned else candidate.start
         traces = []
         for seed in seeds:
-            traces.append(train(contender, knob, seed))
-            done(f"{contender.name}, learning rate {knob:g}, seed {seed}")
-        rows.append(Row(contender.name, knob, contender.tuned, found, traces))
+            traces.append(train(candidate, lr, seed))
+            done(f"{candidate.name}, learning rate {lr:g}, seed {seed}")
+        rows.append(Row(candidate.name, lr, candidate.tuned, found, traces))
     return rows
 
 
 def _search(
     train: Train,
     better: Better,
-    contender: Candidate,
+    candidate: Candidate,
     seed: int,
     trials: int,
     most_trials: int,
@@ -97,25 +97,25 @@ def _search(
     found: dict[int, float] = {}  # by the power of √10
 
     def try_at(power: int) -> None:
-        knob = contender.start * SPACING**power
-        trace = train(contender, knob, seed)
+        lr = candidate.start * SPACING**power
+        trace = train(candidate, lr, seed)
         found[power] = math.nan if trace.diverged else trace.val_metric[-1]
-        done(f"{contender.name}, trying learning rate {knob:g}")
+        done(f"{candidate.name}, trying learning rate {lr:g}")
 
-    half = trials // 2 if contender.tuned else 1
+    half = trials // 2 if candidate.tuned else 1
     for power in range(-half, half + 1):
         try_at(power)
-    while contender.tuned and len(found) < most_trials:
+    while candidate.tuned and len(found) < most_trials:
         best = _best(better, found)
         if best not in (min(found), max(found)):
             break
         try_at(best - 1 if best == min(found) else best + 1)
-    return {contender.start * SPACING**power: found[power] for power in sorted(found)}
+    return {candidate.start * SPACING**power: found[power] for power in sorted(found)}
 
 
-def _best(better: Better, found: Mapping[Knob, float]) -> Knob:
+def _best(better: Better, found: Mapping[Setting, float]) -> Setting:
     best, *others = sorted(found)
-    for knob in others:
-        if better(found[knob], found[best]):
-            best = knob
+    for lr in others:
+        if better(found[lr], found[best]):
+            best = lr
     return best

@@ -1,4 +1,4 @@
-"""An ordinary network under the Trainer."""
+"""A network in supervised training under the Trainer."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from metasgd.errors import UserError, first_line
 from metasgd.meta.objectives import OBJECTIVES, Objective
 from metasgd.nn.networks import BatchNorm2d
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
-from metasgd.training.resuming import with_layout_kept
+from metasgd.training.resuming import with_fixed_layout
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -47,7 +47,7 @@ class SupervisedModule(LightningModule):
         return [EvaluationWeights()]
 
     def configure_optimizers(self) -> Optimizer:
-        return with_layout_kept(self.make_optimizer(self.network.named_parameters()))
+        return with_fixed_layout(self.make_optimizer(self.network.named_parameters()))
 
     def training_step(self, batch: Batch) -> Tensor:
         return self._evaluated(batch, "train")

@@ -25,8 +25,8 @@ MOST_NAME = 60
 
 
 @dataclass(frozen=True)
-class Terms:
-    """On what terms the rows were compared, as far as the table must say it."""
+class Protocol:
+    """By which protocol the rows were compared, as far as the table must say it."""
 
     metric: str
     higher_is_better: bool
@@ -48,25 +48,25 @@ class Terms:
 
 
 def common_target(rows: Sequence[Row]) -> float:
-    """The lowest validation loss that the mean curve of every contender reaches, but for those that never learn."""
+    """The lowest validation loss that the mean curve of every candidate reaches, but for those that never learn."""
     curves = [_over_seeds(row, "val_loss").mean(axis=0) for row in rows]
     learning = [curve for curve in curves if np.nanmin(curve) < curve[0]]
     return float(max(np.nanmin(curve) for curve in learning or curves))
 
 
-def summary(row: Row, terms: Terms) -> dict[str, Any]:
+def summary(row: Row, protocol: Protocol) -> dict[str, Any]:
     """A row's figures; those over seeds as mean and standard deviation."""
     finals = np.array([trace.test_metric for trace in row.traces])
     losses = _over_seeds(row, "val_loss").mean(axis=0)
-    reached = np.flatnonzero(losses <= terms.target_loss)
-    off = {side: _nearest(row.trials, row.knob * factor) for side, factor in (("low", 1 / SPACING), ("high", SPACING))}
+    reached = np.flatnonzero(losses <= protocol.target_loss)
+    off = {side: _nearest(row.trials, row.lr * factor) for side, factor in (("low", 1 / SPACING), ("high", SPACING))}
     longest = max(row.traces, key=lambda trace: len(trace.steps))
     return {
         "optimizer": row.name,
-        "learning_rate": row.knob,
+        "learning_rate": row.lr,
         "tuned": row.tuned,
-        f"test/{terms.metric}": float(finals.mean()),
-        f"test/{terms.metric}_sd": float(finals.std(ddof=1)) if len(finals) > 1 else math.nan,
+        f"test/{protocol.metric}": float(finals.mean()),
+        f"test/{protocol.metric}_sd": float(finals.std(ddof=1)) if len(finals) > 1 else math.nan,
         "val/loss": float(losses[-1]),
         "steps_to_target": longest.steps[reached[0]] if len(reached) else None,
         "seconds_per_step": float(np.median([trace.seconds[-1] / trace.steps[-1] for trace in row.traces])),
@@ -76,12 +76,12 @@ def summary(row: Row, terms: Terms) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
+def table(rows: Sequence[Row], protocol: Protocol, title: str) -> Table:
     """The table that ``compare`` prints, the best row first."""
-    percent = terms.metric == "accuracy"
+    percent = protocol.metric == "accuracy"
     found = sorted(
-        (summary(row, terms) for row in rows),
-        key=lambda s: (math.isnan(s[f"test/{terms.metric}"]), _sign(terms) * s[f"test/{terms.metric}"]),
+        (summary(row, protocol) for row in rows),
+        key=lambda s: (math.isnan(s[f"test/{protocol.metric}"]), _sign(protocol) * s[f"test/{protocol.metric}"]),
     )
 
     def shown(value: float | None) -> str:
@@ -89,17 +89,19 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
             return "not tried"
         return "diverged" if math.isnan(value) else f"{100 * value:.2f}" if percent else f"{value:.4g}"
 
-    printed = Table(title=escape(printable(title, MOST_NAME)), caption=terms.in_words())
-    for name in ("optimizer", "learning rate", f"test {terms.metric}{', %' if percent else ''}", "val loss"):
+    printed = Table(title=escape(printable(title, MOST_NAME)), caption=protocol.in_words())
+    for name in ("optimizer", "learning rate", f"test {protocol.metric}{', %' if percent else ''}", "val loss"):
         printed.add_column(name, justify="left" if name == "optimizer" else "right")
     for name in ("steps to loss", "ms per step", "÷√10", "×√10"):
         printed.add_column(name, justify="right")
     for s in found:
-        spread = f" ± {shown(s[f'test/{terms.metric}_sd'])}" if not math.isnan(s[f"test/{terms.metric}_sd"]) else ""
+        spread = (
+            f" ± {shown(s[f'test/{protocol.metric}_sd'])}" if not math.isnan(s[f"test/{protocol.metric}_sd"]) else ""
+        )
         printed.add_row(
             escape(printable(s["optimizer"], MOST_NAME)),
             f"{s['learning_rate']:.3g}" if s["tuned"] else "untuned",
-            shown(s[f"test/{terms.metric}"]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
+            shown(s[f"test/{protocol.metric}"]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
             f"{s['val/loss']:.3f}",
             "never" if s["steps_to_target"] is None else str(s["steps_to_target"]),
             f"{1000 * s['seconds_per_step']:.1f}",
@@ -110,19 +112,19 @@ def table(rows: Sequence[Row], terms: Terms, title: str) -> Table:
     return printed
 
 
-def as_json(rows: Sequence[Row], terms: Terms) -> dict[str, Any]:
+def as_json(rows: Sequence[Row], protocol: Protocol) -> dict[str, Any]:
     """Everything found, with the traces."""
     return {
-        "terms": asdict(terms) | {"in_words": terms.in_words()},
+        "terms": asdict(protocol) | {"in_words": protocol.in_words()},
         "rows": [
-            summary(row, terms)
-            | {"trials": {f"{knob:g}": v for knob, v in row.trials.items()}, "traces": [asdict(t) for t in row.traces]}
+            summary(row, protocol)
+            | {"trials": {f"{lr:g}": v for lr, v in row.trials.items()}, "traces": [asdict(t) for t in row.traces]}
             for row in rows
         ],
     }
 
 
-def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
+def figure(rows: Sequence[Row], protocol: Protocol, title: str) -> Figure:
     """Loss and metric on validation, over steps and over seconds: mean over the seeds, and their range."""
     drawn = Figure(figsize=(12, 8), layout="constrained")
     panels = drawn.subplots(2, 2, sharex="col")
@@ -143,8 +145,8 @@ def figure(rows: Sequence[Row], terms: Terms, title: str) -> Figure:
     for column, across in enumerate(("steps", "seconds of training")):
         panels[0, column].set(ylabel="validation loss")
         _in_plain_decades(panels[0, column])
-        panels[1, column].set(xlabel=across, ylabel=f"validation {terms.metric}")
-        if terms.metric != "accuracy":
+        panels[1, column].set(xlabel=across, ylabel=f"validation {protocol.metric}")
+        if protocol.metric != "accuracy":
             _in_plain_decades(panels[1, column])
     drawn.legend(
         *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(rows), LEGEND_COLUMNS)
@@ -178,14 +180,14 @@ def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
     return np.array([curve + [curve[-1]] * (longest - len(curve)) for curve in curves], dtype=np.float64)
 
 
-def _nearest(trials: dict[float, float], knob: float) -> float | None:
+def _nearest(trials: dict[float, float], lr: float) -> float | None:
     """What that learning rate gave, NaN if it diverged; None if it was not tried."""
-    return next((value for tried, value in trials.items() if math.isclose(tried, knob, rel_tol=0.01)), None)
+    return next((value for tried, value in trials.items() if math.isclose(tried, lr, rel_tol=0.01)), None)
 
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
 
 
-def _sign(terms: Terms) -> int:
-    return -1 if terms.higher_is_better else 1
+def _sign(protocol: Protocol) -> int:
+    return -1 if protocol.higher_is_better else 1

@@ -1,4 +1,4 @@
-"""Trainings of a comparison kept on disk: one that was stopped is resumed, and several at once share them."""
+"""Trainings of a comparison saved on disk: one that was stopped is resumed, and several at once share them."""
 
 import json
 import logging
@@ -29,9 +29,9 @@ class RunCache:
 
     Attributes:
         folder: of the comparison's run.
-        terms: what the trainings depend on but for contender, knob and seed.
+        terms: what the trainings depend on but for candidate, learning rate and seed.
         train: one training.
-        traces: those that are done, by contender, knob and seed.
+        traces: those that are done, by candidate, learning rate and seed.
     """
 
     folder: UPath
@@ -39,12 +39,12 @@ class RunCache:
     train: Train
     traces: dict[tuple[str, float, int], Trace] = field(default_factory=dict)
 
-    def __call__(self, contender: Candidate, knob: float, seed: int) -> Trace:
-        key = contender.name, knob, seed
+    def __call__(self, candidate: Candidate, lr: float, seed: int) -> Trace:
+        key = candidate.name, lr, seed
         if key not in self.traces:
             self.read()
         if key not in self.traces:
-            trace = self.train(contender, knob, seed)
+            trace = self.train(candidate, lr, seed)
             with locked(self.folder):
                 self.read()  # what another process has trained meanwhile
                 self.traces.setdefault(key, trace)
@@ -56,7 +56,7 @@ class RunCache:
         write_whole(self.folder / FILE, json.dumps({"terms": self.terms, "done": done}).encode())
 
     def read(self) -> bool:
-        """Add what is kept in the folder; whether there was something, and on the same terms.
+        """Add what is saved in the folder; whether there was something, and on the same terms.
 
         Terms that an older file lacks say nothing.
 
@@ -65,13 +65,13 @@ class RunCache:
         """
         file = self.folder / FILE
         try:
-            kept = json.loads(file.read_bytes())
-            differing = [name for name, value in kept["terms"].items() if value != self.terms.get(name)]
+            saved = json.loads(file.read_bytes())
+            differing = [name for name, value in saved["terms"].items() if value != self.terms.get(name)]
             if differing == [EXAMPLES]:
                 log.warning("the examples have changed since %s was begun: its trainings are not used", self.folder)
             if differing:
                 return False
-            found = {(name, knob, seed): Trace(**trace) for name, knob, seed, trace in kept["done"]}
+            found = {(name, lr, seed): Trace(**trace) for name, lr, seed, trace in saved["done"]}
         except FileNotFoundError:
             return False
         except (ValueError, KeyError, TypeError) as error:
@@ -89,17 +89,17 @@ def cached_in(save_dir: UPath, name: str, terms: dict[str, Any], train: Train) -
     """The unfinished comparison of these terms under ``save_dir/name``, otherwise a new one in a folder of its own.
 
     Raises:
-        UserError: what an unfinished one has kept is damaged.
+        UserError: what an unfinished one has saved is damaged.
     """
     with locked(save_dir / name):
         runs = runs_of(save_dir, name)
         for run in runs:
-            kept = RunCache(run.folder, terms, train)
-            if kept.read():
-                return kept
-        kept = RunCache(Run(save_dir, name, runs[0].version + 1 if runs else 0).folder, terms, train)
-        kept.write()
-        return kept
+            cache = RunCache(run.folder, terms, train)
+            if cache.read():
+                return cache
+        cache = RunCache(Run(save_dir, name, runs[0].version + 1 if runs else 0).folder, terms, train)
+        cache.write()
+        return cache
 
 
 @contextmanager

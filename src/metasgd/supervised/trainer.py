@@ -1,4 +1,4 @@
-"""One ordinary training, by any optimizer with one learning rate, evaluated as it goes."""
+"""One supervised training, by any optimizer with one learning rate, evaluated as it goes."""
 
 import math
 import time
@@ -28,9 +28,9 @@ class Candidate:
 
     Attributes:
         name: as printed.
-        make: the optimizer of named parameters, at a setting of the knob.
-        start: the setting that the search starts around; a learned optimizer's is 1 and not searched.
-        tuned: whether the knob is tuned.
+        make: the optimizer of named parameters, at a learning rate.
+        start: the learning rate that the search starts around; a learned optimizer's is 1 and not searched.
+        tuned: whether its learning rate is tuned.
         schedule: ``cosine`` lets the learning rate fall to zero over the steps.
     """
 
@@ -86,14 +86,14 @@ class SupervisedTrainer:
     eval_every: int
     device: torch.device
 
-    def train(self, contender: Candidate, knob: float, seed: int) -> Trace:
+    def train(self, candidate: Candidate, lr: float, seed: int) -> Trace:
         """Train from the weights and on the batches of ``seed``."""
         torch.manual_seed(seed)
         network = self.network().to(self.device)
-        optimizer = contender.make(network.named_parameters(), knob)
+        optimizer = candidate.make(network.named_parameters(), lr)
         scheduler = (
             torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-            if contender.schedule == "cosine"
+            if candidate.schedule == "cosine"
             else None
         )
         dtype = next(network.parameters()).dtype

@@ -35,9 +35,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
         try:
             write_whole(place, sealed(content.getvalue()))
         except OSError as error:
-            kept = f"; the checkpoint written before is kept as {place}" if place.exists() else ""
+            earlier = f"; the checkpoint written before is still there as {place}" if place.exists() else ""
             raise UserError(
-                f"the checkpoint {place} could not be written ({error.strerror or error}){kept}. Make room or allow"
+                f"the checkpoint {place} could not be written ({error.strerror or error}){earlier}. Make room or allow"
                 " writing there, or choose another trainer.logger.init_args.save_dir, and resume with --ckpt_path"
             ) from error
 

@@ -81,7 +81,7 @@ class ResumingLoader(DataLoader[Item]):
 
     def __iter__(self) -> Any:
         self.worker_init_fn = obey_parent_alone
-        with SIGNALS.kept_from_workers():
+        with SIGNALS.withheld_from_workers():
             return super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:

@@ -155,12 +155,12 @@ def keep_earlier(loggers: Sequence[Logger], run: Run, resumed_at: int | None) ->
     for logger in loggers:
         if isinstance(logger, CSVLogger) and file.is_file():
             rows = csv.DictReader(io.StringIO(file.read_text()))
-            kept = [
+            earlier = [
                 {name: value for name, value in row.items() if value}
                 for row in rows
                 if resumed_at is None or int(row["step"]) < resumed_at
             ]
-            logger.experiment.metrics = kept
+            logger.experiment.metrics = earlier
             logger.save()
 
 

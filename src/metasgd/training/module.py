@@ -28,7 +28,7 @@ from metasgd.training.callbacks.evaluation_weights import EvaluationWeights, Kee
 from metasgd.training.device_steps import fused
 from metasgd.training.outer import OuterProblem
 from metasgd.training.rehearsal import monitored_by, step_schedule
-from metasgd.training.resuming import with_layout_kept
+from metasgd.training.resuming import with_fixed_layout
 from metasgd.training.skipped_steps import READ_EVERY, SkippedSteps
 from metasgd.training.trainer_limits import validate_trainer
 from metasgd.training.written_config import config_text
@@ -109,7 +109,7 @@ class MetaSGDModule(MetaModel, LightningModule):
 
     def configure_optimizers(self) -> Any:
         made = fused(self.outer.make_optimizer(self.network, self.update_rule, self.learned), self.device)
-        optimizer = with_layout_kept(made)
+        optimizer = with_fixed_layout(made)
         scheduler = self.outer.make_scheduler(optimizer, self.trainer.max_steps)
         if isinstance(scheduler, ReduceLROnPlateau):
             monitored_by(scheduler, self.objective)

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what it must hold, and that the optimizer and schedule are those that made it."""
+"""Resuming from a checkpoint: what it must hold, and that the optimizer and schedule are those that made it."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ checkpoint does not say what its training began with, as early ones do not."""
 PLAIN = (bool, int, float, str, type(None))
 
 
-def with_layout_kept(optimizer: Optimizer) -> Optimizer:
+def with_fixed_layout(optimizer: Optimizer) -> Optimizer:
     """The optimizer, whose loaded state takes each parameter's layout in memory, whatever the saved one was.
 
     A fused step takes the elements of a parameter and of its moments in the order in which they lie in memory.

@@ -191,7 +191,7 @@ def _misfits(
         if not own:
             if saved and complete and here.endswith("state_dict"):
                 yield f"{here} has {next(iter(saved))}, which is unknown"
-            return  # filled in as a run goes on
+            return  # filled in during a run
         for part in own:
             if part in saved:
                 yield from _misfits(f"{name}{part}.", saved[part], own[part], allowed, complete)

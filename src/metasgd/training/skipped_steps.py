@@ -109,5 +109,5 @@ class SkippedSteps:
             f"the outer gradient was not finite {in_a_row} times in a row, which is model.outer.max_skipped_steps;"
             f" last at outer step {step} on the tasks {tasks[0]} to {tasks[-1]}: not finite was {whose}{spread}. Lower"
             " the outer learning rate or the start of the inner rates, or set model.outer.gradient_clip_norm; the last"
-            " good checkpoint is kept."
+            " good checkpoint is still there."
         )

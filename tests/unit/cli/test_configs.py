@@ -28,7 +28,7 @@ def test_a_name_stands_for_its_path(given, meant):
     assert with_config_paths(given) == meant
 
 
-def test_an_unknown_name_is_told_the_known_ones(tmp_path):
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="--config is glyph, which is neither a file .*glyphs, image_folder"):
         with_config_paths(["fit", "glyph"])
     done = run("configs", "glyph", cwd=tmp_path)

@@ -22,14 +22,14 @@ def test_it_is_the_command(tmp_path, monkeypatch, capsys):
     result = metasgd.fit("sinusoid", **OPTIONS)
     assert result.folder.resolve() == (tmp_path / RUN).resolve()
     assert result.metric == "val/mse"
-    kept = state(result.checkpoint)
-    scores = [s["best_model_score"] for n, s in kept["callbacks"].items() if n.startswith("BestCheckpoint")]
+    saved = state(result.checkpoint)
+    scores = [s["best_model_score"] for n, s in saved["callbacks"].items() if n.startswith("BestCheckpoint")]
     assert [float(score) for score in scores] == [result.best]
     learned = metasgd.load(result.checkpoint).model
-    assert_same({**learned.state_dict()}, {**kept["state_dict"]})
+    assert_same({**learned.state_dict()}, {**saved["state_dict"]})
     again = metasgd.fit("sinusoid", **OPTIONS)
     assert again.folder != result.folder
-    assert_same(state(again.checkpoint)["state_dict"], kept["state_dict"])
+    assert_same(state(again.checkpoint)["state_dict"], saved["state_dict"])
 
 
 def test_mistakes_are_errors(tmp_path, monkeypatch, capsys):

@@ -105,7 +105,7 @@ def said(capsys, *arguments):
         (["--network", "mine.make", "--name", "n" * 300], "--save_dir and --name is "),
     ],
 )
-def test_a_mistake_is_told_in_trains_own_options(capsys, tmp_path, arguments, message):
+def test_a_mistake_is_named_in_trains_own_options(capsys, tmp_path, arguments, message):
     err = said(capsys, *arguments)
     assert message in err
     assert not any(other in err for other in ("model.", "trainer.", "init_args.width", "Traceback"))

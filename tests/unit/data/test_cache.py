@@ -20,7 +20,7 @@ def small_pool(value: int = 0) -> ClassPool:
 
 
 def must_not_build() -> ClassPool:
-    raise AssertionError("built although the key is kept")
+    raise AssertionError("built although the key is cached")
 
 
 def assert_same(a: ClassPool, b: ClassPool) -> None:
@@ -218,7 +218,7 @@ def test_a_folder_taken_for_abandoned_before_it_is_locked_is_made_again(tmp_path
         assert own != taken[0]
 
 
-def test_of_two_that_build_at_once_the_first_is_kept(tmp_path: Path) -> None:
+def test_of_two_that_build_at_once_the_first_stays(tmp_path: Path) -> None:
     def build_while_another_finishes() -> ClassPool:
         load_or_build(tmp_path, "key", small_pool)
         return small_pool(9)
@@ -238,7 +238,7 @@ def test_an_error_of_the_build_passes_through(tmp_path: Path, error: Exception) 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_cache_dir_that_cannot_be_made_is_told_before_building(tmp_path: Path) -> None:
+def test_a_cache_dir_that_cannot_be_made_is_named_before_building(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"another folder as cache_dir"):
         load_or_build(tmp_path / "file" / "cache", "key", must_not_build)
@@ -272,7 +272,7 @@ def as_stream(pool: ClassPool) -> cache.PoolStream:
     return cache.PoolStream(iter(pool.images), pool.image_shape, pool.counts, pool.names, pool.groups)
 
 
-def test_a_streamed_pool_is_kept_as_the_same_bytes(tmp_path: Path) -> None:
+def test_a_streamed_pool_is_cached_as_the_same_bytes(tmp_path: Path) -> None:
     load_or_build(tmp_path, "whole", small_pool)
     assert_same(load_or_build(tmp_path, "streamed", lambda: as_stream(small_pool())), small_pool())
     for name in ("images.npy", "classes.json"):

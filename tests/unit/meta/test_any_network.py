@@ -529,7 +529,7 @@ def test_long_runs_of_what_cannot_be_stacked_go_one_after_the_other():
     torch.manual_seed(0)
     by_hand, other, _ = long_runs_of(Stackable())
     assert by_hand.adjust(other, tasks, first_order=False) is None
-    for _ in range(2):  # the second goes on where the first ended
+    for _ in range(2):  # the second continues where the first ended
         found, expected = runs.meta_gradient(config, tasks, 2, False), by_hand.meta_gradient(other, tasks, 2, False)
         assert largest_difference(found.phi, expected.phi) < EXACT
         torch.testing.assert_close(found.outputs, expected.outputs, rtol=0, atol=EXACT)

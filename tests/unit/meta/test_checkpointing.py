@@ -64,4 +64,4 @@ def test_a_hundred_steps_hold_little_more_than_one():
 
     one = held(1)
     assert held(100) < 1.5 * one
-    assert held(15) > 2 * one  # few steps are kept instead, which is faster; so what is kept is counted
+    assert held(15) > 2 * one  # few steps are saved instead, which is faster; so what is saved is counted

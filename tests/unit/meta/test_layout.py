@@ -28,7 +28,7 @@ class Filtered(nn.Module):
 
 
 def own_network():
-    """Of one's own layers, as ordinary training on a GPU would lay it out."""
+    """Of one's own layers, as supervised training on a GPU would lay it out."""
     norms = nn.BatchNorm2d(4, track_running_stats=False), BatchNorm2d(4)
     layers = [nn.Conv2d(2, 4, 3), Filtered(), norms[0], nn.ReLU(), nn.Conv2d(4, 4, 2), norms[1]]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(100, 3)).to(memory_format=torch.channels_last)

@@ -168,7 +168,7 @@ def test_a_parameter_without_gradient_is_named():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_memory_kept_between_steps_with_recomputation_is_only_the_weights(recompute):
+def test_memory_saved_between_steps_with_recomputation_is_only_the_weights(recompute):
     """Counts the tensors that autograd saves: with recomputation none outlives its own step."""
     config = config_of(MLP(1, [8], 1), PerParameter(0.01), 8, loss=F.mse_loss)
     config = replace(config, closed_form=False)

@@ -173,7 +173,7 @@ def test_a_place_with_a_new_task_starts_a_new_run():
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-def test_saved_runs_go_on_to_the_same_bits(first_order):
+def test_saved_runs_resume_to_the_same_bits(first_order):
     config, tasks = config_of(), curves_of(3, 4, 6)
     straight, stopped, resumed = TruncatedUnroll(1), TruncatedUnroll(1), TruncatedUnroll(1)
     for runs in (straight, stopped):

@@ -27,7 +27,7 @@ class By(nn.Module):
         return self.f(self, self.lin(x))
 
 
-def kept_mean(self, x):
+def stored_mean(self, x):
     self.mean.lerp_(x.detach().mean(0), 0.1)
     return x
 
@@ -141,7 +141,7 @@ REFUSED = {
         nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(5))),
         r"running statistics that no batch has entered.*: BatchNorm1d \(0, 1, 2 and 2 more\)\. Load",
     ),
-    "a mean": (By(kept_mean), r"buffers .*By \(the network itself\)"),
+    "a mean": (By(stored_mean), r"buffers .*By \(the network itself\)"),
     "the first batch": (By(once), r"buffers .*By \(the network itself\)"),
     "weights": (By(clamped), r"buffers or parameters .*Linear \(lin\)"),
 }

@@ -120,10 +120,10 @@ def test_its_exports_answer_the_same(network, n):
     session = onnxruntime.InferenceSession(as_onnx(plain, example, metadata))
     assert torch.allclose(torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0]), plain(x), atol=1e-4)
     assert session.get_modelmeta().custom_metadata_map == metadata
-    kept = {"classes": ""}
-    program = torch.export.load(io.BytesIO(as_program(plain, example, metadata)), extra_files=kept)
+    found = {"classes": ""}
+    program = torch.export.load(io.BytesIO(as_program(plain, example, metadata)), extra_files=found)
     assert torch.allclose(program.module()(x), plain(x), atol=1e-5)
-    assert kept == metadata
+    assert found == metadata
 
 
 def test_a_layer_that_normalises_twice_has_no_constants():

@@ -64,10 +64,10 @@ def test_with_normalised_features_the_first_step_tells_classes_by_the_cosine():
     support, queries = torch.randn(2, 3, 1, 28, 28, dtype=torch.float64)
     head = torch.zeros(3, network.head.weight.shape[1], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(F.cross_entropy(network.body(support) @ head.T, torch.arange(3)), head)
-    told = network.body(queries) @ -gradient.T
+    step = network.body(queries) @ -gradient.T
     cosine = F.cosine_similarity(network.body(queries)[:, None], network.body(support)[None], dim=-1)
     expected = cosine - cosine.mean(1, keepdim=True)
-    torch.testing.assert_close(told / told.norm(), expected / expected.norm(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(step / step.norm(), expected / expected.norm(), atol=1e-5, rtol=0)
 
 
 def test_conv4_has_the_parameters_that_its_layers_should_have():

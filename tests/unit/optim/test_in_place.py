@@ -25,13 +25,13 @@ def test_a_step_is_its_equation(rates, momenta):
     theta, g, m = (tensors(seed) for seed in range(3))
     eta, mu = (FIGURES | SHAPED)[rates], FIGURES.get(momenta)
     moved = [torch.clone(t) for t in theta]
-    kept = None if mu is None else [torch.clone(t) for t in m]
-    step_in_place(moved, g, kept, eta, mu, lr=0.7)
+    momenta = None if mu is None else [torch.clone(t) for t in m]
+    step_in_place(moved, g, momenta, eta, mu, lr=0.7)
     for i in range(3):
         expected = g[i] if mu is None else mu[i] * m[i] + g[i]
         torch.testing.assert_close(moved[i], theta[i] - 0.7 * eta[i] * expected, rtol=0, atol=1e-14)
-        if kept is not None:
-            torch.testing.assert_close(kept[i], expected, rtol=0, atol=1e-14)
+        if momenta is not None:
+            torch.testing.assert_close(momenta[i], expected, rtol=0, atol=1e-14)
 
 
 def test_a_momentum_that_is_zero_forgets():
@@ -54,7 +54,7 @@ def test_tensors_may_lie_in_memory_as_they_like(of_theta, of_g, of_m):
     """A fused step of torch's takes them for alike: it would add what belongs to other elements."""
     theta, g, m = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     laid = LAYOUTS[of_theta](theta.clone())
-    kept = LAYOUTS[of_m](m.clone())
-    step_in_place([laid], [LAYOUTS[of_g](g)], [kept], [0.3], [0.9], lr=1.0)
-    torch.testing.assert_close(kept, 0.9 * m + g, rtol=0, atol=1e-14)
+    momenta = LAYOUTS[of_m](m.clone())
+    step_in_place([laid], [LAYOUTS[of_g](g)], [momenta], [0.3], [0.9], lr=1.0)
+    torch.testing.assert_close(momenta, 0.9 * m + g, rtol=0, atol=1e-14)
     torch.testing.assert_close(laid, theta - 0.3 * (0.9 * m + g), rtol=0, atol=1e-14)

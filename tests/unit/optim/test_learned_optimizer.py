@@ -141,7 +141,7 @@ class Sign(UpdateRule):
 
 
 @pytest.mark.parametrize("name", [*RULES, "own step"])
-def test_saved_and_loaded_goes_on_to_the_same_bits(name, tmp_path):
+def test_saved_and_loaded_continues_to_the_same_bits(name, tmp_path):
     def fresh():
         network, x, y = regression(torch.float32)
         rule = Sign() if name == "own step" else lively(RULES[name](), network, steps=30)
@@ -264,14 +264,14 @@ def test_named_parameters_are_matched_by_name():
 
 
 def test_the_rates_of_a_class_agnostic_row_serve_all_classes():
-    few_shot, ordinary = Conv4(head="class_agnostic", width=4), Conv4(n_way=7, head="linear", width=4)
+    few_shot, supervised = Conv4(head="class_agnostic", width=4), Conv4(n_way=7, head="linear", width=4)
     rule = lively(PerParameterMomentum(0.1), few_shot)
-    optimizer = LearnedOptimizer(ordinary.parameters(), update_rule=rule)
-    before = ordinary.head.weight.detach().clone()
-    ordinary(torch.rand(7, 1, 28, 28)).square().sum().backward()
+    optimizer = LearnedOptimizer(supervised.parameters(), update_rule=rule)
+    before = supervised.head.weight.detach().clone()
+    supervised(torch.rand(7, 1, 28, 28)).square().sum().backward()
     optimizer.step()
-    moved = before - rule.alpha["head/weight"] * ordinary.head.weight.grad
-    torch.testing.assert_close(ordinary.head.weight, moved)
+    moved = before - rule.alpha["head/weight"] * supervised.head.weight.grad
+    torch.testing.assert_close(supervised.head.weight, moved)
 
 
 def test_what_cannot_be_is_refused():
@@ -327,7 +327,7 @@ def test_the_rule_of_a_state_is_known_by_its_options_and_its_weights():
         next(moved.parameters()).add_(1e-6)
     assert not LearnedOptimizer(network.parameters(), update_rule=moved).is_of_rule(saved)
 
-    del saved["rule"]["identity"]  # as before it was kept
+    del saved["rule"]["identity"]  # as before it was saved
     again = LearnedOptimizer(network.parameters(), update_rule=moved)
     again.load_state_dict(saved)
     assert again.n_steps == 3
@@ -422,7 +422,7 @@ def test_copies_and_pickles_are_whole():
     assert copied.chosen == optimizer.chosen == {"learning_rate": 0.01, "momentum": 0.5}
 
 
-class Ordinary(LightningModule):
+class Supervised(LightningModule):
     def __init__(self, network, rule):
         super().__init__()
         self.network, self.rule = network, rule
@@ -445,7 +445,7 @@ def test_in_lightnings_own_loop(tmp_path):
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(Ordinary(network, rule), loader)
+    trainer.fit(Supervised(network, rule), loader)
     optimizer = LearnedOptimizer(by_hand.parameters(), update_rule=rule)
     torch.optim.lr_scheduler.LinearLR(optimizer)  # which lowers lr before the first step
     train(by_hand, optimizer, x, y, 5)

@@ -316,7 +316,7 @@ def test_the_schedule_rises_and_falls_to_zero_and_says_once_that_it_is_over(capl
     assert len([r for r in caplog.records if "total_steps" in r.message]) == 1
 
 
-def test_a_state_dict_from_before_the_settings_goes_on_as_it_was_meant():
+def test_a_state_dict_from_before_the_settings_resumes_as_it_was_meant():
     network, x, y = problem()
     old = {"schedule": "none", "scale_free": False, "max_update": math.inf}
     rule = reading(ScaledOptimizerNetwork(0.02, 0.9, inputs=["loss", "progress"]))

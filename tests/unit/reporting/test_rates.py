@@ -21,7 +21,7 @@ def test_the_share_that_moved_by_more_than_a_hundredth(rates, start, share):
     assert moved_share(torch.tensor(rates), start) == share
 
 
-def test_what_kept_its_start_is_named_with_the_reason():
+def test_what_stayed_at_its_start_is_named_with_the_reason():
     moved = {"body.weight": 0.0, "body.bias": 0.0, "head.weight": 0.97}
     assert unmoved_in_words({"head.weight": 0.97}, frozenset()) == ""
     said = unmoved_in_words(moved, frozenset({"head.weight"}))

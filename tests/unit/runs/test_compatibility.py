@@ -89,7 +89,7 @@ def test_a_configuration_that_makes_no_sense_is_named(text):
         validate_same_model(PATH, {CONFIG_KEY: text}, PerParameter(), CONV4)
 
 
-def test_a_run_goes_on_with_its_own_options_alone():
+def test_a_run_resumes_with_its_own_options_alone():
     saved = config()
     validate_same_run(PATH, content(saved), config())
     validate_same_run(PATH, content(saved), config(model={"engine": "loop"}, data={"root": "there", "val_tasks": 3}))

@@ -24,7 +24,7 @@ def contents(folder):
         ("x" * 251 + ".csv", "File name too long"),
         ("new/" + "y" * 300 + "/x.csv", "File name too long"),
         ("a\0b.csv", "null"),
-        ("pipe", "no ordinary file"),
+        ("pipe", "no regular file"),
     ],
 )
 def test_an_impossible_place_is_named(tmp_path, name, said):
@@ -39,7 +39,7 @@ def test_an_impossible_place_is_named(tmp_path, name, said):
 
 
 def test_a_device_is_not_replaced():
-    with pytest.raises(UserError, match="--output is /dev/null, which is no ordinary file"):
+    with pytest.raises(UserError, match="--output is /dev/null, which is no regular file"):
         validate_output(Path("/dev/null"), "--output")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 

@@ -50,11 +50,11 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     place.write_bytes(b"whole")
     dead = next(pid for pid in range(2, 2**22) if not Path(f"/proc/{pid}").exists())
     left = [f".last.ckpt.{dead}", ".last.ckpt.999999999"]  # no system counts that far
-    kept = [f".last.ckpt.{os.getpid()}", ".last.ckpt.1", f".best.ckpt.{dead}", ".last.ckpt.mine", ".last.ckpt"]
-    for name in left + kept:
+    staying = [f".last.ckpt.{os.getpid()}", ".last.ckpt.1", f".best.ckpt.{dead}", ".last.ckpt.mine", ".last.ckpt"]
+    for name in left + staying:
         (place.parent / name).touch()
     write_whole(place, b"the next")
-    assert {p.name for p in tmp_path.iterdir()} == {*kept, "last.ckpt"} - {f".last.ckpt.{os.getpid()}"}
+    assert {p.name for p in tmp_path.iterdir()} == {*staying, "last.ckpt"} - {f".last.ckpt.{os.getpid()}"}
 
 
 def test_an_address_is_filled_in_from_the_environment(monkeypatch, tmp_path):

@@ -77,7 +77,7 @@ def test_a_signal_while_workers_are_started_is_obeyed_thereafter(signals):
     workers = []
 
     def start():
-        with signals.kept_from_workers():
+        with signals.withheld_from_workers():
             signal.raise_signal(signal.SIGTERM)
             workers.append(1)
 
@@ -141,7 +141,7 @@ def test_slurms_signal_before_the_run_is_noted_for_it(monkeypatch):
         signals.obey()  # what is over needs no more time
 
 
-def test_a_lost_process_is_told_from_other_errors():
+def test_a_lost_process_is_distinguished_from_other_errors():
     gloo = "[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:17795. This is typically"
     assert is_lost_process(RuntimeError(gloo))
     assert reason_of_loss(RuntimeError(gloo)) == "Connection closed by peer [127.0.0.1]:17795"

@@ -15,9 +15,9 @@ class Counting:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, contender, knob, seed):
-        self.asked.append((contender.name, knob, seed))
-        return Trace(steps=[0], seconds=[0.0], train_loss=[1.0], val_loss=[knob], val_metric=[0.5], test_metric=0.5)
+    def __call__(self, candidate, lr, seed):
+        self.asked.append((candidate.name, lr, seed))
+        return Trace(steps=[0], seconds=[0.0], train_loss=[1.0], val_loss=[lr], val_metric=[0.5], test_metric=0.5)
 
 
 def candidate(name):
@@ -40,14 +40,14 @@ def test_the_same_command_takes_the_folder_of_the_one_at_work_and_another_its_ow
 
 def test_writers_at_once_lose_nothing(tmp_path):
     """Eight of them, all at the same trainings in different orders: in the end every one is there, by one of them."""
-    wanted = [("x", knob / 10, seed) for knob in range(6) for seed in range(3)]
+    wanted = [("x", lr / 10, seed) for lr in range(6) for seed in range(3)]
     caches = [RunCache(UPath(tmp_path), {"config": "a"}, Counting()) for _ in range(8)]
     start = threading.Barrier(len(caches))
 
     def work(cache, turn):
         start.wait()
-        for name, knob, seed in wanted[turn:] + wanted[:turn]:
-            cache(candidate(name), knob, seed)
+        for name, lr, seed in wanted[turn:] + wanted[:turn]:
+            cache(candidate(name), lr, seed)
 
     threads = [threading.Thread(target=work, args=(cache, 2 * turn)) for turn, cache in enumerate(caches)]
     for thread in threads:
@@ -56,7 +56,7 @@ def test_writers_at_once_lose_nothing(tmp_path):
         thread.join()
     done = json.loads((tmp_path / "trainings.json").read_text())["done"]
     assert sorted(tuple(key) for *key, _ in done) == sorted(wanted)
-    assert all(trace["val_loss"] == [knob] for _, knob, _, trace in done)
+    assert all(trace["val_loss"] == [lr] for _, lr, _, trace in done)
 
 
 def test_trainings_on_other_examples_are_not_used(tmp_path, caplog):

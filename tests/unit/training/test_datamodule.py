@@ -56,7 +56,7 @@ def test_evaluation_covers_each_task_once(world_size):
     assert sorted(seen) == list(range(100))
 
 
-def test_a_resumed_run_goes_on_with_the_next_outer_step():
+def test_a_resumed_run_continues_with_the_next_outer_step():
     loader = module(meta_batch_size=2, max_steps=5, done=3).train_dataloader()
     assert indices(loader) == [[6, 7], [8, 9]]
     assert len(loader) == 5  # the Trainer counts the three that are done

@@ -50,7 +50,7 @@ def curve(table, name):
     return [(int(row["step"]), float(row[name])) for row in table if row.get(name)]
 
 
-def test_without_a_logger_a_run_is_kept_and_tested_all_the_same(tmp_path, capsys):
+def test_without_a_logger_a_run_is_saved_and_tested_all_the_same(tmp_path, capsys):
     nowhere = ["--trainer.logger", "false", "--run.name", "mine"]
     succeeded("fit", *TINY, *nowhere)
     run = tmp_path / "runs/mine/version_0"
@@ -155,7 +155,7 @@ def test_where_a_run_is_to_be(loggers, run, root, expected):
     assert Place.of(loggers, run, root) == Place(*expected)
 
 
-def test_options_of_a_logger_are_kept_where_the_run_has_its_own_folder(tmp_path):
+def test_options_of_a_logger_stay_where_the_run_has_its_own_folder(tmp_path):
     run = Run(UPath(tmp_path), "mine", 5)
     options = {
         "save_dir": "elsewhere",

@@ -107,7 +107,7 @@ def test_a_frozen_network_leaves_only_the_rule_to_learn():
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(2, "network."), (4, "network. update_rule.")])
-def test_turns_leave_the_other_side_untouched(steps, expected):
+def test_alternation_leaves_the_other_side_untouched(steps, expected):
     module = module_of(outer=OuterProblem(alternate=2))
     before = weights(module)
     trainer_of(steps).fit(module, data_of())
@@ -230,7 +230,7 @@ def test_after_too_many_in_a_row_the_run_stops_with_step_tasks_and_rates():
     assert re.search(r"with rates from 0\.0\d* to 0\.0\d*", str(it.value))
 
 
-def test_skipped_steps_are_counted_on_where_a_run_goes_on(tmp_path):
+def test_skipped_steps_are_counted_on_where_a_run_resumes(tmp_path):
     keep = {"callbacks": [LastCheckpoint()], "default_root_dir": tmp_path, "enable_checkpointing": True}
     fit_poisoned([1, 2], max_steps=3, keep=keep)
     path = tmp_path / "checkpoints" / "last.ckpt"

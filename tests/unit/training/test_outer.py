@@ -76,7 +76,7 @@ def test_any_scheduler_of_torch(network):
     assert OuterProblem().make_scheduler(OuterProblem().make_optimizer(network, Scalar()), 8) is None
 
 
-def test_turns():
+def test_alternation():
     assert [OuterProblem(alternate=2).learns(t) for t in range(5)] == [
         (True, False),
         (True, False),

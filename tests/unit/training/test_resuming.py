@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, StepLR
 
 from metasgd.errors import UserError
-from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable, with_layout_kept
+from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable, with_fixed_layout
 
 
 def adam(cls=torch.optim.Adam, **settings):
@@ -29,7 +29,7 @@ def falling(optimizer):
     return LambdaLR(optimizer, lambda t: 0.5**t)
 
 
-def test_the_same_optimizer_goes_on_whatever_its_schedule_has_made_of_its_rate():
+def test_the_same_optimizer_resumes_whatever_its_schedule_has_made_of_its_rate():
     optimizer = adam(lr=0.1)
     schedule = falling(optimizer)
     optimizer.step()
@@ -51,7 +51,7 @@ def test_the_same_optimizer_goes_on_whatever_its_schedule_has_made_of_its_rate()
         (torch.optim.Adam, {"betas": (0.0, 0.9)}, falling, "has betas .0.9, 0.999., the configured one .0.0, 0.9."),
     ],
 )
-def test_what_would_go_on_as_something_else_is_refused(cls, settings, schedule, said):
+def test_what_would_resume_as_something_else_is_refused(cls, settings, schedule, said):
     saved = adam(lr=0.1)
     content = checkpoint(saved, falling(saved))
     own = adam(cls, **({"lr": 0.1} | settings))
@@ -112,12 +112,12 @@ def test_weights_alone_can_be_evaluated_but_not_trained_on():
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("later", [torch.contiguous_format, torch.channels_last])
-def test_moments_saved_in_another_layout_go_on_as_they_were(later, fused):
+def test_moments_saved_in_another_layout_resume_as_they_were(later, fused):
     """Conv4's weights were in channels_last once; a fused step goes by the order in memory."""
 
     def training(layout):
         p = nn.Parameter(torch.linspace(-1, 1, 72).reshape(4, 2, 3, 3).to(memory_format=layout))
-        return p, with_layout_kept(torch.optim.Adam([p], lr=0.1, fused=fused))
+        return p, with_fixed_layout(torch.optim.Adam([p], lr=0.1, fused=fused))
 
     earlier = torch.channels_last if later is torch.contiguous_format else torch.contiguous_format
     first, optimizer = training(earlier)

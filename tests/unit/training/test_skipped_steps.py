@@ -86,7 +86,7 @@ def test_what_users_chose_stays_and_what_cannot_be_fused_too(ahead):
 
 
 def test_a_saved_state_is_of_no_device(ahead):
-    """An unfused optimizer goes on from a fused one's state, and the other way round."""
+    """An unfused optimizer resumes from a fused one's state, and the other way round."""
     made, ps = fused(torch.optim.Adam(of := parameters()), CPU), of
     plain = torch.optim.Adam(parameters())
     for p in ps:

@@ -110,7 +110,7 @@ def contents(run):
     return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
-def test_the_same_run_goes_on_and_others_are_refused(last, metasgd):
+def test_the_same_run_resumes_and_others_are_refused(last, metasgd):
     run = last.parents[1]
     before = contents(run)
     folder = ["--trainer.logger.init_args.save_dir", str(Path(run).parents[1])]

@@ -12,8 +12,8 @@ PNG_LEFT_OUT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 JPEG_LEFT_OUT = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # the others of E0 to EF, JFIF and Adobe, say what the colours are
 JPEG_PIXELS = 0xDA  # the marker from which on there is no metadata
 ORIENTATION = 274
-TIFF_KEPT = {*range(254, 267), 273, *range(275, 282), 284, 292, 293}
-TIFF_KEPT |= {*range(317, 326), *range(338, 348), *range(512, 533)}
+TIFF_OF_PIXELS = {*range(254, 267), 273, *range(275, 282), 284, 292, 293}
+TIFF_OF_PIXELS |= {*range(317, 326), *range(338, 348), *range(512, 533)}
 """Tags that say how the pixels are stored."""
 WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}  # by the types of tags; an orientation should be a short
 UPRIGHT = 1
@@ -68,20 +68,20 @@ def _directory(tiff: bytes) -> tuple[str, int, list[bytes]]:
 
 
 def _png(data: bytes) -> tuple[bytes, int]:
-    kept, found, at = [PNG_START], UPRIGHT, len(PNG_START)
+    parts, found, at = [PNG_START], UPRIGHT, len(PNG_START)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         if kind == b"eXIf":
             found = orientation(data[at + 8 : end - 4])
         if kind not in PNG_LEFT_OUT:
-            kept.append(data[at:end])
+            parts.append(data[at:end])
         at = end
-    return b"".join([*kept, data[at:]]), found
+    return b"".join([*parts, data[at:]]), found
 
 
 def _jpeg(data: bytes) -> tuple[bytes, int]:
-    kept, found, at = [JPEG_START], None, len(JPEG_START)
+    parts, found, at = [JPEG_START], None, len(JPEG_START)
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != JPEG_PIXELS:
         marker = data[at + 1]
         if marker == 0xFF:  # filling
@@ -94,9 +94,9 @@ def _jpeg(data: bytes) -> tuple[bytes, int]:
         if marker == 0xE1 and found is None and segment.startswith(EXIF_START):
             found = orientation(segment)
         if marker not in JPEG_LEFT_OUT:
-            kept.append(data[at:end])
+            parts.append(data[at:end])
         at = end
-    return b"".join([*kept, data[at:]]), found or UPRIGHT
+    return b"".join([*parts, data[at:]]), found or UPRIGHT
 
 
 def _of_webp(data: bytes) -> int:
@@ -113,7 +113,7 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
     order, start, entries = _directory(data)
     if not entries:
         return data, UPRIGHT
-    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in TIFF_KEPT]
+    parts = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in TIFF_OF_PIXELS]
     next_directory = start + 2 + 12 * len(entries)
-    shorter = b"".join([struct.pack(f"{order}H", len(kept)), *kept, data[next_directory : next_directory + 4]])
+    shorter = b"".join([struct.pack(f"{order}H", len(parts)), *parts, data[next_directory : next_directory + 4]])
     return data[:start] + shorter + data[start + len(shorter) :], orientation(data)

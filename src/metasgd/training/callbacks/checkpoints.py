@@ -42,7 +42,7 @@ class LastCheckpoint(Checkpoint):
         checkpoint[MADE_BY_KEY] = self.made_by
         loop = checkpoint["loops"]["fit_loop"]
         batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
-        # of a finished run too, which goes on if it is resumed with more steps
+        # of a finished run too, which continues if it is resumed with more steps
         batches["is_last_batch"] = False
         current, total = batches["current"], batches["total"]
         between = current["ready"] > current["processed"]  # or in a step that an exception left

@@ -70,7 +70,7 @@ def test_letters_of_one_look_are_one_class(found, one, other):
 
 
 @pytest.mark.parametrize("letter", "AaBbgGRrßщЖλΩ")
-def test_letters_of_their_own_look_are_kept(found, letter):
+def test_letters_of_their_own_look_stay(found, letter):
     assert ord(letter) in {x.code for x in found}
 
 

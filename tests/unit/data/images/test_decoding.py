@@ -195,7 +195,7 @@ def test_pixels_of_a_range_that_is_unknown_are_refused(tmp_path, deep, said):
         read_picture(saved(tmp_path / "f.tif", deep), GREY)
 
 
-def test_a_file_of_another_format_is_told_what_is_read(tmp_path):
+def test_a_file_of_another_format_is_answered_with_what_is_read(tmp_path):
     (tmp_path / "p.heic").write_bytes(b"no picture to Pillow")
     with pytest.raises(UserError, match=r"p.heic: not of a format that is read \(.jpg, .*Save it as PNG or JPEG$"):
         read_picture(tmp_path / "p.heic", GREY)

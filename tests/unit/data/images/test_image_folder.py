@@ -96,7 +96,7 @@ def test_a_changed_picture_is_decoded_again(tree, tmp_path):
     assert np.array_equal(after, 255 - before)
 
 
-def test_all_damaged_pictures_are_named_and_nothing_is_kept(tree, tmp_path):
+def test_all_damaged_pictures_are_named_and_nothing_is_cached(tree, tmp_path):
     for bad in ("train/ant/1.png", "test/fox/0.png"):
         (tree / bad).write_bytes((tree / bad).read_bytes()[:50])
     with pytest.raises(UserError) as caught:
@@ -132,7 +132,7 @@ def test_a_split_without_classes_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 13), ("val", 3), ("test", 4)])
-def test_what_fractions_leave_each_split_is_told_where_it_is_too_little(tmp_path, split, size):
+def test_what_fractions_leave_each_split_is_named_where_it_is_too_little(tmp_path, split, size):
     for i in range(20):
         write(tmp_path / "one" / f"c{i}" / "0.png", picture("c", i))
         write(tmp_path / "one" / f"c{i}" / "1.png", picture("c", i))
@@ -183,7 +183,7 @@ def test_linked_classes_are_found_and_a_link_to_nothing_is_named(tree, tmp_path)
         ImageFolder(image_size=12).prepare(tree, tmp_path / "cache")
 
 
-def test_all_wrong_options_are_told_at_once():
+def test_all_wrong_options_are_named_at_once():
     with pytest.raises(UserError) as caught:
         ImageFolder(image_size=0, channels=2, fractions=(0.5, 0.5, 0.5))
     assert [p.split(" is ")[0].rpartition(".")[2] for p in caught.value.problems] == [

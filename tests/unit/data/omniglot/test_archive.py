@@ -17,7 +17,7 @@ def make(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], method: int 
 
 
 def refusal(archive: Path, limits: Limits | None = None) -> str:
-    """The message; and no member has been handed out before it."""
+    """The message; and no member has been given out before it."""
     read = read_images(archive, limits=limits)
     with pytest.raises(UserError) as caught:
         next(read)
@@ -48,10 +48,10 @@ def test_an_absent_archive_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "absent.zip")
 
 
-@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
-def test_a_truncated_archive_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_a_truncated_archive_is_refused(tmp_path: Path, share: float) -> None:
     archive = make(tmp_path / "a.zip", *((f"p/{i}.png", os.urandom(100)) for i in range(10)))
-    os.truncate(archive, int(archive.stat().st_size * kept))
+    os.truncate(archive, int(archive.stat().st_size * share))
     assert "damaged or incomplete" in refusal(archive)
 
 

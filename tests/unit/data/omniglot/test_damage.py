@@ -99,7 +99,7 @@ def be_a_web_page(archive: Path, members: Members) -> None:
         (be_a_web_page, "damaged or incomplete (File is not a zip file)"),
     ],
 )
-def test_a_damaged_archive_is_named_and_none_of_it_is_kept(
+def test_a_damaged_archive_is_named_and_none_of_it_is_cached(
     tmp_path: Path, damage: Callable[[Path, Members], None], reason: str
 ) -> None:
     root, cache_dir = write_archives(tmp_path / "data"), tmp_path / "cache"

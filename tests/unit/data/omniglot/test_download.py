@@ -127,7 +127,7 @@ def test_a_bad_download_is_named_and_no_file_is_left(tmp_path: Path, server: Ser
     assert len(files(root)) == 2
 
 
-def test_an_archive_that_arrived_before_the_failure_is_kept(tmp_path: Path, server: Server) -> None:
+def test_an_archive_that_arrived_before_the_failure_stays(tmp_path: Path, server: Server) -> None:
     root = tmp_path / "data"
     server.fails = {f"/{EVALUATION}.zip": "cut short"}
     problem = problem_of_fetching(root, tmp_path / "cache")
@@ -144,8 +144,8 @@ def test_an_absent_server_is_one_problem_with_what_to_do(tmp_path: Path, server:
         problem = problem_of_fetching(tmp_path / "data", tmp_path / "cache")
     assert problem.startswith("download is true, but images_background.zip could not be fetched")
     folder = str(tmp_path / "data")
-    for told in (prefix, "Connection refused", folder, "put the .zip file there", "configs/glyphs.yaml"):
-        assert told in problem
+    for said in (prefix, "Connection refused", folder, "put the .zip file there", "configs/glyphs.yaml"):
+        assert said in problem
     assert files(tmp_path / "data") == []
 
 

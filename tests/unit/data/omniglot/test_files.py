@@ -190,7 +190,7 @@ def problems(root: Path) -> tuple[str, ...]:
 
 
 @BOTH_KINDS
-def test_everything_that_lacks_or_is_too_much_is_told_at_once(tmp_path: Path, write: Write) -> None:
+def test_everything_that_lacks_or_is_too_much_is_named_at_once(tmp_path: Path, write: Write) -> None:
     background, evaluation = drawings(BACKGROUND), drawings(EVALUATION)
     background = {path: data for path, data in background.items() if "/Gimel/" not in path}
     del background[f"{BACKGROUND}/Aleph/character01/01_02.png"]
@@ -199,8 +199,8 @@ def test_everything_that_lacks_or_is_too_much_is_told_at_once(tmp_path: Path, wr
     evaluation[f"{EVALUATION}/He/character03/03_01.png"] = BLANK
     evaluation[f"{EVALUATION}/Zayin/character01/01_01.png"] = BLANK
     first, second = write(tmp_path, BACKGROUND, background), write(tmp_path, EVALUATION, evaluation)
-    told = [problem.removesuffix(". Put an intact copy in its place") for problem in problems(tmp_path)]
-    assert told == [
+    said = [problem.removesuffix(". Put an intact copy in its place") for problem in problems(tmp_path)]
+    assert said == [
         f"{first}: alphabet 'Gimel' is missing",
         f"{first}: character 'Aleph/character01' has 2 drawings, 3 are expected",
         f"{first}: character 'Aleph/character02' has 4 drawings, 3 are expected",
@@ -236,14 +236,14 @@ def test_a_drawing_in_a_wrong_place_of_an_archive_is_named(tmp_path: Path, path:
     assert f"only {BACKGROUND}/ALPHABET/characterNN/NAME.png does" in problem
 
 
-def test_of_many_problems_the_first_ten_are_told(tmp_path: Path) -> None:
+def test_of_many_problems_the_first_ten_are_named(tmp_path: Path) -> None:
     write_archives(tmp_path)
     strays = {f"stray{i:02d}.png": BLANK for i in range(25)}
     write_archive(tmp_path, BACKGROUND, drawings(BACKGROUND) | strays)
-    told = problems(tmp_path)
-    assert len(told) == 11
-    assert "stray09.png" in told[9]
-    assert "15 more" in told[10]
+    said = problems(tmp_path)
+    assert len(said) == 11
+    assert "stray09.png" in said[9]
+    assert "15 more" in said[10]
 
 
 @BOTH_KINDS

@@ -44,7 +44,7 @@ def pools(source: Omniglot, root: Path, cache_dir: Path) -> dict[Split, ClassPoo
 # --- options
 
 
-def test_all_wrong_options_are_told_at_once() -> None:
+def test_all_wrong_options_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         Omniglot(split="offical", image_size=106, distortion=-0.5)  # type: ignore[arg-type]
     first, second, third = caught.value.problems
