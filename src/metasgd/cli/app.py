@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd import __version__
+from metasgd.cli.callbacks import callbacks_of
 from metasgd.cli.closing import closing_lines
 from metasgd.cli.commands import COMMANDS
 from metasgd.cli.makers import validate_makers
@@ -31,25 +33,22 @@ from metasgd.cli.trainer_options import (
 )
 from metasgd.cli.values import validate_values
 from metasgd.errors import UserError
-from metasgd.reporting.figures import settings_of
 from metasgd.runs.folders import Run, find_start, new_run
 from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
+from metasgd.runs.several import checkpoints_given
 from metasgd.runs.storage import answering, place_of
-from metasgd.runtime.launch import ConsistentCheckpoint, Launch, be_first
-from metasgd.runtime.process import CollectAfterValidation, NoProfiler, collect_rarely, forget_absent_gpus
+from metasgd.runtime.launch import Launch, be_first
+from metasgd.runtime.process import NoProfiler, collect_rarely, forget_absent_gpus
 from metasgd.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, resumed_by_request
-from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
-from metasgd.training.callbacks.predictions import WritePredictions
 from metasgd.training.callbacks.progress import ProgressBar
-from metasgd.training.callbacks.results import RecordTest
-from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
 from metasgd.training.checkpoint_io import WholeCheckpointIO
 from metasgd.training.datamodule import EpisodicDataModule
-from metasgd.training.loggers import CheckpointsInRun, Place, RunTrainer, as_list, keep_earlier, loggers_of
+from metasgd.training.ensemble import joined, validate_members
+from metasgd.training.loggers import Place, RunTrainer, as_list, keep_earlier, loggers_of
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.saved_states import validate_progress
-from metasgd.training.start import initialise, require_checkpoint, resume, validate_pictures
+from metasgd.training.start import initialise, require_checkpoint, resume
 
 SAVE_DIR = "trainer.logger.init_args.save_dir"
 
@@ -146,16 +145,22 @@ class MetaSGDCLI(LightningCLI):
         place = Place.of(settings, options.run.as_dict(), config.get("default_root_dir"))
         save_dir = place_of(place.save_dir, place.option)
         own = None if dry else self._lock
-        start = find_start(options.ckpt_path, save_dir, place.name, place.version, fit=command == "fit", own=own)
+        given, *others = checkpoints_given(options.ckpt_path, save_dir, place.name, place.version, command == "fit")
+        start = find_start(given, save_dir, place.name, place.version, fit=command == "fit", own=own)
         max_steps = int(config["fast_dev_run"]) if dry else config["max_steps"]
         configured = yaml.safe_load(self._subcommand_parsers[command].dump(options, skip_unset=False))
         resume(self.model, start, configured, fit=command == "fit", max_steps=max_steps)
-        self.weights = start
+        weights = start
         if options.init_from is not None and start.checkpoint is None:
-            given = initialise(self.model, options.init_from, configured, self.datamodule.source, command == "fit")
-            self.weights = start if command == "fit" else given  # a new run may have any pictures
+            found = initialise(self.model, options.init_from, configured, self.datamodule.source, command == "fit")
+            weights = start if command == "fit" else found  # a new run may have any pictures
         elif start.checkpoint is None and command != "fit":
             require_checkpoint(command, place.name)
+        starts = [find_start(other, save_dir, place.name, place.version, fit=False) for other in others]
+        self.members = joined(self.model, weights, starts, configured, self.datamodule.source)
+        self.model.others = tuple(member.model for member in self.members[1:])
+        if any(other.run != start.run for other in starts):  # what several runs do together is of none of them
+            start = replace(start, run=None)
         checkpoint = str(start.checkpoint) if start.checkpoint else None
         self.config_init[self.subcommand]["ckpt_path"] = checkpoint
         with answering(save_dir, place.option):
@@ -163,28 +168,16 @@ class MetaSGDCLI(LightningCLI):
         resumed_at = start.outer_step if start.run and command == "fit" else None
         self.loggers_of = partial(loggers_of, config["logger"], settings)
         config["logger"] = False if dry else self.loggers_of(run, resumed_at)
-        own_callbacks = config["callbacks"] = resumed_by_request(as_list(config["callbacks"]))
+        given_callbacks = config["callbacks"] = resumed_by_request(as_list(config["callbacks"]))
         if command == "fit":
-            validate_monitors(own_callbacks, self.model.logged_names())
-        has_bar = any(isinstance(callback, Bar) for callback in own_callbacks)
+            validate_monitors(given_callbacks, self.model.logged_names())
+        has_bar = any(isinstance(callback, Bar) for callback in given_callbacks)
         self.best = BestCheckpoint(self.model.objective.metric, self.model.objective.higher_is_better)
         bar: list[Callback] = [] if has_bar or config["enable_progress_bar"] is False else [ProgressBar()]
-        of_run: list[Callback] = [
-            ConsistentCheckpoint(str(start)),
-            CheckpointsInRun(),
-            self.best,  # before LastCheckpoint, which is to save what this one found
-            *callbacks,
-            *bar,
-            CountRates(),
-            ShowCurves(),
-            ShowChoices(),
-            ShowRates(),
-            ShowTasks(),
-            CollectAfterValidation(),
-            ShowSettings(settings_of(options.as_dict()), self.best),
-            *([RecordTest(configured["data"]["source"], checkpoint)] if command == "test" else []),
-            *([WritePredictions()] if command == "predict" else []),
-        ]
+        own_callbacks = [*callbacks, *bar]
+        of_run = callbacks_of(
+            command, own_callbacks, self.best, str(start), self.members, options.as_dict(), configured
+        )
         config["profiler"] = config["profiler"] or NoProfiler()
         config["plugins"] = [*as_list(config.get("plugins")), WholeCheckpointIO()]
         with explaining_trainer(config):
@@ -237,8 +230,7 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
-        validate_pictures(self.weights, self.datamodule.contents, stage)
-        self.model.as_inputs(self.datamodule.example())
+        validate_members(self.members, self.datamodule.contents, self.datamodule.example(), stage)
         if self.dry:
             return
         validate_run_folder(self.run.folder, stage, self.option)

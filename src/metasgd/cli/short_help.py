@@ -22,7 +22,10 @@ ASKED = ("-h", "--help")
 COMMANDS = ("fit", "validate", "test", "predict")
 OF_RUN = {
     "config": (None, "a configuration: its name, as glyphs, or a file; several are laid over one another"),
-    "ckpt_path": (None, "last, best, resume, a file, or the name of one that comes with metasgd"),
+    "ckpt_path": (
+        None,
+        "last, best, resume, a file, or the name of one that comes with metasgd; to evaluate, several with commas",
+    ),
     "init_from": (None, "start from the weights of this checkpoint"),
     "seed_everything": (0, "of the initial weights"),
     "run.save_dir": ("runs", "the folder of all runs"),

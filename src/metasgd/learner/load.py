@@ -60,13 +60,28 @@ def load(
         (1, 1)
     """
     path = UPath(checkpoint_named(path, "path") if isinstance(path, str) else path)
-    content = read_checkpoint(path)
+    given = {"network": network, "update_rule": update_rule}
+    return learner_of(path, read_checkpoint(path), trust, {n: made for n, made in given.items() if made is not None})
+
+
+def learner_of(
+    path: UPath, content: dict[str, Any], trust: bool = False, replaced: Mapping[str, Any] = {}
+) -> MetaLearner:
+    """The learner of a checkpoint that was read before.
+
+    Args:
+        path: of the checkpoint.
+        content: of the checkpoint.
+        trust: as for ``load``.
+        replaced: options of the model in place of those that the checkpoint carries.
+
+    Raises:
+        UserError: as ``load``.
+    """
     trust = trust or written_here(path)
     config = config_of_run(path, content)
-    options = {name: value for name, value in config["model"].items() if name != "outer"}
-    given = {"network": network, "update_rule": update_rule}
-    options |= {name: made for name, made in given.items() if made is not None}
-    for name in given:
+    options = {name: value for name, value in {**config["model"], **replaced}.items() if name != "outer"}
+    for name in ("network", "update_rule"):
         validate_written(path, name, options[name])
     what, weights = f"the model of the checkpoint {path}", content["state_dict"]
     with weights_follow():

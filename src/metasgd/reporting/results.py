@@ -1,5 +1,6 @@
 """What a test found: the printed table, ``results.json`` and ``tasks.csv``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,8 +57,9 @@ class Protocol:
     source: str
     source_options: dict[str, Any]
     update_rule: str
-    checkpoint: str | None
-    outer_steps: int
+    checkpoint: str | None  # as --ckpt_path takes it
+    outer_steps: int  # of an ensemble, of its first checkpoint
+    ensemble: Sequence[Mapping[str, Any]] | None = None  # what is known of each, where several predict together
 
     def in_words(self) -> str:
         ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} points"
@@ -67,6 +69,8 @@ class Protocol:
         parts.append(f"adapts {self.adapts}")
         if self.transductive is not None:
             parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")
+        if self.ensemble:
+            parts.append(f"ensemble of {len(self.ensemble)} (mean of their predictions)")
         return ", ".join(parts)
 
 

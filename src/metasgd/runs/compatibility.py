@@ -43,6 +43,7 @@ PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
 """Options of the model that the same weights can be evaluated under in more ways than one."""
 BY_HAND = "made_by_hand"
 """Beside a class path: why a training from Python could not write what the object was made with."""
+SPLIT = "data.source.split"
 OTHER_MODEL = "is of another model than the configured one"
 SAME_MODEL = "Use the config.yaml of the run that wrote it, with the same --model.network and --model.update_rule"
 
@@ -112,6 +113,20 @@ def other_protocol(path: Path | UPath, content: Options, model: Options) -> list
     saved = saved_config(path, content)
     own = {name: model[name] for name in PROTOCOL}
     return [] if saved is None else [*_differences("model", {n: saved["model"].get(n) for n in PROTOCOL}, own)]
+
+
+def other_split(path: Path | UPath, content: Options, data: Options) -> str | None:
+    """That the source of the configured ``data`` splits its classes otherwise than a checkpoint's training did.
+
+    Classes to test on may then be classes of that training, which their names do not show for data sets that come in
+    one piece.
+
+    Returns:
+        in words, what differs.
+    """
+    saved = saved_config(path, content)
+    found = () if saved is None else differences("data.source", saved["data"].get("source"), data.get("source"))
+    return next((f"its {d.option} is {d.saved}, the configured one {d.own}" for d in found if d.option == SPLIT), None)
 
 
 def saved_config(path: Path | UPath, content: Options) -> dict[str, Any] | None:

@@ -1,11 +1,8 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-import torch
-from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,13 +16,12 @@ from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import LossName
 from metasgd.nn.networks import class_agnostic_names, prototype_head
-from metasgd.reporting.metrics import TaskMetrics
-from metasgd.reporting.results import TestResult
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights, KeepCount
 from metasgd.training.device_steps import fused
+from metasgd.training.evaluated_module import EvaluatedModule
 from metasgd.training.outer import OuterProblem
 from metasgd.training.rehearsal import monitored_by, step_schedule
 from metasgd.training.resuming import with_fixed_layout
@@ -34,7 +30,7 @@ from metasgd.training.trainer_limits import validate_trainer
 from metasgd.training.written_config import config_text
 
 
-class MetaSGDModule(MetaModel, LightningModule):
+class MetaSGDModule(EvaluatedModule):
     """Meta-trains a network θ together with the update rule φ that adapts it to a task.
 
     Each outer step adapts the network to B tasks on their support sets and moves (θ, φ) against the mean
@@ -94,7 +90,6 @@ class MetaSGDModule(MetaModel, LightningModule):
         # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
         unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
         self.learned = outer.learned(network) - unseen
-        self.val_figures, self.test_figures = TaskMetrics(), TaskMetrics()
 
     def configure_callbacks(self) -> list[Callback]:
         validate_trainer(self.trainer)  # before any callback is asked
@@ -122,6 +117,7 @@ class MetaSGDModule(MetaModel, LightningModule):
     def setup(self, stage: str) -> None:
         with _naming_options():
             how = self.prepare(self.device, self.trainer.world_size)
+            self.prepare_others()
         if self.device.type == "cpu":
             keep_freed_memory()
         if stage == "fit":
@@ -196,50 +192,6 @@ class MetaSGDModule(MetaModel, LightningModule):
             self.trainer.precision_plugin.convert_module(self)
         self.skipped = SkippedSteps(**checkpoint.get(SKIPPED_KEY, {}))
         self.unroll.load_state_dict(checkpoint.get(RUNS_KEY, []))
-
-    def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_inner_steps]))
-
-    def on_validation_epoch_start(self) -> None:
-        self.val_figures.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        loss, measure = self.val_figures.compute().mean.float()
-        found = {"val/loss": loss, f"val/{self.objective.metric}": measure}
-        self.log_dict(found, prog_bar=True)
-        scheduler = (
-            self.lr_schedulers() if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking else None
-        )
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(float(found[monitored_by(scheduler, self.objective)]))
-
-    def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.test_figures.update(batch.task_index, self._figures(batch, after=range(self.eval_inner_steps + 1)))
-
-    def on_test_epoch_start(self) -> None:
-        self.test_figures.reset()
-
-    def on_test_epoch_end(self) -> None:
-        metric = f"test/{self.objective.metric}"
-        result = self.test_result()
-        self.log_dict(
-            {"test/loss": result.loss[-1], metric: result.metric[-1], f"{metric}_ci95": result.metric_ci95[-1]}
-        )
-
-    def test_result(self) -> TestResult:
-        """What the test found, over the tasks of all processes."""
-        return TestResult.of(self.test_figures.compute())
-
-    def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Class probabilities (or regression outputs) on the query sets, ``[B, X, outputs]``."""
-        outputs = self.evaluate(batch, after=[self.eval_inner_steps]).outputs[:, 0]
-        return outputs.softmax(dim=-1) if self.objective.metric == "accuracy" else outputs
-
-    def _figures(self, batch: Episode, after: Sequence[int]) -> Tensor:
-        """``[B, 2J]``: query losses after each of J numbers of inner steps, then the metric after each."""
-        evaluation = self.evaluate(batch, after)
-        measured = [self.objective.measure(evaluation.outputs[:, j], batch.query_y) for j in range(len(after))]
-        return torch.cat([evaluation.query_losses, torch.stack(measured, dim=1)], dim=1)
 
     def announce(self, what: str) -> None:
         rank_zero_info(what)

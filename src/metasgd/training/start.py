@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from upath import UPath
 
 from metasgd.data.contents import Contents, as_contents, changes, seen_in_training
 from metasgd.data.rng import Split
@@ -18,6 +19,7 @@ from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.class_paths import PACKAGES
 from metasgd.runs.compatibility import (
     other_protocol,
+    other_split,
     saved_config,
     validate_same_model,
     validate_same_network,
@@ -62,6 +64,8 @@ def resume(module: MetaSGDModule, start: Start, configured: Mapping[str, Any], f
     rank_zero_info(f"{'resumes' if fit else 'evaluates'} {path} of outer step {start.outer_step}")
     for said in other_protocol(path, content, configured["model"]):
         rank_zero_info(f"unlike its training: {said}")
+    if said_of_split := other_split(path, content, configured["data"]):
+        rank_zero_info(f"perhaps on classes that it was trained on: {said_of_split}")
 
 
 def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any], source: Source, fit: bool) -> Start:
@@ -94,17 +98,36 @@ def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any],
     validate_shapes(path, content, module)
     if not new_head:
         validate_same_model(path, content, module.update_rule, configured["model"]["network"])
-    known = None if config is None else _source_of(config, configured)
-    if known is not None and isinstance(source, ClassSource) and {known.ink, source.ink} == {"light", "dark"}:
-        raise UserError(
-            f"--init_from is {init_from}, which was trained on {known.ink} ink, but data.source has {source.ink} ink."
-            " Exchange light and dark: of your own pictures, by --data.source.init_args.invert true"
-        )
+    validate_ink(f"--init_from is {init_from}, which", path, content, configured, source)
     module.load_state_dict(content["state_dict"])
     module.outer_steps.zero_()
     below = " below the head; the head and the update rule start as configured" if new_head else ""
     rank_zero_info(f"starts from the weights of {path}{below}")
     return Start(None, path, content)
+
+
+def validate_ink(
+    named: str, path: UPath, content: Mapping[str, Any], configured: Mapping[str, Any], source: Source
+) -> None:
+    """Refuse drawings in the other ink than a checkpoint knows.
+
+    Args:
+        named: what the message begins with.
+        path: of the checkpoint.
+        content: of the checkpoint.
+        configured: the whole configuration.
+        source: of the tasks to come.
+
+    Raises:
+        UserError: names both inks.
+    """
+    config = saved_config(path, content)
+    known = None if config is None else _source_of(config, configured)
+    if known is not None and isinstance(source, ClassSource) and {known.ink, source.ink} == {"light", "dark"}:
+        raise UserError(
+            f"{named} was trained on {known.ink} ink, but data.source has {source.ink} ink."
+            " Exchange light and dark: of your own pictures, by --data.source.init_args.invert true"
+        )
 
 
 def _other_head(config: Mapping[str, Any], configured: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """What a test leaves: the table, results.json and tasks.csv."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,25 @@ from upath import UPath
 
 from metasgd.episode import Episode
 from metasgd.meta.full_unroll import FullUnroll
+from metasgd.meta.model import MetaModel
 from metasgd.meta.reached import adapts_in_words, reached
 from metasgd.nn.networks import uses_batch_statistics
 from metasgd.reporting.results import Protocol, TestResult, files, table
+from metasgd.reporting.text import printable
 from metasgd.runs.storage import write_whole
 from metasgd.runs.strict_json import as_bytes
 from metasgd.training.callbacks.run_folder import written_in
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.ensemble import Member
 from metasgd.training.module import MetaSGDModule
 
 
 class RecordTest(Callback):
     """Prints the table of a test and writes ``results.json`` in the run's folder."""
 
-    def __init__(self, source: Mapping[str, Any], checkpoint: str | None) -> None:
-        self.source, self.checkpoint = source, checkpoint
-        self.adapts = "all"  # as in long runs, which train all of a network
+    def __init__(self, source: Mapping[str, Any], members: Sequence[Member]) -> None:
+        self.source, self.members = source, members
+        self.adapts = "all"
 
     def on_test_batch_start(
         self,
@@ -40,10 +43,7 @@ class RecordTest(Callback):
         assert isinstance(pl_module, MetaSGDModule)
         if batch_idx or not trainer.is_global_zero:
             return
-        if isinstance(pl_module.unroll, FullUnroll):
-            tasks, steps = pl_module.as_inputs(batch), pl_module.eval_inner_steps
-            found = reached(pl_module.config, pl_module.held.names, tasks, steps)
-            self.adapts = adapts_in_words(pl_module.config, found)
+        self.adapts = " / ".join(dict.fromkeys(_adapts(member.model, batch) for member in self.members))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         trainer.test_loop.verbose = False  # the table below says it all
@@ -58,26 +58,39 @@ class RecordTest(Callback):
         if not trainer.is_global_zero:
             return
         shape = data.eval_shape
+        about = [member.about() for member in self.members]
+        known = self.members[0].start.checkpoint is not None
         protocol = Protocol(
             metric=pl_module.objective.metric,
             n_way=shape.n_way,
             k_shot=shape.k_shot,
             n_query=shape.n_query,
-            inner_steps=pl_module.eval_inner_steps,
+            inner_steps=pl_module.eval_steps,
             adapts=self.adapts,
             transductive=pl_module.config.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,
             source=self.source["class_path"].rpartition(".")[2],
             source_options=self.source.get("init_args", {}),
-            update_rule=type(pl_module.update_rule).__name__,
-            checkpoint=self.checkpoint,
+            update_rule=", ".join(dict.fromkeys(member["update_rule"] for member in about)),
+            checkpoint=",".join(str(member["checkpoint"]) for member in about) if known else None,
             outer_steps=int(pl_module.outer_steps),
+            ensemble=about if len(about) > 1 else None,
         )
         with written_in(folder):
             write(UPath(folder), result, protocol)
         Console().print(table(result, protocol))
+        for member in protocol.ensemble or ():
+            line = printable(f"ensemble: {member['checkpoint']} of outer step {member['outer_steps']}")
+            Console().print(line, soft_wrap=True, markup=False)
         Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)
+
+
+def _adapts(model: MetaModel, tasks: Episode) -> str:
+    if not isinstance(model.unroll, FullUnroll):
+        return "all"  # as long runs do, which train all of a network
+    found = reached(model.config, model.held.names, model.as_inputs(tasks), model.eval_inner_steps)
+    return adapts_in_words(model.config, found)
 
 
 def write(folder: Path | UPath, result: TestResult, protocol: Protocol) -> None:
