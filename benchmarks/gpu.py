@@ -1,4 +1,4 @@
-"""Tests, peers, scaling and a training on a GPU, each part in a time limit of its own, and the goals they meet.
+"""Tests, peers, scaling, fit and a training on a GPU, each part in a time limit of its own, and the goals they meet.
 
     benchmarks/gpu.sh --root data/omniglot --out gpu_records
 
@@ -28,6 +28,7 @@ GOALS = {
     "MLP 1-40-40-1, 5-shot, B=25, 1 step": (100, 0.5),
 }
 """By work: at least so many times the fastest peer, at most so many milliseconds."""
+FIT_MS, FIT_RATIO, MEMORY_RATIO = 10, 1.2, 1.5
 LEARN2LEARN = Path("~/.cache/metasgd/benchmarks/learn2learn-0.2.0").expanduser()
 
 
@@ -46,7 +47,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     found = {
         "peers_mlp": (
             [*peers, "--works", "mlp", "--inner_steps", "1", "--out", f"{out}/peers_mlp.json"],
-            300 if options.quick else 70,
+            300 if options.quick else 60,
         )
     }
     steps = ["4", "2", "4"] if options.quick else ["4000", "200", "200"]
@@ -58,15 +59,30 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     training += ["--trainer.enable_progress_bar", "false"]
     if not options.quick:
         training += ["--data.root", str(options.root)]
-        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 100)
-        conv = [("5w1s", ["1", "5"], 90), ("20w1s", ["1"], 45)]
+        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 90)
+        conv = [("5w1s", ["1", "5"], 80), ("20w1s", ["1"], 40)]
         for work, inner_steps, limit in conv:
             command = [*peers, "--works", work, "--inner_steps", *inner_steps, "--out", f"{out}/peers_{work}.json"]
             found[f"peers_{work}"] = (command, limit)
         scaling += ["n_tasks", "inner_steps"]
-    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 70)
-    found["training"] = (["-m", "metasgd", *training], 90)
+    limit = 4 if options.quick else 1  # a CPU takes longer to begin
+    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 60 * limit)
+    found["fit"] = ([*fit_command(options), "--out", f"{out}/fit.json"], 50 * limit)
+    found["training"] = (["-m", "metasgd", *training], 90 * limit)
     return found
+
+
+def fit_command(options: argparse.Namespace) -> list[str]:
+    """``fit`` against the bare step: 60 ways, 32 to 256 filters, distorted drawings."""
+    command = [str(HERE / "overhead.py"), "--clock", "wall", "--trainer.enable_progress_bar", "false"]
+    command += ["--trainer.accelerator", {"cuda": "gpu"}.get(options.device, "cpu")]
+    if options.quick:
+        return [*command, "--rounds", "1", "--seconds", "1", "--configs", str(ROOT / "configs" / "sinusoid.yaml")]
+    command += ["--rounds", "3", "--seconds", "15", "--data.root", str(options.root)]
+    command += ["--configs", str(ROOT / "experiments" / "configs" / "omniglot_20w1s.yaml")]
+    command += ["--data.n_way", "60", "--data.meta_batch_size", "2", "--model.network.init_args.features", "normalised"]
+    command += ["--model.network.init_args.width", "[32,64,128,256]", "--data.source.init_args.distortion", "1"]
+    return command
 
 
 def run(command: list[str], limit: float) -> tuple[int | None, float, str]:
@@ -126,12 +142,40 @@ def verdicts(out: Path, codes: dict[str, int | None], reached: list[tuple[float,
             lines.append(("PASS" if rivals[peer] >= ratio else "FAIL", said))
         else:
             lines.append(("NOT MEASURED", f"{name}: no peer is installed"))
+    lines += [*verdicts_of_fit(out), *verdicts_of_memory(out)]
     for target, most in ((0.95, None), (0.98, 60)):
         seconds = next((s for s, accuracy in reached if accuracy >= target), None)
         found = f"Omniglot 5-way 1-shot to {target:.0%}: " + ("not reached" if seconds is None else f"{seconds:.0f} s")
         good = seconds is not None and (most is None or seconds < most)
         lines.append(("PASS" if good else "FAIL" if reached else "NOT MEASURED", found))
     return lines
+
+
+def verdicts_of_fit(out: Path) -> list[tuple[str, str]]:
+    """Whether an outer step of ``fit`` takes at most 10 ms, and at most 1.2 times the bare step."""
+    name = "fit, 60-way, B=2, 32 to 256 filters"
+    record = out / "fit.json"
+    found = json.loads(record.read_text())["results"] if record.is_file() else []
+    if not found or found[0]["config"] == "sinusoid":
+        return [("NOT MEASURED", name)]
+    ms, ratio = found[0]["seconds"]["fit"] * 1e3, found[0]["ratios"]["fit"]["median"]
+    return [
+        ("PASS" if ms <= FIT_MS else "FAIL", f"{name}: {ms:.2f} ms an outer step, at most {FIT_MS} ms"),
+        ("PASS" if ratio <= FIT_RATIO else "FAIL", f"{name}: {ratio:.2f} times the bare step, at most {FIT_RATIO}"),
+    ]
+
+
+def verdicts_of_memory(out: Path) -> list[tuple[str, str]]:
+    """Whether the most inner steps take at most 1.5 times the memory of one."""
+    record = out / "scaling.json"
+    found = json.loads(record.read_text())["results"] if record.is_file() else []
+    peaks = {r["work"]["inner_steps"]: r["peak_bytes"] for r in found if r["varied"] == "inner_steps"}
+    if len(peaks) < 2:
+        return [("NOT MEASURED", "memory by inner steps")]
+    most, least = max(peaks), min(peaks)
+    ratio = peaks[most] / peaks[least]
+    said = f"memory of {most} inner steps: {ratio:.2f} times that of {least}, at most {MEMORY_RATIO}"
+    return [("PASS" if ratio <= MEMORY_RATIO else "FAIL", said)]
 
 
 def main() -> None:
