@@ -23,14 +23,15 @@ BELOW = {
     "runs": {"rules", "errors"},
     "runtime": {"runs", "errors"},
     "reporting": {"errors", "episode"},
-    "learner": {"meta", "nn", "rules", "runs", "data", "errors", "episode"},
+    "rl": {"meta", "data", "errors", "episode"},
+    "learner": {"meta", "nn", "rules", "rl", "runs", "data", "errors", "episode"},
 }
 """What a package may import of this project, beside itself: what stands to its right in docs/architecture.md."""
 BELOW["training"] = BELOW["learner"] | {"learner", "runtime", "reporting", "construction"}
 BELOW["supervised"] = BELOW["training"] | {"training", "optim"}
 BELOW["cli"] = BELOW["supervised"] | {"supervised"}
 OPTION_PATH = re.compile(r"\b(model|data|trainer|last_checkpoint|problem)\.[a-z]|--[a-z]")
-NAME_ARGUMENTS = {"rules", "nn", "meta", "data", "optim", "learner"}
+NAME_ARGUMENTS = {"rules", "nn", "meta", "data", "rl", "optim", "learner"}
 """Packages whose messages know no command line: an argument is named as Python has it."""
 LIGHTNING = {"training", "supervised", "runtime", "cli"}
 

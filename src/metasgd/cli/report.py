@@ -192,9 +192,9 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Evalua
     measured, drawn, predicted = [], [], []
     for start in range(0, n, BATCH):
         batch = sampler.draw(np.arange(start, min(start + BATCH, n)))
-        outputs = module.evaluate(batch, after=range(module.eval_inner_steps + 1)).outputs
-        by_step = [module.objective.measure(o, batch.query_y) for o in outputs.unbind(dim=1)]
-        measured.append(torch.stack(by_step, dim=1))
+        evaluation = module.evaluate(batch, after=range(module.eval_inner_steps + 1))
+        outputs = evaluation.outputs
+        measured.append(evaluation.measured(module.objective, batch))
         drawn.append(batch)
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []

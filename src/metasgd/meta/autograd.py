@@ -1,14 +1,16 @@
 """Derivatives by autograd: for any network and any loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metasgd.episode import Episode
 from metasgd.errors import UserError
-from metasgd.meta.inner_loop import InnerLoop, Tape
+from metasgd.meta.experience import Batch, as_given
+from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
 from metasgd.rules.base import Params
@@ -27,21 +29,21 @@ class _Graph:
 class AutogradInnerLoop(InnerLoop):
     """One task runs plainly, several under ``vmap``."""
 
-    def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
-        graph = self._support(params, keep)
+    def support(self, params: Params, keep: bool, s: int = 0) -> tuple[Tensor, Params, Tape | None]:
+        graph = self._support(params, keep, s)
         return graph.loss.detach(), _detached(graph.grads), graph if keep else None
 
-    def _support(self, params: Params, keep: bool) -> _Graph:
+    def _support(self, params: Params, keep: bool, s: int) -> _Graph:
+        x, y = self.examples(self.support_set, params, s)
         # without a tape nothing asks for the gradient of what does not adapt, which would keep all activations below it
         params, shared = leaves(params), self._shared_leaves() if keep else self.shared
-        x, y = self.support_set
         with torch.enable_grad():
             loss = self._losses(self._outputs(params, shared, x), y)
             found = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=keep, allow_unused=True)
         return _Graph(params, shared, loss, _all_used(params, found))
 
-    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
-        graph: _Graph = self._support(params, keep=True) if tape is None else tape
+    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:
+        graph: _Graph = self._support(params, True, s) if tape is None else tape
         outputs = [(graph.grads[n], w) for n, w in omega.items()]
         if ell is not None:
             outputs.append((graph.loss, ell))
@@ -90,7 +92,7 @@ class AutogradInnerLoop(InnerLoop):
         return losses.detach(), outputs.detach(), grads
 
     def _query(self, params: Params, shared: Params) -> tuple[Tensor, Tensor]:
-        x, y = self.query_set
+        x, y = self.examples(self.query_set, params)
         if self.config.transductive:
             outputs = self._outputs(params, shared, x)
         else:
@@ -100,6 +102,12 @@ class AutogradInnerLoop(InnerLoop):
                 both = self._outputs(params, shared, torch.cat([self.support_set[0], x], dim=axis))
             outputs = both.narrow(axis, seen, x.shape[axis])
         return self._losses(outputs, y), outputs
+
+    @torch.no_grad()
+    def examples(self, given: Batch, params: Params, s: int = 0) -> Batch:
+        """What the loss at ``params`` is taken on, at inner step s."""
+        dtype = next(iter(params.values())).dtype
+        return self.config.experience(given, s, lambda x: self._outputs(params, self.shared, x.to(dtype)))
 
     def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
         fixed = {n: contiguous(t, False) for n, t in self.weights({}, shared).items()}
@@ -119,6 +127,16 @@ class AutogradInnerLoop(InnerLoop):
     def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         loss = self.config.loss
         return vmap(loss)(outputs, y) if self.lead else loss(outputs, y)
+
+
+def as_supervised(config: InnerLoopConfig, tasks: Episode) -> tuple[InnerLoopConfig, Episode]:
+    """The same with the examples of the first inner step held fast, as the network is: tasks of supervised learning."""
+    if config.experience is as_given:
+        return config, tasks
+    loop = AutogradInnerLoop(config, config.theta, tasks)
+    made = [*loop.examples(loop.support_set, loop.start), *loop.examples(loop.query_set, loop.start)]
+    fields = (field if loop.lead else field[None] for field in made)
+    return replace(config, experience=as_given), Episode(*fields, tasks.classes, tasks.task_index)
 
 
 def leaves(tensors: Params) -> Params:

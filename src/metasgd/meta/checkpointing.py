@@ -60,7 +60,7 @@ class Backwards:
         if n <= self.saved_at_once:
             steps = []
             for s in range(first, last):
-                step = self.stack.step(params, state, self.taped)
+                step = self.stack.step(s, params, state, self.taped)
                 steps.append(step)
                 if s + 1 < last or last == self.inner_steps:
                     params, state = self._after(s, step)
@@ -73,7 +73,7 @@ class Backwards:
         middle = first + _share(n, checkpoints)
         there, state_there = params, state
         for s in range(first, middle):
-            there, state_there = self._after(s, self.stack.step(there, state_there, False))
+            there, state_there = self._after(s, self.stack.step(s, there, state_there, False))
         yield from self._between(middle, last, there, state_there, checkpoints - 1)
         del there, state_there
         yield from self._between(first, middle, params, state, checkpoints)

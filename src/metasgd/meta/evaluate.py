@@ -9,6 +9,7 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import inner_loop_of
+from metasgd.meta.objectives import Objective
 from metasgd.rules.base import Params
 
 
@@ -28,6 +29,11 @@ class Evaluation:
     outputs: Tensor
     chosen: dict[str, Tensor]
 
+    def measured(self, objective: Objective, tasks: Episode) -> Tensor:
+        """The metric after each evaluated number of steps, ``[b, J]``."""
+        by_step = zip(self.outputs.unbind(dim=1), self.query_losses.unbind(dim=1), strict=True)
+        return torch.stack([objective.measure(outputs, tasks.query_y, losses) for outputs, losses in by_step], dim=1)
+
 
 def evaluate(
     config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int, after: Sequence[int]
@@ -38,7 +44,7 @@ def evaluate(
     params = [*(step.params for step in steps), final]
     evaluated = [stack.query(stack.for_query(params[s])) for s in after]
     axis, b = len(stack.lead), tasks.n_tasks
-    none_taken = tasks.query_x.new_empty(b, 0)
+    none_taken = evaluated[0][0].new_empty(b, 0)
     support_losses = torch.stack([step.loss for step in steps], dim=-1) if steps else none_taken
     outputs = torch.stack([outputs for _, outputs in evaluated], dim=axis)
     return Evaluation(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.episode import Episode
+from metasgd.meta.capture import CAPTURES
 from metasgd.meta.engine_check import able_engine
 from metasgd.meta.engine_choice import choose_engine, one_by_one
 from metasgd.meta.engines import EngineName
@@ -83,16 +84,19 @@ class FullUnroll(Unroll):
         engine: how tasks are distributed.
         recompute: run inner steps again in the reverse pass; ``auto`` where S supports are larger than the
             query set.
+        records: whether the work may be recorded as a CUDA graph; not where the host has a part in it.
     """
 
-    def __init__(self, network: nn.Module, engine: EngineName, recompute: bool | Literal["auto"]) -> None:
-        self.name, self.recompute = engine, recompute
+    def __init__(
+        self, network: nn.Module, engine: EngineName, recompute: bool | Literal["auto"], records: bool = True
+    ) -> None:
+        self.name, self.recompute, self.captures = engine, recompute, CAPTURES if records else {}
         self.engine, _ = choose_engine(engine, network, torch.device("cpu"))
         self.unable = False
         self._weights: Tensor | None = None
 
     def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
-        self.engine, reason = choose_engine(self.name, network, device)
+        self.engine, reason = choose_engine(self.name, network, device, self.captures)
         if self.unable:
             self.engine, reason = one_by_one(self.engine), "loop, the only one that can run this network"
         return f"engine: {reason}"

@@ -20,6 +20,7 @@ from torch.func import vmap
 from metasgd.episode import Episode
 from metasgd.meta.closed_form.from_module import from_module
 from metasgd.meta.closed_form.network import FeedForward
+from metasgd.meta.experience import Experience, as_given
 from metasgd.nn.calling import Slots, slots_of
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import class_agnostic_names, prototype_head
@@ -41,6 +42,7 @@ class InnerLoopConfig:
         transductive: whether BatchNorm normalises the query set by the query set's own statistics, as
             published, or by those of the support set, so that no query example sees another.
         closed_form: use closed-form derivatives where the network and the loss have them; else autograd.
+        experience: what an inner step learns from, given the task and the network as it is at that step.
     """
 
     network: nn.Module
@@ -49,11 +51,12 @@ class InnerLoopConfig:
     adapted: frozenset[str]
     transductive: bool = True
     closed_form: bool = True
+    experience: Experience = as_given
 
     @property
     def feed_forward(self) -> FeedForward | None:
         """The network by its layers, as it is now, if their derivatives are known in closed form and may be used."""
-        return from_module(self.network, self.loss) if self.closed_form else None
+        return from_module(self.network, self.loss) if self.closed_form and self.experience is as_given else None
 
     @cached_property
     def theta(self) -> Params:
@@ -187,7 +190,7 @@ class InnerLoop(ABC):
         """``λ · ∂rows``, in θ below the head and in its scale, for λ in the rows at ``θ_0``."""
 
     @abstractmethod
-    def support(self, params: Params, keep: bool) -> tuple[Tensor, Params, Tape | None]:
+    def support(self, params: Params, keep: bool, s: int = 0) -> tuple[Tensor, Params, Tape | None]:
         """``L_s`` of shape ``lead``, ``g_s``, and a tape to differentiate them if ``keep``.
 
         Raises:
@@ -195,7 +198,7 @@ class InnerLoop(ABC):
         """
 
     @abstractmethod
-    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None) -> Params:
+    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:
         """``ω · ∂g_s + ℓ · ∂L_s``, in ``params`` and in the shared weights, where it is not zero.
 
         Args:
@@ -203,6 +206,7 @@ class InnerLoop(ABC):
             tape: of the support pass at ``θ_s``; if None, that pass is made again.
             omega: ω, of ``g_s``'s shapes; missing where zero.
             ell: ℓ, of shape ``lead``, or None.
+            s: the number of the inner step, by which that pass is the same.
         """
 
     @abstractmethod
@@ -213,9 +217,9 @@ class InnerLoop(ABC):
     def query_and_grads(self, params: Params) -> tuple[Tensor, Tensor, Params]:
         """The same, and the gradient of the losses in ``params`` and in the shared weights."""
 
-    def step(self, params: Params, state: State, keep: bool) -> InnerStep:
+    def step(self, s: int, params: Params, state: State, keep: bool) -> InnerStep:
         """The support pass at ``θ_s`` and ``m_s``, with its tape if ``keep``."""
-        loss, grads, tape = self.support(params, keep)
+        loss, grads, tape = self.support(params, keep, s)
         return InnerStep(params, state, loss, grads, tape)
 
     def first_state(self) -> State:
@@ -234,7 +238,7 @@ class InnerLoop(ABC):
         params, state = self.start, self.first_state()
         steps = []
         for s in range(inner_steps):
-            steps.append(self.step(params, state, keep=False))
+            steps.append(self.step(s, params, state, keep=False))
             params, state = self.after(s, steps[-1])
         states = [*(step.state for step in steps[1:]), state]
         chosen = {c: torch.stack([m[c] for m in states], dim=len(self.lead)) for c in CHOSEN if c in state}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.episode import Episode
+from metasgd.meta.autograd import as_supervised
 from metasgd.meta.inner_loop import InnerLoopConfig
 
 MANY = 1_000_000
@@ -32,6 +33,7 @@ def bytes_of_a_task(config: InnerLoopConfig, tasks: Episode, inner_steps: int) -
         tasks: of the size in question.
         inner_steps: S.
     """
+    config, tasks = as_supervised(config, tasks.tasks(0, 1))
     n_support, n_query = tasks.support_x.shape[1], tasks.query_x.shape[1]
     weights = sum(p.numel() for p in config.network.parameters())
     activations = _activations(config.network, tasks.support_x[0])

@@ -100,7 +100,7 @@ class _Reverse:
             _add_to(self.phi, name, g)
         omega = {} if self.first_order else cotangents.grads
         if omega or cotangents.loss is not None:
-            self._add(self.stack.vjp(step.params, step.tape, omega, cotangents.loss))
+            self._add(self.stack.vjp(step.params, step.tape, omega, cotangents.loss, s))
 
     def start(self) -> None:
         """Go back through the start of a prototype head's rows."""

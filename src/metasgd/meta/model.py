@@ -9,19 +9,21 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.meta.autograd import as_supervised
 from metasgd.meta.engines import EngineName
 from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.experience import as_given
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule
 from metasgd.meta.meta_gradient import MetaGradient
-from metasgd.meta.objectives import OBJECTIVES, LossName
-from metasgd.meta.random_start import validate_initialisable
+from metasgd.meta.objectives import OBJECTIVES, LossName, Objective
+from metasgd.meta.random_start import validate_long_runs
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.adapting import adapted_names
 from metasgd.nn.behaviour import listed, undisturbed, validate_no_mixing
 from metasgd.nn.chance import Changing, changing_modules, without_chance
-from metasgd.nn.networks import prototype_head, uses_batch_statistics
+from metasgd.nn.networks import prototype_head
 from metasgd.nn.validation import validate_classes_differ, validate_initialised, validate_tasks
 from metasgd.rules.base import UpdateRule
 
@@ -53,7 +55,8 @@ class MetaModel(nn.Module):
             ``body.3.*``.
         transductive: let BatchNorm normalise the query set by its own statistics, as in the published
             protocols; otherwise by the support set's.
-        loss: ``cross_entropy`` for classes, ``mse`` for regression.
+        loss: ``cross_entropy`` for classes, ``mse`` for regression; or an objective, such as
+            ``metasgd.rl.PolicyGradient`` of an environment.
         engine: how tasks are distributed: one by one (``loop``), over CPU threads (``threads``), stacked (``vmap``),
             or stacked and recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.
 
@@ -89,7 +92,7 @@ class MetaModel(nn.Module):
         recompute: bool | Literal["auto"] = "auto",
         adapts: str | list[str] = "all",
         transductive: bool = True,
-        loss: LossName = "cross_entropy",
+        loss: LossName | Objective = "cross_entropy",
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
@@ -107,18 +110,26 @@ class MetaModel(nn.Module):
                 f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
                 " use cross_entropy and 1, or another head"
             )
+        self.objective = loss if isinstance(loss, Objective) else OBJECTIVES[loss]
+        fresh = self.objective.experience is not as_given
+        if fresh and (segments > 1 or not transductive):
+            raise UserError(
+                f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is {segments} and"
+                f" transductive is {transductive}: use 1 and true"
+            )
         validate_initialised(network)
         if segments > 1:
-            _validate_long_runs(network, segments, adapts, transductive)
+            validate_long_runs(network, segments, adapts, transductive)
         self.network = network
         self.update_rule = update_rule
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order
-        self.objective = OBJECTIVES[loss]
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.unroll: Unroll = (
-            TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute)
+            TruncatedUnroll(minibatch_shots)
+            if segments > 1
+            else FullUnroll(network, engine, recompute, records=not fresh)
         )
         self.is_tried = False
         self.held = Changing()
@@ -127,7 +138,8 @@ class MetaModel(nn.Module):
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if large := large_rule(self.update_rule):
             log.info(large)
-        self.config = InnerLoopConfig(network, self.update_rule, self.objective.loss, adapted, transductive)
+        own = {"loss": self.objective.loss, "experience": self.objective.experience}
+        self.config = InnerLoopConfig(network, self.update_rule, adapted=adapted, transductive=transductive, **own)
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.
@@ -205,8 +217,10 @@ class MetaModel(nn.Module):
     def _try(self, tasks: Episode) -> None:
         """Run the network on a small batch; switch off random modules and change the engine where needed."""
         with undisturbed(self.network, tasks.support_x.device):
-            validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
-        self.unroll.validate_tasks(tasks)
+            if self.config.experience is as_given:
+                validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
+            self.unroll.validate_tasks(tasks)
+            config, tasks = as_supervised(self.config, tasks.tasks(0, 1))
         # a network of known layers has no random ones, and any engine can run it
         known = self.config.feed_forward is not None
         found = self.held if known else changing_modules(self.network, tasks.support_x[0])
@@ -219,21 +233,6 @@ class MetaModel(nn.Module):
             if not self.config.transductive:
                 by_support = isinstance(self.unroll, FullUnroll)
                 validate_no_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
-            adjusted = None if known else self.unroll.adjust(self.config, tasks, self.first_order)
+            adjusted = None if known else self.unroll.adjust(config, tasks, self.first_order)
         if adjusted is not None:
             self.announce(adjusted)
-
-
-def _validate_long_runs(network: nn.Module, segments: int, adapts: str | list[str], transductive: bool) -> None:
-    """Raise a ``UserError`` for a network or settings that inner runs of several segments cannot be made with."""
-    if adapts != "all":
-        raise UserError(
-            f"segments is {segments}, but adapts is {adapts}: long runs train all of a network from random weights."
-            " Set adapts to all"
-        )
-    if not transductive and uses_batch_statistics(network):
-        raise UserError(
-            f"segments is {segments} and transductive is false, but in long runs BatchNorm normalises the query set by"
-            " its own statistics. Set transductive to true"
-        )
-    validate_initialisable(network)

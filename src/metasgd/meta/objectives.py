@@ -1,6 +1,6 @@
 """What a task is evaluated by: its loss, and the metric that people read."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch.nn.functional as F
@@ -8,45 +8,70 @@ from torch import Tensor
 
 from metasgd.errors import UserError
 from metasgd.meta.closed_form.losses import IGNORED
+from metasgd.meta.experience import Experience, as_given
 from metasgd.meta.inner_loop import Loss
 
 LossName = Literal["cross_entropy", "mse"]
 
 
-@dataclass(frozen=True)
-class Objective:
+class Objective(ABC):
     """A loss, and the metric logged beside it.
 
     Attributes:
         loss: one task's mean loss.
         metric: the metric's name, as logged.
         higher_is_better: which way the metric improves.
+        experience: what the loss is taken on, at each inner step and of the query set.
     """
 
     loss: Loss
     metric: str
     higher_is_better: bool
+    experience: Experience = staticmethod(as_given)
 
+    @abstractmethod
     def validate_targets(self, targets: Tensor) -> None:
-        """Refuse targets that the loss is not for: class numbers are whole, the targets of a regression are not.
+        """Refuse targets that the loss is not for.
 
         Raises:
             UserError: names the loss that is for them.
         """
-        if targets.is_floating_point() == (self.metric == "accuracy"):
-            given = "numbers to come close to" if targets.is_floating_point() else "class numbers"
-            own, other = ("cross_entropy", "mse") if self.metric == "accuracy" else ("mse", "cross_entropy")
-            raise UserError(f"loss is {own}, but the tasks' targets are {given}. Set loss to {other}")
 
-    def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The metric of each task: outputs ``[B, X, …]`` and targets ``[B, X, …]`` to ``[B]``."""
-        if self.metric == "accuracy":
-            counts = (targets != IGNORED).sum(dim=-1)  # an example that is left out of the loss is left out here
-            return (outputs.argmax(dim=-1) == targets).sum(dim=-1) / counts
+    @abstractmethod
+    def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+        """The metric of each task: outputs ``[B, X, …]``, targets ``[B, X, …]`` and losses ``[B]`` to ``[B]``."""
+
+
+class CrossEntropy(Objective):
+    """Of classes: ``−log softmax(outputs)`` of the right one, and the share of examples whose largest output is it."""
+
+    loss = staticmethod(F.cross_entropy)
+    metric = "accuracy"
+    higher_is_better = True
+
+    def validate_targets(self, targets: Tensor) -> None:
+        if targets.is_floating_point():
+            raise UserError(_OF_OTHERS.format("cross_entropy", "numbers to come close to", "mse"))
+
+    def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:  # noqa: ARG002
+        counts = (targets != IGNORED).sum(dim=-1)  # an example that is left out of the loss is left out here
+        return (outputs.argmax(dim=-1) == targets).sum(dim=-1) / counts
+
+
+class MeanSquaredError(Objective):
+    """Of regression: ``(outputs − targets)²``, loss and metric alike."""
+
+    loss = staticmethod(F.mse_loss)
+    metric = "mse"
+    higher_is_better = False
+
+    def validate_targets(self, targets: Tensor) -> None:
+        if not targets.is_floating_point():
+            raise UserError(_OF_OTHERS.format("mse", "class numbers", "cross_entropy"))
+
+    def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:  # noqa: ARG002
         return (outputs - targets).square().flatten(1).mean(dim=-1)
 
 
-OBJECTIVES: dict[LossName, Objective] = {
-    "cross_entropy": Objective(F.cross_entropy, metric="accuracy", higher_is_better=True),
-    "mse": Objective(F.mse_loss, metric="mse", higher_is_better=False),
-}
+_OF_OTHERS = "loss is {}, but the tasks' targets are {}. Set loss to {}"
+OBJECTIVES: dict[LossName, Objective] = {"cross_entropy": CrossEntropy(), "mse": MeanSquaredError()}

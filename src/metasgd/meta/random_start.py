@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metasgd.errors import raise_problems
+from metasgd.errors import UserError, raise_problems
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.nn.calling import network_copy
 from metasgd.nn.heads import ClassAgnosticHead
-from metasgd.nn.networks import BatchNorm2d, class_agnostic_names
+from metasgd.nn.networks import BatchNorm2d, class_agnostic_names, uses_batch_statistics
 from metasgd.rules.base import Params, State
 
 RUN_SEED = 0x52554E
@@ -86,3 +86,18 @@ def initialise_again(network: nn.Module) -> None:
             if value.isnan().any()
         ]
     )
+
+
+def validate_long_runs(network: nn.Module, segments: int, adapts: str | list[str], transductive: bool) -> None:
+    """Raise a ``UserError`` for a network or settings that inner runs of several segments cannot be made with."""
+    if adapts != "all":
+        raise UserError(
+            f"segments is {segments}, but adapts is {adapts}: long runs train all of a network from random weights."
+            " Set adapts to all"
+        )
+    if not transductive and uses_batch_statistics(network):
+        raise UserError(
+            f"segments is {segments} and transductive is false, but in long runs BatchNorm normalises the query set by"
+            " its own statistics. Set transductive to true"
+        )
+    validate_initialisable(network)

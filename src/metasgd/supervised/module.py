@@ -26,7 +26,8 @@ def as_inputs(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def measures(objective: Objective, outputs: Tensor, y: Tensor) -> Tensor:
     """``(loss, metric)`` of a batch."""
-    return torch.stack([objective.loss(outputs, y), objective.measure(outputs[None], y[None])[0]])
+    loss = objective.loss(outputs, y)
+    return torch.stack([loss, objective.measure(outputs[None], y[None], loss[None])[0]])
 
 
 class SupervisedModule(LightningModule):

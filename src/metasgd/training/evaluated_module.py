@@ -77,8 +77,7 @@ class EvaluatedModule(MetaModel, LightningModule):
     def _figures(self, batch: Episode, after: Sequence[int]) -> Tensor:
         """``[B, 2J]``: query losses after each of J numbers of inner steps, then the metric after each."""
         evaluation = self._evaluated(batch, after)
-        measured = [self.objective.measure(evaluation.outputs[:, j], batch.query_y) for j in range(len(after))]
-        return torch.cat([evaluation.query_losses, torch.stack(measured, dim=1)], dim=1)
+        return torch.cat([evaluation.query_losses, evaluation.measured(self.objective, batch)], dim=1)
 
     @property
     def eval_steps(self) -> int:

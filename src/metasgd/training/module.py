@@ -14,7 +14,7 @@ from metasgd.errors import UserError, arguments_of, at_argument
 from metasgd.meta.engines import EngineName, attach_gradient
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
-from metasgd.meta.objectives import LossName
+from metasgd.meta.objectives import LossName, Objective
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
@@ -54,7 +54,7 @@ class MetaSGDModule(EvaluatedModule):
         recompute: bool | Literal["auto"] = "auto",
         adapts: str | list[str] = "all",
         transductive: bool = True,
-        loss: LossName = "cross_entropy",
+        loss: LossName | Objective = "cross_entropy",
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
@@ -137,7 +137,7 @@ class MetaSGDModule(EvaluatedModule):
         self._validate_skipped(batch, gradient, batch_idx, at_once=logged or not (batch_idx + 1) % READ_EVERY)
         if not logged:
             return  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
-        accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y).mean()
+        accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y, gradient.query_losses).mean()
         figures: dict[str, Any] = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
         self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=batch.n_tasks)
         of_rule: dict[str, Any] = {

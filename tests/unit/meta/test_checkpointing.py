@@ -42,9 +42,9 @@ def test_no_step_is_taken_more_often_than_said(inner_steps, times, monkeypatch):
     stack = curves(inner_steps, n_tasks=1)
     taken, step = Counter(), stack.step
 
-    def counted(params, state, keep):
+    def counted(s, params, state, keep):
         taken[float(params["head.bias"])] += 1
-        return step(params, state, keep)
+        return step(s, params, state, keep)
 
     monkeypatch.setattr(stack, "step", counted)
     assert len(list(Backwards(stack, inner_steps, taped=True, again=True))) == inner_steps

@@ -52,9 +52,9 @@ class ShowTasks(Callback):
         for drawn in data.first_val_tasks(self.EVALUATED):
             start = len(measured) * data.meta_batch_size
             tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
-            outputs = pl_module.evaluate(tasks, after=range(pl_module.eval_inner_steps + 1)).outputs.float().cpu()
-            by_step = [pl_module.objective.measure(o, drawn.query_y) for o in outputs.unbind(dim=1)]
-            measured.append(torch.stack(by_step, dim=1))
+            evaluation = pl_module.evaluate(tasks, after=range(pl_module.eval_inner_steps + 1))
+            outputs = evaluation.outputs.float().cpu()
+            measured.append(evaluation.measured(pl_module.objective, tasks).float().cpu())
             if metric == "accuracy" and drawn.query_x.ndim == 5:
                 for b in range(min(self.N_TASKS - start, drawn.n_tasks)):
                     figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))
