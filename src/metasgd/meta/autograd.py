@@ -134,9 +134,12 @@ def as_supervised(config: InnerLoopConfig, tasks: Episode) -> tuple[InnerLoopCon
     if config.experience is as_given:
         return config, tasks
     loop = AutogradInnerLoop(config, config.theta, tasks)
-    made = [*loop.examples(loop.support_set, loop.start), *loop.examples(loop.query_set, loop.start)]
-    fields = (field if loop.lead else field[None] for field in made)
-    return replace(config, experience=as_given), Episode(*fields, tasks.classes, tasks.task_index)
+    (support_x, support_y), (query_x, query_y) = (
+        (x, y) if loop.lead else (x[None], y[None])
+        for x, y in (loop.examples(given, loop.start) for given in (loop.support_set, loop.query_set))
+    )
+    made = Episode(support_x, support_y, query_x, query_y, tasks.classes, tasks.task_index)
+    return replace(config, experience=as_given), made
 
 
 def leaves(tensors: Params) -> Params:

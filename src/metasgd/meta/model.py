@@ -114,8 +114,8 @@ class MetaModel(nn.Module):
         fresh = self.objective.experience is not as_given
         if fresh and (segments > 1 or not transductive):
             raise UserError(
-                f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is {segments} and"
-                f" transductive is {transductive}: use 1 and true"
+                f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is"
+                f" {segments} and transductive is {transductive}: use 1 and true"
             )
         validate_initialised(network)
         if segments > 1:
@@ -138,8 +138,8 @@ class MetaModel(nn.Module):
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if large := large_rule(self.update_rule):
             log.info(large)
-        own = {"loss": self.objective.loss, "experience": self.objective.experience}
-        self.config = InnerLoopConfig(network, self.update_rule, adapted=adapted, transductive=transductive, **own)
+        rule, loss_of, experience = self.update_rule, self.objective.loss, self.objective.experience
+        self.config = InnerLoopConfig(network, rule, loss_of, adapted, transductive, experience=experience)
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.

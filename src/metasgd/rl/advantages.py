@@ -33,8 +33,9 @@ def linear_baseline(made: Trajectories, returns: Tensor) -> Tensor:
     rows = (features * made.alive[..., None]).flatten(-3, -2)
     gram = rows.mT @ rows + RIDGE * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
     wanted = (rows.mT @ (returns * made.alive).double().flatten(-2)[..., None])[..., None, :, :]
-    weights = torch.linalg.solve_ex(gram[..., None, :, :], wanted).result
-    return (features @ weights).squeeze(-1).to(returns)
+    weights: Tensor = torch.linalg.solve_ex(gram[..., None, :, :], wanted).result
+    found: Tensor = features @ weights
+    return found.squeeze(-1).to(returns)
 
 
 def advantages(made: Trajectories, discount: float, baseline: bool, standardise: bool) -> Tensor:

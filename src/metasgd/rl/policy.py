@@ -43,8 +43,8 @@ class GaussianPolicy(nn.Module):
         sizes = [observations, *hidden, actions]
         if min(sizes) < 1 or not LEAST_STD < init_std < math.inf:
             raise UserError(
-                f"hidden is {list(hidden)}, observations {observations}, actions {actions} and init_std {init_std}: each"
-                " must be at least 1, and init_std a number above 0"
+                f"hidden is {list(hidden)}, observations {observations}, actions {actions} and init_std {init_std}:"
+                " each must be at least 1, and init_std a number above 0"
             )
         *inner, last = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         self.body = nn.Sequential(*(layer for linear in inner for layer in (linear, nn.ReLU())))

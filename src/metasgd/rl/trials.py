@@ -54,7 +54,7 @@ class TrialSampler:
         k, q = self.shape.k_shot, self.shape.n_query
         streams = (task_stream(self.seed, self.split, int(i)) for i in indices)
         drawn = torch.from_numpy(np.stack([stream.integers(LARGEST, size=1 + k + q) for stream in streams]))
-        task, support, query = drawn.split([1, k, q], dim=1)
+        task, support, query = drawn[:, :1], drawn[:, 1 : 1 + k], drawn[:, 1 + k :]
         return Episode(
             support_x=support,
             support_y=task.expand(-1, k),

@@ -94,7 +94,12 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
 
     @torch.no_grad()
     def vjp(
-        self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0  # noqa: ARG002
+        self,
+        params: Params,
+        tape: Tape | None,
+        omega: Params,
+        ell: Tensor | None,
+        s: int = 0,  # noqa: ARG002
     ) -> Params:
         support: _SupportPass = self._recorded(params) if tape is None else tape
         weights = self.weights(params, self.shared)
