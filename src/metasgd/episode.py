@@ -3,6 +3,7 @@
 Shape letters, the same in every file: B tasks, N ways, K shots, Q query examples per class.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -41,3 +42,21 @@ class Episode(NamedTuple):
     def tasks(self, start: int, stop: int) -> "Episode":
         """The tasks ``start … stop-1`` of this meta-batch."""
         return Episode(*(field[start:stop] for field in self))
+
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs ``[*lead, X, …]`` and targets ``[*lead, X, …]``."""
+Outputs = Callable[[Tensor], Tensor]
+"""``x ↦ f(θ_s; x)``, each task's own weights on its own inputs ``[*lead, X, …]``; without a graph."""
+Experience = Callable[[Batch, int, Outputs], Batch]
+"""What inner step s learns from: the task's own batch, s and ``f(θ_s; ·)`` to the examples that the loss is taken on.
+
+It is a function of these three and of nothing else, so that a step that is taken again is the same step; and the
+examples are constants to every derivative: what they owe to θ, the loss has to account for. The query set's are made in
+the same way, always with s = 0: every number of steps is evaluated by the same random numbers.
+"""
+
+
+def as_given(batch: Batch, step: int, outputs: Outputs) -> Batch:  # noqa: ARG001 - they have no say
+    """The examples that came with the task, at every step: all of supervised learning."""
+    return batch

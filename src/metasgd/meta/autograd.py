@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metasgd.episode import Episode
+from metasgd.episode import Batch, Episode, as_given
 from metasgd.errors import UserError
-from metasgd.meta.experience import Batch, as_given
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metasgd.episode import Episode
+from metasgd.episode import Episode, Experience, as_given
 from metasgd.meta.closed_form.from_module import from_module
 from metasgd.meta.closed_form.network import FeedForward
-from metasgd.meta.experience import Experience, as_given
 from metasgd.nn.calling import Slots, slots_of
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import class_agnostic_names, prototype_head

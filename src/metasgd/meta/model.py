@@ -7,12 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metasgd.episode import Episode
+from metasgd.episode import Episode, as_given
 from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.autograd import as_supervised
 from metasgd.meta.engines import EngineName
 from metasgd.meta.evaluate import Evaluation
-from metasgd.meta.experience import as_given
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule

@@ -6,9 +6,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from metasgd.episode import Experience, as_given
 from metasgd.errors import UserError
 from metasgd.meta.closed_form.losses import IGNORED
-from metasgd.meta.experience import Experience, as_given
 from metasgd.meta.inner_loop import Loss
 
 LossName = Literal["cross_entropy", "mse"]

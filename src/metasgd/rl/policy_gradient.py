@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from metasgd.episode import Batch, Outputs
 from metasgd.errors import UserError
-from metasgd.meta.experience import Batch, Outputs
 from metasgd.meta.objectives import Objective
 from metasgd.rl.advantages import advantages
 from metasgd.rl.environment import Environment

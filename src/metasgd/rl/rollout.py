@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metasgd.episode import Outputs
 from metasgd.errors import UserError, first_line
-from metasgd.meta.experience import Outputs
 from metasgd.rl.environment import Environment, random_numbers
 from metasgd.rl.policy import log_probability, sample
 
