@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metasgd.episode import Episode
+from metasgd.episode import Episode, as_given
+from metasgd.errors import UserError
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import Objective
@@ -42,9 +43,16 @@ def mean_evaluation(found: Sequence[Evaluation], objective: Objective, query_y: 
 
     Returns:
         An evaluation whose support losses and choices are those of the first.
+
+    Raises:
+        UserError: several were found of tasks whose examples each network makes for itself.
     """
     if len(found) == 1:
         return found[0]
+    if objective.experience is not as_given:
+        raise UserError(
+            "policies act each for itself, so that there is no mean of theirs to evaluate: give one checkpoint"
+        )
     outputs = mean_prediction([one.outputs for one in found], classes=objective.metric == "accuracy")
     losses = [
         torch.stack([objective.loss(after, y) for after in task]) for task, y in zip(outputs, query_y, strict=True)
