@@ -88,6 +88,8 @@ def experiments() -> dict[str, Experiment | Comparison]:
         for seed in settings.pop("seeds", [0]):
             own = name.format(seed=seed)
             fields: dict[str, Any] = {"published": {}, "same_as": None, **settings, "name": own, "seed": seed}
+            if fields["same_as"]:
+                fields["same_as"] = fields["same_as"].format(seed=seed)
             found[own] = Experiment(**fields)
     return found
 
@@ -111,6 +113,7 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
             "ci95": results[f"test/{metric}_ci95"],
             "n_tasks": results["n_tasks"],
             "protocol": results["protocol"]["in_words"],
+            "adapts": results["protocol"]["adapts"],
             "outer_steps_of_checkpoint": results["protocol"]["outer_steps"],
             # enough to compare learners task by task, and to see whether a checkpoint is what its card says
             "first_tasks": [float(row.split(",")[1]) for row in tasks[:1000]],
