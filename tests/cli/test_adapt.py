@@ -17,11 +17,11 @@ from torch import nn
 from torchvision import models
 
 import metasgd as package
-from metasgd.cli.adapt import rates_table
 from metasgd.cli.main import main
 from metasgd.data.images.decoding import PictureForm, read_picture
 from metasgd.nn.export import exported
 from metasgd.nn.networks import Conv4
+from metasgd.reporting.rates import rates_table
 
 UNSEEN = range(300, 320)
 FORM = PictureForm(channels=1, height=20, width=20, fit="crop")
@@ -87,6 +87,34 @@ def test_folders_of_unseen_characters(checkpoint, tmp_path, metasgd):
     network = package.load(checkpoint).module.network
     parameters = [name for name, _ in network.named_parameters() if "head.log_" not in name]  # the same in all steps
     assert re.findall(r"^│ (\S+) ", done.stdout, re.MULTILINE) == parameters
+
+
+def test_several_checkpoints_predict_the_mean_of_their_probabilities(checkpoint, tmp_path, adapt):
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"] = {n: 0.9 * t if t.is_floating_point() else t for n, t in content["state_dict"].items()}
+    torch.save(content, other := tmp_path / "other.ckpt")
+    support, query = (pictures(tmp_path / name, UNSEEN[:5], 2, first) for name, first in (("s", 0), ("q", 2)))
+    _, _, one = adapt(support, query)
+    _, _, another = adapt(support, query, ckpt_path=other)
+    code, said, both = adapt(support, query, "--save", tmp_path / "both.onnx", ckpt_path=f"{checkpoint}, {other}")
+    assert code == 0
+    assert f"{other}:" in said
+    assert "together, leave-one-out: " in said
+    classes = [f"c{c}" for c in UNSEEN[:5]]
+    found, *alone = (np.array([[float(row[c]) for c in classes] for row in rows]) for rows in (both, one, another))
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+    assert found == pytest.approx((alone[0] + alone[1]) / 2, abs=2e-6)
+    session = onnxruntime.InferenceSession(tmp_path / "both.onnx")
+    inputs = np.stack([read_picture(query / row["file"], FORM) for row in both]).astype(np.float32) / 255
+    logits = session.run(None, {"x": inputs})[0]
+    assert torch.from_numpy(logits).softmax(dim=1).numpy() == pytest.approx(found, abs=2e-5)
+    ensemble = package.load([checkpoint, other])
+    assert len(ensemble.members) == 2
+    with pytest.raises(ValueError, match="trained for accuracy and mse"):
+        package.load(["omniglot", "sinusoid"])
+    code, said, _ = adapt(support, query, ckpt_path=f"{checkpoint},omniglot")
+    assert code == 2
+    assert "takes pictures of 20×20 in 1 channel" in said
 
 
 @pytest.mark.parametrize("inverted", [False, True])

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from metasgd.cli.adapt_learner import choose, given_learner, scaled
+from metasgd.cli.adapt_learner import choose, given_learner, scaled, together
+from metasgd.cli.adapt_words import loss_in_words, show_rates, support_in_words
 from metasgd.data.csv_cells import csv_cell
 from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
@@ -22,10 +23,9 @@ from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
 from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.learner.adapted_learner import AdaptedLearner
+from metasgd.learner.ensemble import AdaptedEnsemble
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.meta.reached import rates_reached
 from metasgd.nn.export import as_onnx, as_program, validate_onnx_installed
-from metasgd.reporting.rates import moved_share, rates_table, unmoved_in_words
 from metasgd.reporting.text import printable
 from metasgd.runs.outputs import validate_output, write_output
 
@@ -79,7 +79,8 @@ def adapt(
             nothing else, or a CSV file of file,label. Classes may have different numbers of pictures.
         query: the pictures to predict: a folder, or a CSV file with a column file.
         output: the CSV file to write: file,label,probability and a column for each class, in the order of the files.
-        ckpt_path: a checkpoint that fit wrote; or the name of one that comes with metasgd, as omniglot.
+        ckpt_path: a checkpoint that fit wrote; or the name of one that comes with metasgd, as omniglot; or several with
+            commas between, whose probabilities are averaged.
         backbone: in place of a checkpoint, a pretrained network of torchvision or timm, as resnet18: pictures are
             classified by the nearest centroid of its features.
         weights: of the backbone: a file, or the library's name for them; by default those it recommends, downloaded.
@@ -122,29 +123,33 @@ def adapt(
     conversion = Conversion(given.form, inverted)
     support_x = 255 - pictures if inverted else pictures
 
-    choice = choose(given.learner, support_x, labels, inner_steps)
-    learner = choice.best.learner
+    choices = [choose(learner, support_x, labels, inner_steps) for learner in given.learners]
+    learners = [choice.best.learner for choice in choices]
     if backbone is not None:
-        learner = scaled(learner, support_x, labels)
-    adapted = learner.adapt(support_x, labels, choice.best.inner_steps)
-    network = None if suffix is None else _network(suffix, adapted, learner, conversion)
+        learners = [scaled(learner, support_x, labels) for learner in learners]
+    members = [
+        learner.adapt(support_x, labels, choice.best.inner_steps)
+        for learner, choice in zip(learners, choices, strict=True)
+    ]
+    adapted = members[0] if len(members) == 1 else AdaptedEnsemble(tuple(members))
+    verdict = choices[0] if len(members) == 1 else together(choices, labels)
+    network = None if suffix is None else _network(suffix, adapted, learners, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
-    show.print(_support_in_words(classes, conversion.form))
+    show.print(support_in_words(classes, conversion.form))
     if given.ink:
         show.print(polarity_in_words(given.ink, len(inks) - differ, len(inks), inverted, polarity))
-    show.print(_loss_in_words(adapted))
-    for line in choice.lines:
-        show.print(line)
-    if adapted.rates_:
-        order = [name for name, _ in learner.model.network.named_parameters()]
-        show.print(rates_table(adapted.rates_, order), soft_wrap=False)
-    if rates := learner.model.update_rule.learned_rates():
-        moved = {n: moved_share(rate.detach(), learner.model.update_rule.init) for n, rate in rates.items()}
-        if unmoved := unmoved_in_words(
-            moved, rates_reached(learner.reached(support_x, labels, choice.best.inner_steps))
-        ):
-            show.print(unmoved)
+    for file, learner, choice, member in zip(given.files, learners, choices, members, strict=True):
+        if len(members) > 1:
+            show.print(printable(f"{file}:"))
+        show.print(loss_in_words(member))
+        for line in choice.lines:
+            show.print(line)
+        if len(members) == 1:
+            show_rates(show, learner, member, support_x, labels, choice.best.inner_steps)
+    if len(members) > 1:
+        for line in verdict.lines:
+            show.print(line)
     table = _predictions(adapted, asked, Path(query), conversion, transductive)
     if save is not None and network is not None:
         write_output(Path(save), network, "--save")
@@ -153,7 +158,7 @@ def adapt(
     show.print(printable(f"written: {output}, with the predictions for {n} picture{'s' * (n != 1)}"))
     if save is not None:
         show.print(printable(f"written: {save}, the adapted network"))
-    return DOUBTFUL if choice.doubtful else 0
+    return DOUBTFUL if verdict.doubtful else 0
 
 
 def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
@@ -184,7 +189,11 @@ def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDA
 
 
 def _predictions(
-    adapted: AdaptedLearner, asked: Sequence[Path], query: Path, conversion: Conversion, transductive: bool
+    adapted: AdaptedLearner | AdaptedEnsemble,
+    asked: Sequence[Path],
+    query: Path,
+    conversion: Conversion,
+    transductive: bool,
 ) -> str:
     """The CSV file, a row for each picture asked about, in their order."""
     assert adapted.classes_ is not None
@@ -205,7 +214,9 @@ def _predictions(
     return file.getvalue()
 
 
-def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, conversion: Conversion) -> bytes:
+def _network(
+    suffix: str, adapted: AdaptedLearner | AdaptedEnsemble, learners: Sequence[MetaLearner], conversion: Conversion
+) -> bytes:
     """The file of the adapted network, in the format of ``suffix``."""
     assert adapted.classes_ is not None
     about: dict[str, Any] = {
@@ -215,7 +226,11 @@ def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, convers
     }
     if suffix == ".pt":
         file = io.BytesIO()
-        made_of = {"state_dict": adapted.network.state_dict(), "network": learner.config["model"]["network"]}
+        networks = [learner.config["model"]["network"] for learner in learners]
+        made_of = {
+            "state_dict": adapted.network.state_dict(),
+            "network": networks[0] if len(networks) == 1 else networks,
+        }
         torch.save({**made_of, **about}, file)
         return file.getvalue()
     export = as_onnx if suffix == ".onnx" else as_program
@@ -226,24 +241,3 @@ def _network(suffix: str, adapted: AdaptedLearner, learner: MetaLearner, convers
         raise UserError(
             f"--save asks for {suffix}, but torch cannot export this network so ({first_line(error)}): save it as .pt"
         ) from error
-
-
-def _support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
-    shots = sorted({len(c.files) for c in classes})
-    each = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
-    kind = "grey" if form.channels == 1 else "colour"
-    total = sum(len(c.files) for c in classes)
-    return f"support: {total} pictures of {len(classes)} classes, {each} of each, as {kind} {form.width}×{form.height}"
-
-
-def _loss_in_words(adapted: AdaptedLearner) -> str:
-    losses = adapted.support_losses_
-    steps = len(losses) - 1
-    if not steps:
-        return f"loss on the support set: {losses[0]:.4f}"
-    worse = losses[-1] >= losses[0]
-    return (
-        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
-        f" step{'s' * (steps != 1)}"
-        f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
-    )

@@ -1,7 +1,7 @@
 """What ``adapt`` adapts: a checkpoint's learner, or a backbone's; by its own steps, or by nearest centroids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -18,27 +18,32 @@ from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.learner.nearest_centroid import by_nearest_centroid, pretrained, with_scale
 from metasgd.reporting.metrics import wilson_interval
+from metasgd.runs.several import split_names
 from metasgd.runs.shipped import checkpoint_named
 
 CHANCE = 0.1
 """What is right as often by chance, with this probability or more, is no better than chance."""
 
+NO_BETTER = (
+    "warning: that is no better than chance: this learner does not tell these classes apart, and its predictions are"
+    " not to be used. Give more pictures of each class, or another --ckpt_path or --backbone"
+)
 Pictures = NDArray[np.uint8]
 Labels = NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Given:
-    """A learner of pictures.
+    """Learners of the same pictures, whose predictions are averaged; usually one.
 
     Attributes:
-        learner: as it was meta-trained, or a backbone by nearest centroids.
-        form: of the pictures that it takes.
-        ink: for one that was trained on drawings.
-        files: that it was read from.
+        learners: as they were meta-trained, or a backbone by nearest centroids.
+        form: of the pictures that they take.
+        ink: for those that were trained on drawings.
+        files: that each was read from, or the backbone's name.
     """
 
-    learner: MetaLearner
+    learners: Sequence[MetaLearner]
     form: PictureForm
     ink: Ink | None
     files: Sequence[str]
@@ -46,10 +51,18 @@ class Given:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to adapt: a learner and its inner steps, and how many left-out pictures it predicts right."""
+    """A way to adapt: a learner and its inner steps, and what it predicts of the pictures that can be left out.
+
+    Attributes:
+        learner: the learner.
+        inner_steps: its inner steps.
+        left_out: the probabilities of each such picture, ``[n, N]``.
+        right: how many are predicted right.
+    """
 
     learner: MetaLearner
     inner_steps: int
+    left_out: NDArray[np.float32] | None = None
     right: int = 0
 
     @property
@@ -98,17 +111,42 @@ def given_learner(
     if backbone is not None:
         learner = _pretrained(backbone, weights)
         channels, height, width = tuple(getattr(learner.model.network, "image_shape", ()))
-        return Given(learner, PictureForm(channels, height, width), None, [weights] if weights else [])
+        return Given([learner], PictureForm(channels, height, width), None, [weights or backbone])
     assert ckpt_path is not None
-    path = checkpoint_named(ckpt_path, "--ckpt_path")
+    return _together([_saved(name, trust) for name in split_names(ckpt_path)], ckpt_path)
+
+
+def _saved(name: str, trust: bool) -> Given:
+    path = checkpoint_named(name, "--ckpt_path")
     learner = load(path, trust)
     source = load_source(learner.config, learner.trusted)
     if source is None or learner.model.objective.metric != "accuracy":
         raise UserError(
-            f"--ckpt_path is {ckpt_path}, which was not trained to tell pictures apart. Give one that was, or use"
+            f"--ckpt_path is {name}, which was not trained to tell pictures apart. Give one that was, or use"
             " metasgd.load(path).adapt(x, y) in Python"
         )
-    return Given(learner, source.form, source.ink, [path])
+    return Given([learner], source.form, source.ink, [path])
+
+
+def _together(found: Sequence[Given], ckpt_path: str) -> Given:
+    """All the learners as one, if they take the same pictures."""
+    first = found[0]
+    sizes = {
+        given.files[0]: f"{g.width}×{g.height} in {g.channels} channel{'s' * (g.channels != 1)}"
+        for given in found
+        for g in [given.form]
+    }
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            f"--ckpt_path is {ckpt_path}, of which"
+            f" {', '.join(f'{file} takes pictures of {size}' for file, size in sizes.items())}: give"
+            " checkpoints that take the same"
+        )
+    inks = {given.ink for given in found}
+    if len(inks) > 1:
+        named = ", ".join(f"{given.files[0]} on {given.ink or 'no'} ink" for given in found)
+        raise UserError(f"--ckpt_path is {ckpt_path}, trained on different ink ({named}): give those of one")
+    return Given([g.learners[0] for g in found], first.form, first.ink, [g.files[0] for g in found])
 
 
 def _pretrained(backbone: str, weights: str | None) -> MetaLearner:
@@ -142,23 +180,44 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
     if centroid is not None:
         targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
         candidates.append(Candidate(with_scale(centroid, as_inputs(centroid.model.network, x), targets), 0))
-    counted = [Candidate(c.learner, c.inner_steps, _right(c, x, y, n)) for c in candidates]
+    counted = [_counted(c, x, y, n) for c in candidates]
     best = max(counted, key=lambda c: c.right)
-    low, high = wilson_interval(best.right, n)
-    lines = [
-        f"leave-one-out: {best.right} of {n} support pictures are predicted right from the others, {best.right / n:.0%}"
-        f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / n_way:.0%})"
-    ]
+    lines = [_in_words(best.right, n, n_way)]
     if len(counted) > 1:
         rest = next(c for c in counted if c is not best)
         lines.append(f"{best.in_words} taken: {rest.in_words} would get {rest.right} right")
-    doubtful = best.right < n and _at_least(best.right, n, 1 / n_way) > CHANCE
-    if doubtful:
-        lines.append(
-            "warning: that is no better than chance: this learner does not tell these classes apart, and its"
-            " predictions are not to be used. Give more pictures of each class, or another --ckpt_path or --backbone"
-        )
-    return Choice(best, lines, doubtful)
+    doubtful = _is_doubtful(best.right, n, n_way)
+    return Choice(best, [*lines, NO_BETTER] if doubtful else lines, doubtful)
+
+
+def together(choices: Sequence[Choice], y: Labels) -> Choice:
+    """What is to be said of several learners that predict together, by the mean of their left-out probabilities.
+
+    Args:
+        choices: how each adapts.
+        y: the classes of the support pictures, ``[X]``.
+    """
+    left_out = [choice.best.left_out for choice in choices if choice.best.left_out is not None]
+    if len(left_out) < len(choices):
+        return Choice(choices[0].best, [], False)
+    classes, counts = np.unique(y, return_counts=True)
+    truth = y[np.isin(y, classes[counts > 1])]
+    right = int((classes[np.mean(left_out, axis=0).argmax(axis=1)] == truth).sum())
+    doubtful = _is_doubtful(right, len(truth), len(classes))
+    lines = [f"together, {_in_words(right, len(truth), len(classes))}"]
+    return Choice(choices[0].best, [*lines, NO_BETTER] if doubtful else lines, doubtful)
+
+
+def _in_words(right: int, n: int, n_way: int) -> str:
+    low, high = wilson_interval(right, n)
+    return (
+        f"leave-one-out: {right} of {n} support pictures are predicted right from the others, {right / n:.0%}"
+        f" (95 % interval {low:.0%} to {high:.0%}; chance is {1 / n_way:.0%})"
+    )
+
+
+def _is_doubtful(right: int, n: int, n_way: int) -> bool:
+    return right < n and _at_least(right, n, 1 / n_way) > CHANCE
 
 
 def scaled(learner: MetaLearner, x: Pictures, y: Labels) -> MetaLearner:
@@ -167,13 +226,14 @@ def scaled(learner: MetaLearner, x: Pictures, y: Labels) -> MetaLearner:
     return with_scale(learner, as_inputs(learner.model.network, x), targets)
 
 
-def _right(candidate: Candidate, x: Pictures, y: Labels, n: int) -> int:
-    """Of the ``n`` pictures that can be left out, how many are then predicted right."""
-    left_out = candidate.learner.leave_one_out(x, y, candidate.inner_steps)
-    console = Console(stderr=True)
-    return sum(
-        bool(label == y[i]) for i, label in track(left_out, "Leaving one out", n, console=console, transient=True)
-    )
+def _counted(candidate: Candidate, x: Pictures, y: Labels, n: int) -> Candidate:
+    """The candidate with what it predicts of the ``n`` pictures that can be left out."""
+    left_out = candidate.learner.left_out(x, y, candidate.inner_steps)
+    shown = track(left_out, "Leaving one out", n, console=Console(stderr=True), transient=True)
+    places, outputs = zip(*shown, strict=True)
+    probabilities = torch.from_numpy(np.stack(outputs)).softmax(dim=1).numpy()
+    right = int((np.unique(y)[np.stack(outputs).argmax(axis=1)] == y[list(places)]).sum())
+    return replace(candidate, left_out=probabilities, right=right)
 
 
 def _at_least(right: int, n: int, chance: float) -> float:

@@ -1,7 +1,6 @@
 """A learner that has learned one task. Shape letters: X examples, N classes."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,15 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from metasgd.errors import UserError
+from metasgd.learner.predictor import Labels, Predictor
 from metasgd.meta.model import MetaModel
 from metasgd.nn.calling import call, logits_of
 from metasgd.rules.base import Params
 
-Labels = NDArray[Any]
-
 
 @dataclass(frozen=True)
-class AdaptedLearner:
+class AdaptedLearner(Predictor):
     """A learner that has learned one task.
 
     Attributes:
@@ -60,28 +58,6 @@ class AdaptedLearner:
             outputs = logits_of(self.network(inputs), self.network)
         array: NDArray[np.float32] = outputs.cpu().numpy()
         return array
-
-    def predict_proba(self, x: ArrayLike | Tensor, transductive: bool = False) -> NDArray[np.float32]:
-        """The probability of each class, ``[X, N]``, in the order of ``classes_``."""
-        if self.classes_ is None:
-            raise UserError("this checkpoint was trained for regression: it has no classes, use predict")
-        array: NDArray[np.float32] = torch.from_numpy(self.decision_function(x, transductive)).softmax(dim=1).numpy()
-        return array
-
-    def predict(self, x: ArrayLike | Tensor, transductive: bool = False) -> Labels:
-        """The most probable class of each, ``[X]``; in regression the outputs, ``[X, outputs]``."""
-        outputs = self.decision_function(x, transductive)
-        return outputs if self.classes_ is None else self.classes_[outputs.argmax(axis=1)]
-
-    def score(self, x: ArrayLike | Tensor, y: ArrayLike, transductive: bool = False) -> float:
-        """The share of x that is predicted as y says; in regression R², as scikit-learn has it."""
-        predicted, truth = self.predict(x, transductive), np.asarray(y)
-        if truth.shape != predicted.shape and (self.classes_ is not None or truth.size != predicted.size):
-            raise UserError(f"y has the shape {truth.shape}, but the predictions for x have {predicted.shape}")
-        if self.classes_ is not None:
-            return float((predicted == truth).mean())
-        truth = truth.reshape(predicted.shape)
-        return float(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean(axis=0)) ** 2).sum())
 
     def example(self) -> Tensor:
         """Two inputs of the right shape and type, to export the network with."""

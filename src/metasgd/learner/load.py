@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,6 +12,7 @@ from upath import UPath
 
 from metasgd.data.source import ClassSource, Source
 from metasgd.errors import UserError, first_line
+from metasgd.learner.ensemble import EnsembleLearner
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.nn.backbones.weight_files import weights_follow
@@ -23,6 +24,7 @@ from metasgd.runs.folders import validate_shapes
 from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
 
+Place = str | Path | UPath
 KINDS = (nn.Module, Source, Optimizer, LRScheduler)
 """What a configuration is built of."""
 ERRORS = (
@@ -32,19 +34,30 @@ ERRORS = (
 """What constructors raise at options that make no sense to them."""
 
 
+@overload
 def load(
-    path: str | Path | UPath,
+    path: Place, trust: bool = False, network: nn.Module | None = None, update_rule: UpdateRule | None = None
+) -> MetaLearner: ...
+
+
+@overload
+def load(path: list[Place] | tuple[Place, ...], trust: bool = False) -> EnsembleLearner: ...
+
+
+def load(
+    path: Place | list[Place] | tuple[Place, ...],
     trust: bool = False,
     network: nn.Module | None = None,
     update_rule: UpdateRule | None = None,
-) -> MetaLearner:
+) -> MetaLearner | EnsembleLearner:
     """Build again what ``fit``, or a Trainer with a ``MetaSGDModule``, saved.
 
     It is built from the configuration that the checkpoint carries. Of the classes that it names, only the network and
     the update rule are built; what trained them is not. Offered as ``metasgd.load``.
 
     Args:
-        path: of the checkpoint, or the name of one that comes with metasgd, as ``"omniglot"``.
+        path: of the checkpoint, or the name of one that comes with metasgd, as ``"omniglot"``; a list or tuple of
+            several makes an ensemble of them.
         trust: import any class that the checkpoint names. Without it, a checkpoint that this user did not write may
             name only those of this package, torch, torchvision, lightning and timm, so that it cannot run code.
         network: made as for the training, where the checkpoint cannot say how: it gets the saved weights.
@@ -59,6 +72,10 @@ def load(
         >>> learner.adapt([[0.0], [1.0], [2.0]], [0.0, 0.8, 0.9]).predict([[1.5]]).shape
         (1, 1)
     """
+    if isinstance(path, list | tuple):
+        if network is not None or update_rule is not None:
+            raise UserError("network and update_rule are of one checkpoint: load each by itself")
+        return EnsembleLearner(tuple(load(one, trust) for one in path))
     path = UPath(checkpoint_named(path, "path") if isinstance(path, str) else path)
     given = {"network": network, "update_rule": update_rule}
     return learner_of(path, read_checkpoint(path), trust, {n: made for n, made in given.items() if made is not None})

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.learner.adapted_learner import AdaptedLearner, Labels, as_inputs
+from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs
+from metasgd.learner.predictor import Labels
 from metasgd.meta.inner_loop import InnerStep, Loss
 from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.meta.model import MetaModel
@@ -99,17 +100,25 @@ class MetaLearner:
 
         Yields the number of each example whose class has others, and its predicted class.
         """
+        classes = np.unique(np.asarray(y)) if self.model.objective.metric == "accuracy" else None
+        for i, outputs in self.left_out(x, y, inner_steps):
+            yield i, outputs if classes is None else classes[outputs.argmax()]
+
+    def left_out(
+        self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The same as outputs ``[N]``: of classes their logits, in the order of all the classes of y."""
         inputs, labels = as_inputs(self.model.network, x), np.asarray(y)
         steps = self.model.eval_inner_steps if inner_steps is None else inner_steps
         if not steps and self.reads_each_alone(inputs):
-            classes, targets = self._classes(labels, len(inputs))
-            predicted = classes[self.left_out_logits(inputs, targets.to(inputs.device)).argmax(dim=1).cpu()]
-            yield from ((int(i), predicted[i]) for i in np.flatnonzero(_has_others(labels)))
+            _, targets = self._classes(labels, len(inputs))
+            outputs = self.left_out_logits(inputs, targets.to(inputs.device)).cpu().numpy()
+            yield from ((int(i), outputs[i]) for i in np.flatnonzero(_has_others(labels)))
             return
         for i in np.flatnonzero(_has_others(labels)):
             others = np.arange(len(labels)) != i
             adapted = self.adapt(inputs[torch.from_numpy(others)], labels[others], inner_steps)
-            yield int(i), adapted.predict(inputs[i : i + 1])[0]
+            yield int(i), adapted.decision_function(inputs[i : i + 1])[0]
 
     @torch.no_grad()
     def reads_each_alone(self, inputs: Tensor) -> bool:

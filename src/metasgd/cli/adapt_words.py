@@ -1,0 +1,48 @@
+"""What ``adapt`` says of the pictures that it was given, and of what was learned from them."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from metasgd.cli.adapt_learner import Labels, Pictures
+from metasgd.data.images.decoding import PictureForm
+from metasgd.data.images.files import ClassFiles
+from metasgd.learner.adapted_learner import AdaptedLearner
+from metasgd.learner.meta_learner import MetaLearner
+from metasgd.meta.reached import rates_reached
+from metasgd.reporting.rates import moved_share, rates_table, unmoved_in_words
+
+
+def show_rates(
+    show: Console, learner: MetaLearner, adapted: AdaptedLearner, x: Pictures, y: Labels, inner_steps: int
+) -> None:
+    """Print the rates that the inner steps used, and which of the learned ones are as they started."""
+    if adapted.rates_:
+        order = [name for name, _ in learner.model.network.named_parameters()]
+        show.print(rates_table(adapted.rates_, order), soft_wrap=False)
+    rule = learner.model.update_rule
+    if rates := rule.learned_rates():
+        moved = {n: moved_share(rate.detach(), rule.init) for n, rate in rates.items()}
+        if unmoved := unmoved_in_words(moved, rates_reached(learner.reached(x, y, inner_steps))):
+            show.print(unmoved)
+
+
+def support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
+    shots = sorted({len(c.files) for c in classes})
+    each = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
+    kind = "grey" if form.channels == 1 else "colour"
+    total = sum(len(c.files) for c in classes)
+    return f"support: {total} pictures of {len(classes)} classes, {each} of each, as {kind} {form.width}×{form.height}"
+
+
+def loss_in_words(adapted: AdaptedLearner) -> str:
+    losses = adapted.support_losses_
+    steps = len(losses) - 1
+    if not steps:
+        return f"loss on the support set: {losses[0]:.4f}"
+    worse = losses[-1] >= losses[0]
+    return (
+        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
+        f" step{'s' * (steps != 1)}"
+        f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
+    )
