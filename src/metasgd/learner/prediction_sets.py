@@ -91,7 +91,7 @@ class LeftOut:
 
 
 def fewest(coverage: float) -> int:
-    """The fewest examples left out by which sets of that coverage can be told: ``⌈(n + 1) coverage⌉ ≤ n``."""
+    """The fewest examples left out that sets of that coverage need: ``⌈(n + 1) coverage⌉ ≤ n``."""
     return ceil(round(coverage / (1 - coverage), 9))
 
 
