@@ -238,6 +238,53 @@ def test_rates_are_listed_in_the_order_of_the_network():
     assert columns[3] == ["0", "-1", "1"]
 
 
+def test_sets_and_unknown_pictures_by_what_is_left_out(tmp_path, checkpoint, adapt):
+    """Both columns as computed here, from the learner's outputs for left-out and for query pictures."""
+    support = pictures(tmp_path / "support", UNSEEN[:4], 5)
+    query = pictures(tmp_path / "query", [*UNSEEN[:4], *UNSEEN[10:13]], 3, first=5)
+    code, said, rows = adapt(support, query, "--inner_steps", 1, "--coverage", 0.9, "--unknown", 0.1)
+    assert code == 0
+    files = sorted(support.glob("*/*.png"))
+    x, y = np.stack([read_picture(path, FORM) for path in files]), np.array([path.parent.name for path in files])
+    learner, classes = package.load(checkpoint), np.unique(y)
+    left_out = torch.from_numpy(np.stack([row for _, row in learner.left_out(x, y, 1)])).double()
+    asked = np.stack([read_picture(query / row["file"], FORM) for row in rows])
+    outputs = torch.from_numpy(learner.adapt(x, y, 1).decision_function(asked)).double()
+    truth = torch.from_numpy(np.unique(y, return_inverse=True)[1])
+    bound = left_out.softmax(1)[torch.arange(20), truth].sort(descending=True).values[19 - 1]  # 21 · 0.9 = 18.9
+    lowest = left_out.amax(1).sort().values[2 - 1]  # 21 · 0.1 = 2.1
+    for row, z in zip(rows, outputs, strict=True):
+        expected = {str(classes[z.argmax()]), *classes[(z.softmax(0) >= bound).numpy()].tolist()}
+        assert set(row["set"].split("|")) == expected
+        assert row["set"].split("|")[0] == classes[z.argmax()]
+        assert row["label"] == ("unknown" if z.max() < lowest else classes[z.argmax()])
+    n_unknown = sum(row["label"] == "unknown" for row in rows)
+    sizes = [len(row["set"].split("|")) for row in rows]
+    assert f"unknown: {n_unknown} of 21 pictures" in said
+    assert f"sets: {np.mean(sizes):.2f} classes each on average" in said
+
+
+def test_sets_need_enough_pictures_and_other_names(tmp_path, adapt, unequal):
+    support, query = unequal
+    code, said, rows = adapt(support, query, "--coverage", 0.95, "--unknown", 0.05)
+    assert code == 2
+    assert not rows
+    assert "--coverage is 0.95, which needs at least 19 support examples whose class has others: there are 5" in said
+    code, said, _ = adapt(support, query, "--unknown", 1.5)
+    assert code == 2
+    assert "--unknown is 1.5: a share above 0 and below 1 is needed" in said
+    (support / "c300").rename(support / "unknown")
+    (support / "c301").rename(support / "set")
+    assert adapt(support, query)[0] == 0
+    code, said, _ = adapt(support, query, "--unknown", 0.3, "--coverage", 0.7)
+    assert code == 2
+    assert "a class is called unknown" in said
+    assert "a class is called set" in said
+    code, said, _ = adapt(support, query, "--unknown", 0.3, "--transductive", "true")
+    assert code == 2
+    assert "--transductive is true" in said
+
+
 def test_queries_influence_each_other_only_if_asked(tmp_path, adapt, unequal):
     support, query = unequal
     alone = tmp_path / "alone"

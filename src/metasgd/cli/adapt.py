@@ -1,58 +1,33 @@
 """``adapt``: learn the classes of a few pictures, and predict those of others."""
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from metasgd.cli.adapt_learner import choose, given_learner, scaled, together
-from metasgd.cli.adapt_words import loss_in_words, show_rates, support_in_words
-from metasgd.data.csv_cells import csv_cell
+from metasgd.cli.adapt_output import BETWEEN, SET, UNKNOWN, Conversion, Doubt, network_file, predictions
+from metasgd.cli.adapt_words import doubt_in_words, loss_in_words, show_rates, support_in_words
 from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
-from metasgd.errors import UserError, first_line, raise_problems, too_small
-from metasgd.learner.adapted_learner import AdaptedLearner
+from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.ensemble import AdaptedEnsemble
-from metasgd.learner.meta_learner import MetaLearner
-from metasgd.nn.export import as_onnx, as_program, validate_onnx_installed
+from metasgd.learner.prediction_sets import rank_of_coverage, rank_of_unknown
+from metasgd.nn.export import validate_onnx_installed
 from metasgd.reporting.text import printable
 from metasgd.runs.outputs import validate_output, write_output
 
-COLUMNS = ("file", "label", "probability")
 FORMATS = (".pt", ".onnx", ".pt2")
-BATCH, VALUES = 256, 2**22  # pictures predicted at a time, and their pixels in all channels
 DOUBTFUL = 3
 """The exit code of predictions that are no better than chance."""
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What became of a picture file before the network saw it.
-
-    Attributes:
-        form: its size, channels, and how another aspect ratio was met.
-        inverted: whether light and dark were exchanged.
-    """
-
-    form: PictureForm
-    inverted: bool
-
-    def read(self, paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
-        for picture in read_pictures(paths, self.form):
-            yield 255 - picture if self.inverted else picture
 
 
 def adapt(
@@ -66,6 +41,8 @@ def adapt(
     inner_steps: int | None = None,
     transductive: bool = False,
     polarity: Polarity = "detect",
+    coverage: float | None = None,
+    unknown: float | None = None,
     trust_checkpoint: bool = False,
 ) -> int:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
@@ -91,6 +68,10 @@ def adapt(
             they do not influence each other.
         polarity: of drawings: detect from the support pictures whether the ink is light or dark, and exchange the two
             if the checkpoint was trained on the other; or take them as the same or the opposite.
+        coverage: as 0.9: a column ``set`` has, of each picture, the classes among which is the true one for that
+            share of pictures like the labelled ones.
+        unknown: as 0.05: label a picture ``unknown`` that is unlike every class, such that at most that share of
+            pictures of the classes are.
         trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
             Without it, a checkpoint of your own may name any, another those of metasgd, torch, torchvision, lightning
             and timm.
@@ -101,13 +82,20 @@ def adapt(
     suffix = None if save is None else Path(save).suffix.lower()
     if suffix is not None and suffix not in FORMATS:
         problems.append(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
+    if transductive and (coverage is not None or unknown is not None):
+        problems.append(
+            "--transductive is true, so that query pictures influence each other, and --coverage and --unknown compare"
+            " them to support pictures that were predicted one by one: leave one of them out"
+        )
     raise_problems(problems)
     if suffix == ".onnx":
         validate_onnx_installed()
     given = given_learner(ckpt_path, backbone, weights, inner_steps, trust_checkpoint)
     classes = _found("support", support, labelled_pictures)
     asked = _found("query", query, unlabelled_pictures)
-    raise_problems(_unfit_classes(support, classes))
+    doubt = Doubt(None, coverage, unknown)
+    raise_problems(_unfit_classes(support, classes, doubt))
+    _validate_shares(coverage, unknown, sum(len(c.files) for c in classes if len(c.files) > 1))
     read = (
         [Path(place) for place in (*given.files, support, query)] + [path for c in classes for path in c.files] + asked
     )
@@ -123,17 +111,18 @@ def adapt(
     conversion = Conversion(given.form, inverted)
     support_x = 255 - pictures if inverted else pictures
 
-    choices = [choose(learner, support_x, labels, inner_steps) for learner in given.learners]
-    learners = [choice.best.learner for choice in choices]
+    of_pictures = given.learners
     if backbone is not None:
-        learners = [scaled(learner, support_x, labels) for learner in learners]
+        of_pictures = [scaled(learner, support_x, labels) for learner in of_pictures]
+    choices = [choose(learner, support_x, labels, inner_steps) for learner in of_pictures]
+    learners = [choice.best.learner for choice in choices]
     members = [
         learner.adapt(support_x, labels, choice.best.inner_steps)
         for learner, choice in zip(learners, choices, strict=True)
     ]
     adapted = members[0] if len(members) == 1 else AdaptedEnsemble(tuple(members))
     verdict = choices[0] if len(members) == 1 else together(choices, labels)
-    network = None if suffix is None else _network(suffix, adapted, learners, conversion)
+    network = None if suffix is None else network_file(suffix, adapted, learners, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
     show.print(support_in_words(classes, conversion.form))
@@ -150,10 +139,13 @@ def adapt(
     if len(members) > 1:
         for line in verdict.lines:
             show.print(line)
-    table = _predictions(adapted, asked, Path(query), conversion, transductive)
+    doubt = replace(doubt, left_out=verdict.left_out)
+    found = predictions(adapted, asked, Path(query), conversion, transductive, doubt)
+    for line in doubt_in_words(doubt, found, len(asked)):
+        show.print(line)
     if save is not None and network is not None:
         write_output(Path(save), network, "--save")
-    write_output(Path(output), table.encode(), "--output")
+    write_output(Path(output), found.table.encode(), "--output")
     n = len(asked)
     show.print(printable(f"written: {output}, with the predictions for {n} picture{'s' * (n != 1)}"))
     if save is not None:
@@ -168,11 +160,32 @@ def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
         raise error.after(f"--{option}: ") from error
 
 
-def _unfit_classes(support: str, classes: Sequence[ClassFiles]) -> list[str]:
+def _validate_shares(coverage: float | None, unknown: float | None, n_left_out: int) -> None:
+    try:
+        if coverage is not None:
+            rank_of_coverage(coverage, n_left_out)
+        if unknown is not None:
+            rank_of_unknown(unknown, n_left_out)
+    except UserError as error:
+        raise error.after("--") from error
+
+
+def _unfit_classes(support: str, classes: Sequence[ClassFiles], doubt: Doubt) -> list[str]:
     problems = [
         f"--support is {support}: a class is called {c.name}, as a column of --output is. Rename it"
         for c in classes
-        if c.name in COLUMNS
+        if c.name in doubt.columns
+    ]
+    problems += [
+        f"--support is {support}: a class is called {UNKNOWN}, as pictures of no class are by --unknown. Rename it"
+        for c in classes
+        if c.name == UNKNOWN and doubt.unknown is not None
+    ]
+    problems += [
+        f"--support is {support}: a class is called {c.name}, and {BETWEEN} is between the classes in the column {SET}."
+        " Rename it"
+        for c in classes
+        if BETWEEN in c.name and doubt.coverage is not None
     ]
     if len(classes) < 2:
         problems.append(
@@ -186,58 +199,3 @@ def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDA
     """``[X, C, height, width]`` and ``[X]``."""
     paths = [path for c in classes for path in c.files]
     return np.stack(list(read_pictures(paths, form))), np.array([c.name for c in classes for _ in c.files])
-
-
-def _predictions(
-    adapted: AdaptedLearner | AdaptedEnsemble,
-    asked: Sequence[Path],
-    query: Path,
-    conversion: Conversion,
-    transductive: bool,
-) -> str:
-    """The CSV file, a row for each picture asked about, in their order."""
-    assert adapted.classes_ is not None
-    folder = query.parent if query.is_file() else query
-    file = io.StringIO(newline="")
-    table = csv.writer(file)
-    table.writerow([*COLUMNS, *map(csv_cell, adapted.classes_)])
-    paths, pictures = iter(asked), conversion.read(asked)
-    form = conversion.form
-    at_once = max(1, min(BATCH, VALUES // (form.channels * form.height * form.width)))
-    while batch := list(islice(pictures, len(asked) if transductive else at_once)):
-        for row in adapted.predict_proba(np.stack(batch), transductive):
-            likeliest = row.argmax()
-            figures = [f"{p:.6f}" for p in (row[likeliest], *row)]
-            path = next(paths)
-            name = path.relative_to(folder) if path.is_relative_to(folder) else path
-            table.writerow([csv_cell(name.as_posix()), csv_cell(adapted.classes_[likeliest]), *figures])
-    return file.getvalue()
-
-
-def _network(
-    suffix: str, adapted: AdaptedLearner | AdaptedEnsemble, learners: Sequence[MetaLearner], conversion: Conversion
-) -> bytes:
-    """The file of the adapted network, in the format of ``suffix``."""
-    assert adapted.classes_ is not None
-    about: dict[str, Any] = {
-        "classes": adapted.classes_.tolist(),
-        "input": {"shape": list(adapted.input_shape), "range": [0.0, 1.0]},
-        "pictures": {**asdict(conversion.form), "inverted": conversion.inverted},
-    }
-    if suffix == ".pt":
-        file = io.BytesIO()
-        networks = [learner.config["model"]["network"] for learner in learners]
-        made_of = {
-            "state_dict": adapted.network.state_dict(),
-            "network": networks[0] if len(networks) == 1 else networks,
-        }
-        torch.save({**made_of, **about}, file)
-        return file.getvalue()
-    export = as_onnx if suffix == ".onnx" else as_program
-    metadata = {name: json.dumps(value) for name, value in about.items()}
-    try:
-        return export(adapted.network, adapted.example(), metadata)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # torch's exporters have many
-        raise UserError(
-            f"--save asks for {suffix}, but torch cannot export this network so ({first_line(error)}): save it as .pt"
-        ) from error

@@ -17,6 +17,8 @@ from metasgd.learner.adapted_learner import as_inputs
 from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.learner.nearest_centroid import by_nearest_centroid, pretrained, with_scale
+from metasgd.learner.prediction_sets import LeftOut
+from metasgd.meta.ensemble import mean_prediction
 from metasgd.reporting.metrics import wilson_interval
 from metasgd.runs.several import split_names
 from metasgd.runs.shipped import checkpoint_named
@@ -56,14 +58,16 @@ class Candidate:
     Attributes:
         learner: the learner.
         inner_steps: its inner steps.
-        left_out: the probabilities of each such picture, ``[n, N]``.
-        right: how many are predicted right.
+        left_out: those predictions; None if no class has two pictures.
     """
 
     learner: MetaLearner
     inner_steps: int
-    left_out: NDArray[np.float32] | None = None
-    right: int = 0
+    left_out: LeftOut | None = None
+
+    @property
+    def right(self) -> int:
+        return 0 if self.left_out is None else self.left_out.right
 
     @property
     def in_words(self) -> str:
@@ -78,11 +82,13 @@ class Choice:
         best: the candidate that predicts the most left-out pictures right; of equals, the one meta-trained.
         lines: what is said about it.
         doubtful: whether it is no better than chance.
+        left_out: what is predicted of the pictures that can be left out; None if there are none.
     """
 
     best: Candidate
     lines: Sequence[str]
     doubtful: bool
+    left_out: LeftOut | None
 
 
 def given_learner(
@@ -173,9 +179,8 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
     candidates = [Candidate(learner, steps)]
     n, n_way = learner.n_left_out(y), len(np.unique(y))
     if not n:
-        return Choice(
-            candidates[0], ["leave-one-out: no class has two pictures, so none can be held against the others"], False
-        )
+        alone = "leave-one-out: no class has two pictures, so none can be held against the others"
+        return Choice(candidates[0], [alone], False, None)
     centroid = by_nearest_centroid(learner) if inner_steps is None and steps else None
     if centroid is not None:
         targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
@@ -187,7 +192,7 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
         rest = next(c for c in counted if c is not best)
         lines.append(f"{best.in_words} taken: {rest.in_words} would get {rest.right} right")
     doubtful = _is_doubtful(best.right, n, n_way)
-    return Choice(best, [*lines, NO_BETTER] if doubtful else lines, doubtful)
+    return Choice(best, [*lines, NO_BETTER] if doubtful else lines, doubtful, best.left_out)
 
 
 def together(choices: Sequence[Choice], y: Labels) -> Choice:
@@ -197,15 +202,15 @@ def together(choices: Sequence[Choice], y: Labels) -> Choice:
         choices: how each adapts.
         y: the classes of the support pictures, ``[X]``.
     """
-    left_out = [choice.best.left_out for choice in choices if choice.best.left_out is not None]
+    left_out = [choice.left_out for choice in choices if choice.left_out is not None]
     if len(left_out) < len(choices):
-        return Choice(choices[0].best, [], False)
-    classes, counts = np.unique(y, return_counts=True)
-    truth = y[np.isin(y, classes[counts > 1])]
-    right = int((classes[np.mean(left_out, axis=0).argmax(axis=1)] == truth).sum())
-    doubtful = _is_doubtful(right, len(truth), len(classes))
-    lines = [f"together, {_in_words(right, len(truth), len(classes))}"]
-    return Choice(choices[0].best, [*lines, NO_BETTER] if doubtful else lines, doubtful)
+        return Choice(choices[0].best, [], False, None)
+    outputs = mean_prediction([torch.from_numpy(one.outputs) for one in left_out], classes=True)
+    found = replace(left_out[0], outputs=outputs.numpy())
+    n, n_way = len(found.targets), len(np.unique(y))
+    doubtful = _is_doubtful(found.right, n, n_way)
+    lines = [f"together, {_in_words(found.right, n, n_way)}"]
+    return Choice(choices[0].best, [*lines, NO_BETTER] if doubtful else lines, doubtful, found)
 
 
 def _in_words(right: int, n: int, n_way: int) -> str:
@@ -231,9 +236,8 @@ def _counted(candidate: Candidate, x: Pictures, y: Labels, n: int) -> Candidate:
     left_out = candidate.learner.left_out(x, y, candidate.inner_steps)
     shown = track(left_out, "Leaving one out", n, console=Console(stderr=True), transient=True)
     places, outputs = zip(*shown, strict=True)
-    probabilities = torch.from_numpy(np.stack(outputs)).softmax(dim=1).numpy()
-    right = int((np.unique(y)[np.stack(outputs).argmax(axis=1)] == y[list(places)]).sum())
-    return replace(candidate, left_out=probabilities, right=right)
+    targets = np.unique(y, return_inverse=True)[1][list(places)]
+    return replace(candidate, left_out=LeftOut(np.stack(outputs).astype(np.float64), targets.astype(np.int64)))
 
 
 def _at_least(right: int, n: int, chance: float) -> float:

@@ -1,10 +1,11 @@
 """What ``adapt`` says of the pictures that it was given, and of what was learned from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
 from metasgd.cli.adapt_learner import Labels, Pictures
+from metasgd.cli.adapt_output import Doubt, Predictions
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.files import ClassFiles
 from metasgd.learner.adapted_learner import AdaptedLearner
@@ -46,3 +47,18 @@ def loss_in_words(adapted: AdaptedLearner) -> str:
         f" step{'s' * (steps != 1)}"
         f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
     )
+
+
+def doubt_in_words(doubt: Doubt, found: Predictions, n: int) -> Iterator[str]:
+    """What the sets and the unknown came to, of ``n`` pictures."""
+    left_out = 0 if doubt.left_out is None else len(doubt.left_out.targets)
+    if doubt.coverage is not None:
+        yield (
+            f"sets: {found.mean_set:.2f} classes each on average, which hold the true one of {doubt.coverage:.0%} of"
+            f" pictures like the {left_out} left out"
+        )
+    if doubt.unknown is not None:
+        yield (
+            f"unknown: {found.n_unknown} of {n} pictures, which are less like any class than all but"
+            f" {doubt.unknown:.0%} of the {left_out} left out"
+        )

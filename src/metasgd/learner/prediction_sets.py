@@ -37,6 +37,11 @@ class LeftOut:
     outputs: Figures
     targets: NDArray[np.int64]
 
+    @property
+    def right(self) -> int:
+        """How many are predicted right."""
+        return int((self.outputs.argmax(axis=1) == self.targets).sum())
+
     def sets(self, outputs: ArrayLike, coverage: float) -> NDArray[np.bool_]:
         """Which classes are in each example's set, ``[X, N]``; the likeliest always is.
 
@@ -50,16 +55,9 @@ class LeftOut:
         Raises:
             UserError: ``coverage`` is out of range, or needs more examples left out than there are.
         """
-        n = len(self.targets)
-        _validate_share("coverage", coverage)
-        rank = ceil(round((n + 1) * coverage, 9))  # 10 * 0.9 is 9 exactly
-        if rank > n:
-            raise UserError(
-                f"coverage is {coverage:g}, which needs at least {fewest(coverage)} support examples whose class has"
-                f" others: there are {n}. Give more examples of each class, or a lower coverage"
-            )
+        rank = rank_of_coverage(coverage, len(self.targets))
         probabilities, of_left_out = _softmax(outputs), _softmax(self.outputs)
-        scores = np.sort(1 - of_left_out[np.arange(n), self.targets])
+        scores = np.sort(1 - np.take_along_axis(of_left_out, self.targets[:, None], axis=1)[:, 0])
         found: NDArray[np.bool_] = 1 - probabilities <= scores[rank - 1]
         found[np.arange(len(found)), probabilities.argmax(axis=1)] = True
         return found
@@ -77,22 +75,44 @@ class LeftOut:
         Raises:
             UserError: ``rate`` is out of range, or needs more examples left out than there are.
         """
-        n = len(self.targets)
-        _validate_share("unknown", rate)
-        rank = floor(round((n + 1) * rate, 9))
-        if rank < 1:
-            raise UserError(
-                f"unknown is {rate:g}, which needs at least {fewest(1 - rate)} support examples whose class has others:"
-                f" there are {n}. Give more examples of each class, or a higher rate"
-            )
+        rank = rank_of_unknown(rate, len(self.targets))
         highest = np.sort(self.outputs.max(axis=1))
         found: NDArray[np.bool_] = np.asarray(outputs, dtype=np.float64).max(axis=1) < highest[rank - 1]
         return found
 
 
-def fewest(coverage: float) -> int:
-    """The fewest examples left out that sets of that coverage need: ``⌈(n + 1) coverage⌉ ≤ n``."""
-    return ceil(round(coverage / (1 - coverage), 9))
+def rank_of_coverage(coverage: float, n: int) -> int:
+    """``⌈(n + 1) coverage⌉``.
+
+    Raises:
+        UserError: ``coverage`` is out of range, or that is more than n.
+    """
+    _validate_share("coverage", coverage)
+    rank = ceil(round((n + 1) * coverage, 9))  # 10 * 0.9 is 9 exactly
+    if rank > n:
+        raise UserError(f"coverage is {coverage:g}, which {_needs(coverage, n)}, or a lower coverage")
+    return rank
+
+
+def rank_of_unknown(rate: float, n: int) -> int:
+    """``⌊(n + 1) rate⌋``.
+
+    Raises:
+        UserError: ``rate`` is out of range, or that is less than 1.
+    """
+    _validate_share("unknown", rate)
+    rank = floor(round((n + 1) * rate, 9))
+    if rank < 1:
+        raise UserError(f"unknown is {rate:g}, which {_needs(1 - rate, n)}, or a higher rate")
+    return rank
+
+
+def _needs(coverage: float, n: int) -> str:
+    fewest = ceil(round(coverage / (1 - coverage), 9))
+    return (
+        f"needs at least {fewest} support examples whose class has others: there are {n}. Give more examples of each"
+        " class"
+    )
 
 
 def _validate_share(name: str, share: float) -> None:
