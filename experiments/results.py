@@ -57,8 +57,8 @@ class Experiment:
     def test_command(self, column: str) -> list[str]:
         # every seed's learner is evaluated on the same tasks: those of data.seed 0
         elsewhere = "--config" in self.tests[column]
-        saved = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
-        of_training = " ".join(re.findall(saved, self.fit))
+        kept = r"--model\.(?!outer)\S+ \S+" if elsewhere else r"--(?:model\.(?!outer)|data\.source)\S+ \S+"
+        of_training = " ".join(re.findall(kept, self.fit))
         # what comes later counts, and a configuration must come before the options that change it
         said = (
             [self.tests[column], of_training]
@@ -72,7 +72,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Supervised trainings by several optimizers: one ``compare`` command, with its options."""
+    """Ordinary trainings by several optimizers: one ``compare`` command, with its options."""
 
     name: str
     row: str
@@ -194,7 +194,12 @@ def main() -> None:
         for name, experiment in known.items():
             print("recorded" if name in recorded else "        ", name, "|", experiment.row)
     elif options.command == "tables":
-        records = [recorded[name] for name in known if name in recorded]
+        # what a row and a table are called is said where the experiments are, and may change
+        records = [
+            recorded[name] | ({} if isinstance(one, Comparison) else {"row": one.row, "table": one.table})
+            for name, one in known.items()
+            if name in recorded
+        ]
         (ROOT / "docs" / "results.md").write_text(document(records))
         for name, table in (("README.md", summary(records)), ("docs/optimizer.md", leaders(records))):
             page = ROOT / name
