@@ -1,6 +1,6 @@
 """How often prediction sets hold the true class, and unknown classes are found, on tasks of classes never trained on.
 
-    python experiments/prediction_sets.py CHECKPOINT [--tasks 200] [--ways 5] [--shots 5] [--root data] [--json out.json]
+    python experiments/prediction_sets.py CHECKPOINT [--tasks 200] [--ways 5] [--shots 5] [--root data] [--json FILE]
 
 As ``adapt --coverage`` and ``--unknown`` do it: a task has WAYS classes of SHOTS pictures, which are left out one at a
 time. Asked about are 10 other pictures of each, and 10 of each of 3 classes that it does not have.
