@@ -34,6 +34,8 @@ class ImageFolder(ClassSource):
 
     - ``train.csv``, ``val.csv`` and ``test.csv`` of ``filename,label``, and the pictures in ``images/`` (miniImageNet);
     - ``train/``, ``val/`` and ``test/``, each with one folder per class;
+    - ``splits/``, itself or a folder in it with ``train.txt``, ``val.txt`` and ``test.txt`` of a class's name in each
+      line, and the classes' folders in ``data/``, ``images/`` or beside it (CIFAR-FS);
     - Tiny ImageNet as it is distributed, the classes of its ``train/`` and ``val/`` together, split by ``fractions``;
     - one folder per class, split by ``fractions``.
 

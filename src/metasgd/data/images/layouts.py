@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metasgd.data.images.class_lists import class_lists, listed_classes
 from metasgd.data.images.files import (
     SUFFIXES,
     ClassFiles,
@@ -61,14 +62,18 @@ def find_classes(root: Path) -> Found:
     named_folders = [name for name in inside if os.path.isdir(root / name)]
     alike_tables = [name for name in named_tables if splits_named(name)]
     tables, folders = _splits_among(root, named_tables), _splits_among(root, named_folders)
-    if not tables and not folders:
+    lists = {} if tables or folders else class_lists(root)
+    left_out = ""
+    if not tables and not folders and not lists:
         found = classes_in(root)
         validate_no_alike(root, [c.name for c in found])
         validate_targets(root, alike_tables if several(alike_tables) else [])
         return Found(tuple(found), None)
     if "train" in folders and os.path.isfile(folders.get("val", root) / ANNOTATIONS):
         return _tiny_imagenet(folders)
-    if len(tables) == len(SPLITS) or (tables and len(folders) < len(SPLITS)):
+    if lists:
+        classes, left_out = listed_classes(root, lists)
+    elif len(tables) == len(SPLITS) or (tables and len(folders) < len(SPLITS)):
         _validate_complete(root, tables, TABLE)
         validate_targets(root, [name for name in alike_tables if root / name not in tables.values()])
         classes = {split: classes_of_table(table, root / IMAGES) for split, table in tables.items()}
@@ -81,7 +86,7 @@ def find_classes(root: Path) -> Found:
             validate_no_alike(folders[split], [c.name for c in own], in_split=True)
     _refuse_shared(root, classes)
     every = [(split, c) for split in SPLITS for c in classes[split]]
-    return Found(tuple(c for _, c in every), tuple(split for split, _ in every))
+    return Found(tuple(c for _, c in every), tuple(split for split, _ in every), left_out)
 
 
 def labelled_pictures(place: Path) -> list[ClassFiles]:

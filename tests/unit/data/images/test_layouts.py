@@ -161,6 +161,32 @@ def test_what_is_wrong_with_its_annotations_is_named(tmp_path):
     assert any("row 5" in problem and "val_9.JPEG is not there" in problem for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("lists", ["splits", "splits/bertinetto"])
+@pytest.mark.parametrize("place", ["data/", "images/", ""])
+def test_lists_of_classes_say_the_splits_as_in_cifar_fs(tmp_path, lists, place):
+    touch(tmp_path, *(f"{place}{c}/{d}.png" for c in ("ant", "bee", "cat", "dog", "eel") for d in range(2)))
+    (tmp_path / lists).mkdir(parents=True)
+    for split, names in CLASSES.items():
+        (tmp_path / lists / f"{split}.txt").write_text("\n".join(reversed(names)) + "\n\n")
+    found = find_classes(tmp_path)
+    assert {(c.name, split, len(c.files)) for c, split in zip(found.classes, found.split, strict=True)} == {
+        (name, split, 2) for split, names in CLASSES.items() for name in names
+    }
+    assert "1 of the 5 classes" in found.left_out
+    (tmp_path / lists / "val.txt").write_text("cat\ncow\n")
+    with pytest.raises(UserError, match=r"val\.txt names cow, but .* has no class of that name"):
+        find_classes(tmp_path)
+    (tmp_path / lists / "val.txt").write_text("ant\n")
+    with pytest.raises(UserError, match="1 classes are in more than one of train, val and test, such as ant"):
+        find_classes(tmp_path)
+
+
+def test_two_sets_of_lists_are_refused(tmp_path):
+    touch(tmp_path, "data/ant/0.png", *(f"splits/{a}/{s}.txt" for a in "ab" for s in CLASSES))
+    with pytest.raises(UserError, match="a and b each have lists"):
+        find_classes(tmp_path)
+
+
 def test_a_folder_images_within_each_class_is_none_itself(tmp_path):
     touch(
         tmp_path,
