@@ -112,6 +112,7 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
             "mean": results[f"test/{metric}"],
             "ci95": results[f"test/{metric}_ci95"],
             "n_tasks": results["n_tasks"],
+            "by_inner_step": results["by_inner_step"]["metric"],
             "protocol": results["protocol"]["in_words"],
             "adapts": results["protocol"]["adapts"],
             "outer_steps_of_checkpoint": results["protocol"]["outer_steps"],

@@ -95,9 +95,11 @@ class MetaModel(nn.Module):
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
+        self.objective = loss if isinstance(loss, Objective) else OBJECTIVES[loss]
+        fresh = self.objective.experience is not as_given  # also without an inner step: one policy for all tasks
         raise_problems(
             too_small(
-                ("inner_steps", inner_steps, 0 if prototype_head(network) else 1),
+                ("inner_steps", inner_steps, 0 if prototype_head(network) or fresh else 1),
                 ("eval_inner_steps", eval_inner_steps, 0),
                 ("segments", segments, 1),
                 ("minibatch_shots", minibatch_shots, 1),
@@ -109,8 +111,6 @@ class MetaModel(nn.Module):
                 f"the network's head starts from the classes of a task, but loss is {loss} and segments is {segments}:"
                 " use cross_entropy and 1, or another head"
             )
-        self.objective = loss if isinstance(loss, Objective) else OBJECTIVES[loss]
-        fresh = self.objective.experience is not as_given
         if fresh and (segments > 1 or not transductive):
             raise UserError(
                 f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is"
