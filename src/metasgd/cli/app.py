@@ -222,6 +222,11 @@ class MetaSGDCLI(LightningCLI):
         self._validate_fit("test")
 
     def before_predict(self) -> None:
+        if self.model.objective.environment is not None:
+            raise UserError(
+                "predict writes what is predicted of each query, of which tasks of reinforcement learning have none:"
+                " use test, which writes the mean return of every task"
+            )
         self._validate_fit("predict")
 
     @rank_zero_only

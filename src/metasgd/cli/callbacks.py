@@ -13,6 +13,7 @@ from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurve
 from metasgd.training.callbacks.predictions import WritePredictions
 from metasgd.training.callbacks.results import RecordTest
 from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
+from metasgd.training.callbacks.trajectories import ShowTrajectories
 from metasgd.training.ensemble import Member
 from metasgd.training.loggers import CheckpointsInRun
 
@@ -47,6 +48,7 @@ def callbacks_of(
         ShowChoices(),
         ShowRates(),
         ShowTasks(),
+        ShowTrajectories(),
         CollectAfterValidation(),
         ShowSettings(settings_of(options), best),
         *([RecordTest(configured["data"]["source"], members)] if command == "test" else []),

@@ -22,6 +22,9 @@ from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.problems import Curve, ManyClasses
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.nn import MLP, Backbone, Conv4, ResNet12, WideResNet
+from metasgd.rl.policy import GaussianPolicy
+from metasgd.rl.policy_gradient import PolicyGradient
+from metasgd.rl.trials import Trials
 from metasgd.rules.adaptive_rates import InnerAdaGrad, InnerAdam, InnerRMSProp
 from metasgd.rules.alfa import ALFA
 from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, PerParameter, PerParameterMomentum, Scalar
@@ -36,8 +39,9 @@ CHOICES: dict[str, tuple[type, ...]] = {
         *(PerParameter, OptimizerNetwork, ScaledOptimizerNetwork, PerLayerPerStep, PerParameterMomentum, PerBlock),
         *(Scalar, Fixed, MetaCurvature, ALFA, InnerAdam, InnerRMSProp, InnerAdaGrad),
     ),
-    "model.network": (Conv4, MLP, Backbone, ResNet12, WideResNet),
-    "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder),
+    "model.network": (Conv4, MLP, Backbone, ResNet12, WideResNet, GaussianPolicy),
+    "model.loss": (PolicyGradient,),
+    "data.source": (Glyphs, Omniglot, Sinusoid, ImageFolder, Trials),
     "problem": (ManyClasses, Curve),
 }
 """The classes of this package for options that take a class; imported, they can be given by their names alone."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -28,10 +29,11 @@ from metasgd.runs.outputs import validate_output, write_output
 from metasgd.runs.plain_yaml import load_yaml
 from metasgd.runs.storage import answering
 from metasgd.training.callbacks.tensorboard import first_convolution
+from metasgd.training.callbacks.trajectories import trajectories_figure
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import CSV_FILE
 
-CURVES = ("loss", "accuracy", "mse")
+CURVES = ("loss", "accuracy", "mse", "return")
 BATCH = 25  # tasks evaluated at a time
 MOST_PAIRS, PICTURES = 8, 4
 
@@ -43,11 +45,13 @@ class Evaluated:
     Attributes:
         measured: the metric of each, ``[B, S + 1]``.
         pairs: the classes taken for each other most.
+        paths: where agents went, if they moved on a plane.
         reached: names of the parameters that an inner gradient reaches.
     """
 
     measured: Tensor
     pairs: list[HardPair]
+    paths: Figure | None
     reached: frozenset[str]
 
 
@@ -95,6 +99,7 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
             first_convolution=first_convolution(learner.model.network),
             measured=None if evaluated is None else evaluated.measured,
             pairs=[] if evaluated is None else evaluated.pairs,
+            paths=None if evaluated is None else evaluated.paths,
             missing=missing,
             recorded=recorded_in(folder / "results.json"),
             commands=[
@@ -199,9 +204,8 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Evalua
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
     first = module.as_inputs(drawn[0])
-    return Evaluated(
-        torch.cat(measured), pairs, reached(module.config, module.held.names, first, module.eval_inner_steps)
-    )
+    found = reached(module.config, module.held.names, first, module.eval_inner_steps)
+    return Evaluated(torch.cat(measured), pairs, trajectories_figure(module, first), found)
 
 
 def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:

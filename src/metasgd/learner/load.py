@@ -15,7 +15,9 @@ from metasgd.errors import UserError, first_line
 from metasgd.learner.ensemble import EnsembleLearner
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
+from metasgd.meta.objectives import Objective
 from metasgd.nn.backbones.weight_files import weights_follow
+from metasgd.rl.environment import Environment
 from metasgd.rules.base import UpdateRule
 from metasgd.runs.checkpoint_file import read_checkpoint, written_here
 from metasgd.runs.class_paths import validate_class_path
@@ -25,7 +27,7 @@ from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
 
 Place = str | Path | UPath
-KINDS = (nn.Module, Source, Optimizer, LRScheduler)
+KINDS = (nn.Module, Source, Optimizer, LRScheduler, Objective, Environment)
 """What a configuration is built of."""
 ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),

@@ -156,6 +156,11 @@ class MetaLearner:
 
     def _task(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> tuple[Episode, Labels | None]:
         """A task of these support examples and no query, and its classes; none in regression."""
+        if self.model.objective.environment is not None:
+            raise UserError(
+                "this learner adapts by trajectories of its own and not by examples: evaluate it on tasks of its"
+                " environment, with learner.model.evaluate(metasgd.rl.Trials.draw(...), after=[0, 1])"
+            )
         inputs = as_inputs(self.model.network, x)
         if self.model.objective.metric == "accuracy":
             classes, targets = self._classes(y, len(inputs))

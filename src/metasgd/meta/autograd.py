@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metasgd.episode import Batch, Episode, as_given
+from metasgd.episode import Batch, Episode, Outputs, as_given
 from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Tape
 from metasgd.nn.calling import call, contiguous
@@ -105,8 +105,12 @@ class AutogradInnerLoop(InnerLoop):
     @torch.no_grad()
     def examples(self, given: Batch, params: Params, s: int = 0) -> Batch:
         """What the loss at ``params`` is taken on, at inner step s."""
+        return self.config.experience(given, s, self.policy(params))
+
+    def policy(self, params: Params) -> Outputs:
+        """``x ↦ f(params; x)``, each task's own weights on its own inputs."""
         dtype = next(iter(params.values())).dtype
-        return self.config.experience(given, s, lambda x: self._outputs(params, self.shared, x.to(dtype)))
+        return lambda x: self._outputs(params, self.shared, x.to(dtype))
 
     def _outputs(self, params: Params, shared: Params, x: Tensor) -> Tensor:
         fixed = {n: contiguous(t, False) for n, t in self.weights({}, shared).items()}

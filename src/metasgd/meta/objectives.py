@@ -22,12 +22,14 @@ class Objective(ABC):
         metric: the metric's name, as logged.
         higher_is_better: which way the metric improves.
         experience: what the loss is taken on, at each inner step and of the query set.
+        environment: what makes these examples, if they do not come with the tasks.
     """
 
     loss: Loss
     metric: str
     higher_is_better: bool
     experience: Experience = staticmethod(as_given)
+    environment: object = None
 
     @abstractmethod
     def validate_targets(self, targets: Tensor) -> None:

@@ -14,6 +14,7 @@ from metasgd.reporting.metrics import Z95
 from metasgd.reporting.text import figure_text, printable
 
 MOST_FILTERS = 64
+MOST_PATHS = 10
 INCHES, SIDE, ROW, MARGIN, TITLE = 0.6, 0.94, 1.3, 0.6, 0.9
 """Of a task's picture: the inches from one picture to the next; in these, a picture's side, the height of a row, and
 the space for the classes' numbers beside and the title above."""
@@ -59,6 +60,29 @@ def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Fi
     panel.grid(alpha=0.3)
     if metric == "accuracy":
         panel.set_ylim(0, 1.02)
+    return figure
+
+
+def paths_figure(positions: Tensor, goals: Tensor, after: Sequence[int]) -> Figure:
+    """A panel per task: where its agents went after each number of inner steps, and its goal.
+
+    Args:
+        positions: ``[J, B, K, H, 2]``, NaN after the end of an episode.
+        goals: ``[B, 2]``.
+        after: the J numbers of inner steps.
+    """
+    figure = Figure(figsize=(3 * len(goals), 3.4), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(1, len(goals), squeeze=False).flat)
+    for b, panel in enumerate(panels):
+        for j, s in enumerate(after):
+            label = "before adaptation" if s == 0 else f"after {s} step{'s' * (s != 1)}"
+            for k, path in enumerate(positions[j, b, :MOST_PATHS]):
+                x, y = path.T.numpy()
+                colour = "grey" if s == 0 else f"C{j}"
+                panel.plot(x, y, color=colour, linewidth=0.8, alpha=0.7, label=label if k == 0 else None)
+        panel.plot(*goals[b].tolist(), "*", color="black", markersize=12, label="goal")
+        panel.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(after) + 1)
     return figure
 
 

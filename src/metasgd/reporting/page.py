@@ -51,7 +51,7 @@ class Page:
 
     Attributes:
         title: the run's name.
-        metric: ``accuracy`` or ``mse``.
+        metric: ``accuracy``, ``mse`` or ``return``.
         checkpoint: which one it is about, in words.
         config: as in config.yaml.
         curves: what the run logged.
@@ -61,6 +61,7 @@ class Page:
         first_convolution: the name of its weights, if the network has one.
         measured: the metric of test tasks ``[B, S + 1]``, after 0 … S inner steps; None if they are not to be had.
         pairs: the hardest pairs of classes, the hardest first.
+        paths: where agents went, if they moved on a plane.
         missing: why there are no test tasks.
         recorded: results.json, if the run has one.
         commands: that repeat it.
@@ -77,6 +78,7 @@ class Page:
     first_convolution: str | None
     measured: Tensor | None
     pairs: list[HardPair]
+    paths: Figure | None
     missing: str
     recorded: dict[str, Any] | None
     commands: list[str]
@@ -94,6 +96,7 @@ def page(about: Page) -> str:
         curves=[_svg(curve_figure(curve)) for curve in about.curves],
         by_step=None if about.measured is None else _svg(steps_figure(about.measured, about.metric, "test")),
         missing=about.missing,
+        paths=None if about.paths is None else _svg(about.paths),
         rates=[_rates_row(n, rate, moved[n]) for n, rate in finite.items()],
         unmoved=unmoved_in_words(moved, about.reached),
         filters=_svg(filters_figure(finite[first], first)) if first in finite and finite[first].ndim == 4 else None,
@@ -132,7 +135,7 @@ def _metrics(about: Page) -> list[tuple[str, str]]:
                 (value, step) for step, value in zip(*curve.of_splits["val"], strict=True) if math.isfinite(value)
             ]
             if evaluated:
-                value, step = (max if about.metric == "accuracy" else min)(evaluated, key=lambda found: found[0])
+                value, step = (min if about.metric == "mse" else max)(evaluated, key=lambda found: found[0])
                 # what is logged is the number of the last step taken, from 0
                 rows.append((f"best val {about.metric}", f"{_in_words(value, None, about.metric)} {after(step + 1)}"))
     return rows

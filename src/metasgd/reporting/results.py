@@ -62,10 +62,11 @@ class Protocol:
     ensemble: Sequence[Mapping[str, Any]] | None = None  # what is known of each, where several predict together
 
     def in_words(self) -> str:
-        ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} points"
+        shown, asked = ("trajectories a step", "evaluated") if self.metric == "return" else ("points", "queries")
+        ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} {shown}"
         if self.one_alphabet:
             ways += " within one alphabet"
-        parts = [ways, f"{self.n_query} queries", f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}"]
+        parts = [ways, f"{self.n_query} {asked}", f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}"]
         parts.append(f"adapts {self.adapts}")
         if self.transductive is not None:
             parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")

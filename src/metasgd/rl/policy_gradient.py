@@ -44,6 +44,7 @@ class PolicyGradient(Objective):
         Williams 1992: REINFORCE; Duan et al. 2016, https://arxiv.org/abs/1604.06778
     """
 
+    environment: Environment
     metric = "return"
     higher_is_better = True
 

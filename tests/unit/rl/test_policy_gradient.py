@@ -113,6 +113,15 @@ def test_the_meta_gradient_is_that_of_the_inner_loop_unrolled_by_hand(rule, engi
     assert reached > set(dict(policy.named_parameters()))  # and some of the rule's, whose last layer may start at 0
 
 
+def test_without_an_inner_step_it_is_the_policy_gradient_over_all_tasks():
+    model = small(inner_steps=0)
+    found = model.meta_gradient(TASKS)
+    loop = inner_loop(model, TASKS._replace(support_x=TASKS.query_x, support_y=TASKS.query_y))
+    _, grads, _ = loop.support(loop.start, keep=False)
+    for name, g in grads.items():
+        torch.testing.assert_close(found.theta[name], g.sum(dim=0))
+
+
 def test_every_step_and_the_query_have_trajectories_of_their_own():
     model = MetaModel(GaussianPolicy(hidden=[4]), Scalar(0.0), loss=PolicyGradient(Navigation(horizon=3)))
     tasks = Trials.draw(seed=0, split="val", indices=[0], trajectories=2)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, OneC
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP
+from metasgd.rl import GaussianPolicy, Navigation, PolicyGradient, Trials
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 from metasgd.training.checkpoint_io import WholeCheckpointIO
@@ -20,11 +21,21 @@ from metasgd.training.module import MetaSGDModule
 from metasgd.training.outer import OuterProblem
 
 
-def trained(folder, steps, outer, precision=None, callbacks=(), resume=None, validations=True):
-    """The last checkpoint of a run on sinusoids, with validations after every second outer step, and its module."""
-    seed_everything(0, verbose=False)
+def sinusoid(outer):
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, meta_batch_size=4, val_tasks=4)
-    module = MetaSGDModule(MLP(1, [8], 1), PerParameter(0.01), inner_steps=2, loss="mse", outer=outer)
+    return MetaSGDModule(MLP(1, [8], 1), PerParameter(0.01), inner_steps=2, loss="mse", outer=outer), data
+
+
+def navigation(outer):
+    data = EpisodicDataModule(Trials(), n_way=1, k_shot=2, n_query=2, meta_batch_size=2, val_tasks=2)
+    loss = PolicyGradient(Navigation(horizon=3))
+    return MetaSGDModule(GaussianPolicy(hidden=[4]), PerParameter(0.1), inner_steps=2, loss=loss, outer=outer), data
+
+
+def trained(folder, steps, outer, precision=None, callbacks=(), resume=None, validations=True, of=sinusoid):
+    """The last checkpoint of a run, with validations after every second outer step, and its module."""
+    seed_everything(0, verbose=False)
+    module, data = of(outer)
     trainer = Trainer(
         max_steps=steps,
         max_epochs=1,
@@ -123,6 +134,7 @@ RUNS = {
         OuterProblem(Adam, scheduler=lambda o: ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=10.0)),
         {},
     ),
+    "reinforcement learning": lambda: (OuterProblem(Adam), {"of": navigation}),
     "double precision": lambda: (OuterProblem(Adam), {"precision": "64-true"}),
     "bfloat16": lambda: (OuterProblem(Adam), {"precision": "bf16-true"}),
     "own settings": lambda: (OuterProblem(OwnSettings), {}),

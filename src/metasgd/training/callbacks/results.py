@@ -57,7 +57,7 @@ class RecordTest(Callback):
         result = pl_module.test_result()
         if not trainer.is_global_zero:
             return
-        shape = data.eval_shape
+        shape, environment = data.eval_shape, pl_module.objective.environment
         about = [member.about() for member in self.members]
         known = self.members[0].start.checkpoint is not None
         protocol = Protocol(
@@ -70,7 +70,7 @@ class RecordTest(Callback):
             transductive=pl_module.config.transductive if uses_batch_statistics(pl_module.network) else None,
             one_alphabet=shape.one_alphabet,
             data_seed=data.seed,
-            source=self.source["class_path"].rpartition(".")[2],
+            source=self.source["class_path"].rpartition(".")[2] if environment is None else type(environment).__name__,
             source_options=self.source.get("init_args", {}),
             update_rule=", ".join(dict.fromkeys(member["update_rule"] for member in about)),
             checkpoint=",".join(str(member["checkpoint"]) for member in about) if known else None,
