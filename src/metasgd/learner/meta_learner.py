@@ -158,8 +158,8 @@ class MetaLearner:
         """A task of these support examples and no query, and its classes; none in regression."""
         if self.model.objective.environment is not None:
             raise UserError(
-                "this learner adapts by trajectories of its own and not by examples: evaluate it on tasks of its"
-                " environment, with learner.model.evaluate(metasgd.rl.Trials.draw(...), after=[0, 1])"
+                "this learner adapts by trajectories of its own and not by examples: give tasks that metasgd.rl.Trials"
+                " draws to its MetaModel's evaluate"
             )
         inputs = as_inputs(self.model.network, x)
         if self.model.objective.metric == "accuracy":
