@@ -1,3 +1,5 @@
+"""``python -m metasgd``."""
+
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of the seconds that importing takes

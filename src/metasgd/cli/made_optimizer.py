@@ -31,6 +31,7 @@ def made_by(module: SupervisedModule) -> Optimizer:
 
 
 def described(optimizer: Optimizer, optimizer_ckpt: str | None, lr: float) -> str:
+    """The optimizer and its rate, in words."""
     if isinstance(optimizer, LearnedOptimizer):
         return f"learned, of {optimizer_ckpt}, lr factor {lr:g}"
     rate = f", lr {optimizer.defaults['lr']:g}" if "lr" in optimizer.defaults else ""

@@ -17,6 +17,7 @@ FORMAT = 1
 
 
 def load_classes(path: Path) -> dict[str, Any]:
+    """The content of ``classes.json``, whose checksum holds."""
     with damage_named(path):
         classes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(classes, dict) or classes.get("format") != FORMAT:
@@ -33,6 +34,7 @@ def check_classes(
     groups: NDArray[np.int64],
     names: list[str],
 ) -> None:
+    """Raise a ValueError where these are no pool of classes."""
     if images.ndim != 4 or not len(starts) == len(counts) == len(groups) == len(names) > 0:
         raise ValueError("its shapes do not fit together")
     if starts.min() < 0 or counts.min() < 0 or (starts + counts).max() > len(images):
@@ -40,21 +42,25 @@ def check_classes(
 
 
 def sha256(path: Path) -> str:
+    """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_json(content: dict[str, Any]) -> str:
+    """Of what JSON makes of it, in the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     with opened(folder) as handle:
         os.fsync(handle)
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
+    """A handle of the folder itself."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         yield handle
@@ -64,6 +70,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file of the cache into an error that says what to do."""
     try:
         yield
     except PermissionError as error:

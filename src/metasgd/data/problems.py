@@ -76,6 +76,14 @@ class ManyClasses(Problem):
         split: whose classes; those of ``test`` were in no meta-training.
         n_classes: the first so many of them; all by default.
         held_out: the shares of each class's images that are held out for validation and for test, its last ones.
+
+    Raises:
+        UserError: an option is out of range.
+
+    Example:
+        >>> from metasgd.data import Omniglot
+        >>> ManyClasses(Omniglot(), n_classes=100).loss  # of 100 characters; its files are read by ``examples``
+        'cross_entropy'
     """
 
     loss = "cross_entropy"
@@ -133,6 +141,14 @@ class Curve(Problem):
         points: to train on.
         held_out: points for validation, and as many for test.
         noise: standard deviation of what is added to the targets of the training points.
+
+    Raises:
+        UserError: an option is out of range.
+
+    Example:
+        >>> examples = Curve(points=60, held_out=20).examples(Path(), Path())
+        >>> {split: len(of_split) for split, of_split in examples.items()}
+        {'train': 60, 'val': 20, 'test': 20}
     """
 
     loss = "mse"

@@ -24,6 +24,15 @@ class Sinusoid(Source):
 
     The curves of different splits come from different random streams of the same family. Nothing is read
     from ``root``.
+
+    Example:
+        >>> sampler = Sinusoid().sampler("train", Path(), Path(), seed=0, shape=TaskShape(n_way=1, k_shot=5, n_query=9))
+        >>> tasks = sampler.draw(np.arange(4))
+        >>> tasks.support_x.shape, tasks.query_y.shape
+        (torch.Size([4, 5, 1]), torch.Size([4, 9, 1]))
+
+    References:
+        Li et al. 2017, section 4.1 (arXiv 1707.09835); Finn et al. 2017, section 5.1 (arXiv 1703.03400).
     """
 
     def prepare(self, root: Path, cache_dir: Path) -> None:

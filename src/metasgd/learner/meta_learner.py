@@ -43,6 +43,12 @@ class MetaLearner:
         model: both, with their learned weights, on the CPU; ``module`` is another name for it.
         config: the configuration of the run that wrote the checkpoint, as in its config.yaml.
         trusted: whether classes of any package that it names may be imported.
+
+    Example:
+        >>> import metasgd
+        >>> adapted = metasgd.load("sinusoid").adapt([[0.0], [1.0], [2.0]], [0.0, 0.8, 0.9], inner_steps=1)
+        >>> adapted.predict([[0.5], [1.5]]).shape
+        (2, 1)
     """
 
     model: MetaModel

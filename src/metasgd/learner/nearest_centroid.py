@@ -29,8 +29,15 @@ def pretrained(model: str, weights: str = "DEFAULT") -> MetaLearner:
         model: a name in torchvision or timm, as ``metasgd.nn.Backbone`` takes it.
         weights: their name in the library, or a file.
 
+    Returns:
+        A learner without inner steps: ``adapt`` takes the means of each class's features.
+
     Raises:
         UserError: there is no such model, or no such weights.
+
+    Example:
+        >>> learner = pretrained("resnet18")  # doctest: +SKIP
+        >>> learner.adapt(images, labels).predict(more_images)  # doctest: +SKIP
     """
     network = {"class_path": "metasgd.nn.Backbone", "init_args": {"model": model, "weights": weights}}
     return MetaLearner(_without_steps(Backbone(model, weights)), {"model": {"network": network}})

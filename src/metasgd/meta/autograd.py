@@ -146,6 +146,7 @@ def as_supervised(config: InnerLoopConfig, tasks: Episode) -> tuple[InnerLoopCon
 
 
 def leaves(tensors: Params) -> Params:
+    """The same values, to be differentiated with respect to."""
     return {n: t.detach().requires_grad_() for n, t in tensors.items()}
 
 

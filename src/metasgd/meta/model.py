@@ -69,7 +69,7 @@ class MetaModel(nn.Module):
         >>> x, classes, index = torch.rand(4, 5, 1), torch.zeros(4, 1, dtype=torch.int64), torch.arange(4)
         >>> tasks = Episode(x, x.sin(), x, x.sin(), classes, index)  # 4 tasks of 5 support and 5 query examples
         >>> gradient = model.meta_gradient(tasks)
-        >>> gradient.query_losses.shape, gradient.theta["body.0.weight"].shape
+        >>> gradient.query_losses.shape, gradient.theta["body.1.weight"].shape
         (torch.Size([4]), torch.Size([8, 1]))
 
     References:

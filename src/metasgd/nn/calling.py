@@ -194,8 +194,10 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """In all threads, attention of torch's own layers: the fused kernels have no second derivative, and in evaluation
-    mode the fast path has none at all."""
+    """In all threads, attention of torch's own layers.
+
+    The fused kernels have no second derivative, and in evaluation mode the fast path has none at all.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -16,6 +16,17 @@ class ClassAgnosticHead(nn.Module):
     indifferent to the order of the classes and meets any number of them (Ye and Chao, ICLR 2022). Cross-entropy
     does not see what all rows have in common: the vector stays at zero (Kao et al., ICLR 2022), and the first inner
     step moves the head alone, to a learned dot product with the support set's features. From the second on, all moves.
+
+    Args:
+        features: D, numbers that the head reads of each example.
+
+    Example:
+        >>> ClassAgnosticHead(3)(torch.ones(4, 3)).shape  # one row before a task, N in it
+        torch.Size([4, 1])
+
+    References:
+        Ye and Chao, How to train your MAML to excel in few-shot classification, ICLR 2022; Kao, Chiu and Chen, MAML
+        is a noisy contrastive learner in classification, ICLR 2022.
     """
 
     def __init__(self, features: int) -> None:
@@ -47,6 +58,13 @@ class PrototypeHead(ClassAgnosticHead):
         scale: where s starts; by default ``2 / D``, for which the inner loss of features of mean square 1 has logits
             within ±2: where they are sharper, a support example that is its own prototype leaves nothing to adapt.
             t starts at 4, for outputs within ±8.
+
+    Example:
+        >>> head = PrototypeHead(features=2, scale=1.0)
+        >>> support, classes = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]]), torch.tensor([0, 1, 1])
+        >>> w, b = head.rows(head.log_scale, support, classes, n_way=2)
+        >>> w.tolist(), b.tolist()
+        ([[1.0, 0.0], [0.0, 3.0]], [-0.5, -4.5])
 
     References:
         Snell et al., NeurIPS 2017 (prototypical networks); Triantafillou et al., ICLR 2020 (ProtoMAML).

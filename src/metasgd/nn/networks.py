@@ -24,6 +24,16 @@ class BatchNorm2d(nn.Module):
     There are no running statistics: a task must not depend on the tasks before it. On a query set, the
     batch's own statistics are the transductive protocol of the published numbers; see
     :func:`statistics_from_first` for the other.
+
+    Args:
+        channels: of the images.
+        eps: what is added to the variance.
+
+    Example:
+        >>> images = 3 + 2 * torch.randn(8, 4, 5, 5)
+        >>> mean = BatchNorm2d(4)(images).mean(dim=(0, 2, 3))
+        >>> bool(mean.abs().max() < 1e-5)
+        True
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -91,6 +101,16 @@ class Conv4(Configurable, nn.Sequential):
             cosine of the angle between examples (Gidaris and Komodakis, CVPR 2018).
         running_statistics: BatchNorm keeps running statistics and is evaluated by them, as supervised training
             wants it; not for few-shot tasks.
+
+    Raises:
+        UserError: an argument is out of its range.
+
+    Example:
+        >>> Conv4(n_way=5, head="linear", width=8)(torch.rand(3, 1, 28, 28)).shape
+        torch.Size([3, 5])
+
+    References:
+        Vinyals et al., Matching networks, NeurIPS 2016; Finn, Abbeel and Levine, ICML 2017 (arXiv 1703.03400).
     """
 
     def __init__(
@@ -147,7 +167,7 @@ def _block(
 
 
 class MLP(Configurable, nn.Sequential):
-    """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid (Finn 2017).
+    """Fully connected layers with ReLU between them; ``1-40-40-1`` for the sinusoid.
 
     ``[X, …]`` with ``in_features`` values in each example, to ``[X, out_features]``.
 
@@ -155,6 +175,16 @@ class MLP(Configurable, nn.Sequential):
         in_features: inputs of each example, after flattening.
         hidden: width of each hidden layer.
         out_features: outputs (N for a classifier).
+
+    Raises:
+        UserError: a number is below 1.
+
+    Example:
+        >>> MLP(in_features=1, hidden=[40, 40], out_features=1)(torch.rand(10, 1)).shape
+        torch.Size([10, 1])
+
+    References:
+        Finn, Abbeel and Levine, ICML 2017 (arXiv 1703.03400).
     """
 
     def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), out_features: int = 1) -> None:

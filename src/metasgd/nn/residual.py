@@ -95,8 +95,8 @@ class WideResNet(Configurable, nn.Sequential):
         running_statistics: as of :class:`ResNet12`.
 
     Example:
-        >>> sum(p.numel() for p in WideResNet(16, depth=10, width=1).body.parameters())
-        77488
+        >>> sum(p.numel() for p in WideResNet(depth=10, width=1).body.parameters())
+        77200
 
     References:
         Zagoruyko and Komodakis 2016: Wide Residual Networks, https://arxiv.org/abs/1605.07146; Rusu et al., ICLR 2019

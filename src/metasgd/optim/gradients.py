@@ -91,4 +91,5 @@ def _differ(figures: Any) -> bool:
 
 
 def size_of(entries: list[Entry], norms: list[float]) -> GradientSize:
+    """Of all the gradients together, from the norm of each."""
     return GradientSize(math.fsum(norm * norm for norm in norms), sum(entry.grad.numel() for entry in entries))

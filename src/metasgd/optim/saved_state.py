@@ -19,6 +19,7 @@ def identity_of(rule: UpdateRule) -> dict[str, Any]:
 
 
 def settings_of(rule: UpdateRule) -> dict[str, Any]:
+    """What this optimizer chooses by itself, by name."""
     return {name: getattr(rule, name) for name in SETTINGS if hasattr(rule, name)}
 
 

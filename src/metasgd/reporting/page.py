@@ -142,6 +142,7 @@ def _metrics(about: Page) -> list[tuple[str, str]]:
 
 
 def after(outer_steps: int) -> str:
+    """When a checkpoint was written, in words."""
     return f"after {outer_steps} outer step{'s' * (outer_steps != 1)}"
 
 

@@ -62,6 +62,17 @@ class UpdateRule(Configurable, nn.Module):
     """Base of all rules. A rule is bound once to the names and shapes of what it updates.
 
     A rule says by what coefficients it steps; one that steps in another way overrides ``forward``.
+
+    ``(θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)``; by default ``m_{s+1} = μ m_s + g_s,  θ_{s+1} = θ_s − η m_{s+1}``
+
+    Example:
+        >>> class SignDescent(UpdateRule):
+        ...     def coefficients(self, step, grads, loss, state):
+        ...         return Coefficients({n: 0.5 / g.abs() for n, g in grads.items()})
+        >>> rule = SignDescent()
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=1)
+        >>> rule(0, {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}, torch.zeros(()), {})[0]["w"].tolist()
+        [-0.5, 0.5]
     """
 
     bounds: Bounds = None
@@ -183,6 +194,7 @@ def key_of(name: str) -> str:
 
 
 def name_of(key: str) -> str:
+    """The parameter's name, of which ``key_of`` made this key."""
     return key.removeprefix("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
 
 

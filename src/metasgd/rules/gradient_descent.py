@@ -31,6 +31,16 @@ class PerParameter(UpdateRule):
     Args:
         init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
         bounds: ``[low, high]`` that the rates are clipped to; none by default.
+
+    Example:
+        >>> rule = PerParameter(0.5)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
+        >>> rule(0, theta, grads, torch.zeros(()), {})[0]["w"].tolist()
+        [-1.0, 0.5]
+
+    References:
+        Li, Zhou, Chen and Li, Meta-SGD, 2017 (arXiv 1707.09835).
     """
 
     reads_loss = False
@@ -81,6 +91,14 @@ class PerParameterMomentum(PerParameter):
         init: where every α starts: a number, or ``[low, high]`` from which one number is drawn for all.
         momentum: where every coefficient σ(ρ) starts, above 0 and below 1.
         bounds: ``[low, high]`` that the rates α are clipped to; none by default.
+
+    Example:
+        >>> rule = PerParameterMomentum(0.5, momentum=0.5)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
+        >>> _, m = rule(0, theta, grads, torch.zeros(()), rule.init_state(theta))
+        >>> rule(1, theta, grads, torch.zeros(()), m)[0]["w"].tolist()  # −α (σ(ρ) g + g)
+        [-1.5, 0.75]
     """
 
     def __init__(self, init: Start = 0.1, momentum: float = 0.5, bounds: Bounds = None) -> None:
@@ -112,6 +130,15 @@ class PerLayerPerStep(LearnedRates):
     Args:
         init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
         bounds: ``[low, high]`` that the rates are clipped to; none by default.
+
+    Example:
+        >>> rule = PerLayerPerStep(0.5)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> rule.learned_rates()["w"].tolist()
+        [0.5, 0.5, 0.5]
+
+    References:
+        Antoniou, Edwards and Storkey, How to train your MAML, ICLR 2019 (arXiv 1810.09502).
     """
 
     def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
@@ -129,6 +156,12 @@ class PerBlock(LearnedRates):
     Args:
         init: where every rate starts: a number, or ``[low, high]`` from which one number is drawn for all.
         bounds: ``[low, high]`` that the rates are clipped to; none by default.
+
+    Example:
+        >>> rule = PerBlock(0.5)
+        >>> rule.bind(dict(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).named_parameters()), inner_steps=1)
+        >>> {block: rate.item() for block, rate in rule.learned_rates().items()}
+        {'0': 0.5, '1': 0.5}
     """
 
     def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
@@ -147,6 +180,13 @@ class Scalar(UpdateRule):
         init: where η starts: a number, or ``[low, high]`` to draw it from.
         momentum: μ, from 0 to below 1; not learned.
         bounds: ``[low, high]`` that η is clipped to; none by default.
+
+    Example:
+        >>> rule = Scalar(0.5)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
+        >>> rule(0, theta, grads, torch.zeros(()), {})[0]["w"].tolist()
+        [-1.0, 0.5]
     """
 
     reads_loss = False
@@ -176,11 +216,21 @@ class Scalar(UpdateRule):
 
 
 class Fixed(Scalar):
-    """Plain gradient descent with a given rate and momentum: nothing is learned but θ (MAML, Finn et al. 2017).
+    """Plain gradient descent with a given rate and momentum: nothing is learned but θ (MAML).
+
+    ``m_{s+1} = μ m_s + g_s,  θ_{s+1} = θ_s − η m_{s+1}``
 
     Args:
         init: η, a number, or ``[low, high]`` to draw it from.
         momentum: μ, from 0 to below 1.
+
+    Example:
+        >>> rule = Fixed(0.5)
+        >>> rule.learned_rates(), rule.eta.item()
+        ({}, 0.5)
+
+    References:
+        Finn, Abbeel and Levine, Model-agnostic meta-learning, ICML 2017 (arXiv 1703.03400).
     """
 
     def __init__(self, init: Start = 0.1, momentum: float = 0.0) -> None:

@@ -50,4 +50,5 @@ def outside(option: str, value: float, low: float, high: float, low_allowed: boo
 
 
 def logit(p: float) -> float:
+    """``σ⁻¹(p)``."""
     return math.log(p / (1 - p))

@@ -46,6 +46,16 @@ class OptimizerNetwork(UpdateRule):
         per_layer: answer a pair for every tensor of θ instead of one pair for all. One pair fits any network.
         schedule: of η over the whole training, a factor as ``rules.schedule.schedule_factor`` has it. None leaves it to
             who uses the rule: meta-training takes ``none``, ``LearnedOptimizer`` may take another.
+
+    Raises:
+        UserError: an argument is out of its range.
+
+    Example:
+        >>> rule = OptimizerNetwork(learning_rate=0.5, momentum=0.1)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
+        >>> rule(0, theta, grads, torch.tensor(3.0), rule.init_state(theta))[0]["w"].tolist()  # at first −η₀ g
+        [-1.0, 0.5]
     """
 
     fixed: tuple[str, ...] = ("learning_rate", "momentum", "inputs", "per_layer", "schedule")
@@ -179,4 +189,5 @@ def _trend(step: Steps, log_loss: Tensor, average: Tensor) -> Tensor:
 
 
 def log10(loss: Tensor) -> Tensor:
+    """Of a loss between 1e-8 and 1e8."""
     return loss.clamp(1e-8, 1e8).log10()

@@ -43,9 +43,22 @@ class ScaledOptimizerNetwork(OptimizerNetwork):
     - ``loss`` and ``trend`` are read as those of a loss that stays at 1, and ``gradient_norm`` relative to G.
 
     Args:
-        learning_rate, momentum, hidden, inputs, per_layer, schedule: as of ``OptimizerNetwork``.
+        learning_rate: η₀, above 0; relative to the size of the weights.
+        momentum: μ₀, above 0 and below 1.
+        hidden: width of each hidden layer of the MLP.
+        inputs: what it reads, as ``OptimizerNetwork`` has it.
+        per_layer: answer a pair for every tensor of θ instead of one pair for all.
+        schedule: of η over the whole training, as ``OptimizerNetwork`` has it.
         scale_free: see above. None leaves it to who uses the rule: meta-training takes False, ``LearnedOptimizer``
             True.
+
+    Example:
+        >>> rule = ScaledOptimizerNetwork(learning_rate=0.5)
+        >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
+        >>> theta, _ = rule(0, theta, grads, torch.tensor(3.0), rule.init_state(theta))
+        >>> [round(x, 4) for x in theta["w"].tolist()]  # of one size, whatever that of the gradients: −η₀ c sign g
+        [-0.05, 0.05]
 
     References:
         Kingma and Ba, Adam, 2015 (arXiv 1412.6980).

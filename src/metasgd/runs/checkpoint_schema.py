@@ -33,6 +33,7 @@ Check = Callable[[Any], bool]
 
 
 def is_count(value: Any) -> bool:
+    """A whole number from 0 that fits 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

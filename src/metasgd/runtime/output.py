@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 
 class Printed:
-    """A stream that drops what it cannot write, and remembers why.
+    r"""A stream that drops what it cannot write, and remembers why.
 
     Args:
-        stream: characters that its encoding lacks are written as escapes, ``\\\\xb1``.
+        stream: characters that its encoding lacks are written as escapes, ``\xb1``.
     """
 
     def __init__(self, stream: TextIO) -> None:

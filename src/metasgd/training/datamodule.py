@@ -62,6 +62,12 @@ class EpisodicDataModule(LightningDataModule):
             where drawing is cheap.
         on_device: keep the pictures on the device that trains, and look up, rotate and distort those of whole
             meta-batches there; which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
+
+    Example:
+        >>> from metasgd.data import Sinusoid
+        >>> tasks = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, meta_batch_size=4)
+        >>> tasks.train_shape.k_shot, tasks.meta_batch_size
+        (5, 4)
     """
 
     def __init__(

@@ -38,6 +38,13 @@ class MetaSGDModule(EvaluatedModule):
 
     Args:
         outer: what learns at an outer step, and by which optimizer.
+
+    Example:
+        >>> from metasgd import MLP, EpisodicDataModule, PerParameter
+        >>> from metasgd.data import Sinusoid
+        >>> learner = MetaSGDModule(MLP(), PerParameter(0.01), loss="mse")
+        >>> tasks = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, meta_batch_size=4)
+        >>> Trainer(max_steps=1000).fit(learner, tasks)  # doctest: +SKIP
     """
 
     # It inherits from MetaModel, so that checkpoints have the same keys for both (network.*, update_rule.*), and the
@@ -70,20 +77,7 @@ class MetaSGDModule(EvaluatedModule):
                 " head tells classes apart. Use 0, or a network with --model.network.init_args.head prototype"
             )
         with _naming_options():
-            super().__init__(
-                network,
-                update_rule,
-                inner_steps=inner_steps,
-                eval_inner_steps=eval_inner_steps,
-                segments=segments,
-                minibatch_shots=minibatch_shots,
-                first_order=first_order,
-                recompute=recompute,
-                adapts=adapts,
-                transductive=transductive,
-                loss=loss,
-                engine=engine,
-            )
+            super().__init__(**{name: value for name, value in self.options.items() if name != "outer"})
         self.automatic_optimization = False
         self.outer = outer
         self.skipped = SkippedSteps()

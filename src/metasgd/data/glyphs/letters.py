@@ -73,6 +73,7 @@ class Letter:
 
 
 def font_folder() -> Path:
+    """Where matplotlib has its typefaces."""
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -93,7 +94,7 @@ def _font(typeface: str, size: int) -> ImageFont.FreeTypeFont:
 def mask_of(code: int, typeface: str, size: int = FONT_SIZE) -> Mask:
     """A letter's ink from 0 to 1, cropped to it; of no size if it is blank."""
     mask = _font(typeface, size).getmask(chr(code), mode="L")
-    ink = (np.array(mask).reshape(mask.size[::-1]) / 255).astype(np.float32)
+    ink = (np.frombuffer(bytes(mask), np.uint8).reshape(mask.size[::-1]) / 255).astype(np.float32)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink[:0, :0]
 
@@ -150,13 +151,17 @@ def _look(mask: Mask) -> NDArray[np.float32]:
     square = np.zeros((longer, longer), dtype=np.float32)
     top, left = (longer - height) // 2, (longer - width) // 2
     square[top : top + height, left : left + width] = mask
-    # mean over areas: a matrix of overlaps between the square's pixels and the look's
-    edges = np.linspace(0, longer, LOOK_SIDE + 1)
-    pixels = np.arange(longer)
-    overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
-    overlap = (overlap / (longer / LOOK_SIDE)).astype(np.float32)
+    overlap = _overlap(longer)
     look: Mask = (overlap @ square @ overlap.T).ravel()
     return look
+
+
+@functools.cache
+def _overlap(side: int) -> NDArray[np.float32]:
+    """Means over areas, ``[LOOK_SIDE, side]``: the overlaps between a square's pixels and its look's."""
+    edges, pixels = np.linspace(0, side, LOOK_SIDE + 1), np.arange(side)
+    overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
+    return (overlap / (side / LOOK_SIDE)).astype(np.float32)
 
 
 def _distances(looks: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -72,6 +72,10 @@ class Glyphs(ClassSource):
 
     Raises:
         UserError: an option is out of range.
+
+    Example:
+        >>> Glyphs(image_size=20).form
+        PictureForm(channels=1, height=20, width=20, fit='pad')
     """
 
     ink: Ink | None = "light"

@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class ImageFolder(ClassSource):
-    """Classes of pictures, in colour or grey, of any size, from ``data.root``, which holds one of
+    """Classes of pictures, in colour or grey, of any size, from ``data.root``.
+
+    It holds one of
 
     - ``train.csv``, ``val.csv`` and ``test.csv`` of ``filename,label``, and the pictures in ``images/`` (miniImageNet);
     - ``train/``, ``val/`` and ``test/``, each with one folder per class;
@@ -62,6 +64,13 @@ class ImageFolder(ClassSource):
 
     Raises:
         UserError: an option is out of range, or ``invert`` is given without ``ink``.
+
+    Example:
+        >>> ImageFolder(image_size=28, channels=1).form
+        PictureForm(channels=1, height=28, width=28, fit='crop')
+
+    References:
+        Ravi and Larochelle, ICLR 2017 (miniImageNet).
     """
 
     def __init__(

@@ -90,8 +90,10 @@ def find_classes(root: Path) -> Found:
 
 
 def labelled_pictures(place: Path) -> list[ClassFiles]:
-    """The classes of a support set: a CSV file of ``file,label`` beside its pictures, or a folder of either a
-    subfolder per class or nothing but one picture per class, whose name is the class.
+    """The classes of a support set.
+
+    It is a CSV file of ``file,label`` beside its pictures, or a folder of either a subfolder per class or nothing but
+    one picture per class, whose name is the class.
 
     Raises:
         UserError: it is none of these.

@@ -38,10 +38,10 @@ def without_metadata(data: bytes) -> tuple[bytes, int]:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation in a block of EXIF, 1 to 8; where none can be read, 1. No other tag is looked at.
+    r"""The orientation in a block of EXIF, 1 to 8; where none can be read, 1. No other tag is looked at.
 
     Args:
-        exif: a TIFF header and the directory that it points to, with or without ``Exif\\0\\0`` before them.
+        exif: a TIFF header and the directory that it points to, with or without ``Exif\0\0`` before them.
     """
     while exif.startswith(EXIF_START):
         exif = exif[len(EXIF_START) :]

@@ -12,6 +12,7 @@ Polarity = Literal["detect", "same", "opposite"]
 
 
 def other_ink(ink: Ink) -> Ink:
+    """Dark for light, and light for dark."""
     return "dark" if ink == "light" else "light"
 
 

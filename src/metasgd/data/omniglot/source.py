@@ -58,6 +58,13 @@ class Omniglot(ClassSource):
 
     Raises:
         UserError: an option is out of range.
+
+    Example:
+        >>> Omniglot("official", image_size=32).form
+        PictureForm(channels=1, height=32, width=32, fit='pad')
+
+    References:
+        Lake, Salakhutdinov and Tenenbaum, Science 350, 2015.
     """
 
     ink: Ink | None = "light"

@@ -47,7 +47,7 @@ class Layer(ABC):
 
     @abstractmethod
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
-        """dx (None unless needed), and dp by name."""
+        """Gradients: dx (None unless needed), and dp by name."""
 
     @abstractmethod
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
@@ -185,6 +185,8 @@ class Fixed(Layer):
 
 
 class ReLU(Fixed):
+    """``y = max(x, 0)``."""
+
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         y = x.relu()
         return y, (y,)
@@ -199,6 +201,8 @@ class ReLU(Fixed):
 
 @dataclass(frozen=True)
 class MaxPool2d(Fixed):
+    """The largest value of each window; images ``[X, channels, height, width]``."""
+
     size: tuple[int, int] = (2, 2)
     stride: tuple[int, int] = (2, 2)
     padding: tuple[int, int] = (0, 0)

@@ -31,6 +31,8 @@ class LossForm(ABC):
 
 
 class CrossEntropy(LossForm):
+    """``L = −1/n Σ log softmax(outputs)_y`` over the n examples whose target counts."""
+
     shift_invariant = True
 
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Saved]:
@@ -51,6 +53,8 @@ class CrossEntropy(LossForm):
 
 
 class MeanSquaredError(LossForm):
+    """The mean of ``(outputs − y)²`` over examples and outputs."""
+
     def forward(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Saved]:
         error = outputs - y
         return error.square().mean(dim=(-2, -1)), error * (2 / error.shape[-2:].numel()), ()

@@ -8,6 +8,7 @@ from metasgd.errors import UserError
 
 @contextmanager
 def written_in(folder: str | None) -> Iterator[None]:
+    """Name the run's folder where something cannot be written to it."""
     try:
         yield
     except OSError as error:
