@@ -29,6 +29,7 @@ def show_rates(
 
 
 def support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
+    """How many pictures of how many classes there are, and what they are converted to."""
     shots = sorted({len(c.files) for c in classes})
     each = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
     kind = "grey" if form.channels == 1 else "colour"
@@ -37,6 +38,7 @@ def support_in_words(classes: Sequence[ClassFiles], form: PictureForm) -> str:
 
 
 def loss_in_words(adapted: AdaptedLearner) -> str:
+    """The loss on the support set, and how the inner steps changed it."""
     losses = adapted.support_losses_
     steps = len(losses) - 1
     if not steps:
