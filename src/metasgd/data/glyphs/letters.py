@@ -161,7 +161,8 @@ def _overlap(side: int) -> NDArray[np.float32]:
     """Means over areas, ``[LOOK_SIDE, side]``: the overlaps between a square's pixels and its look's."""
     edges, pixels = np.linspace(0, side, LOOK_SIDE + 1), np.arange(side)
     overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
-    return (overlap / (side / LOOK_SIDE)).astype(np.float32)
+    means: NDArray[np.float32] = (overlap / (side / LOOK_SIDE)).astype(np.float32)
+    return means
 
 
 def _distances(looks: NDArray[np.float32]) -> NDArray[np.float32]:
