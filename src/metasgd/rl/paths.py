@@ -1,4 +1,4 @@
-"""Where agents went on a plane, to be looked at."""
+"""Where agents moved on a plane, to be looked at."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
