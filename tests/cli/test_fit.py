@@ -1,6 +1,8 @@
 """The main job through the real command line: train, stop, resume, evaluate."""
 
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +17,25 @@ from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 def trained(tmp_path_factory):
     """A folder with one complete run."""
     folder = tmp_path_factory.mktemp("trained")
-    run("fit", *TINY, cwd=folder)
+    folder.joinpath("stdout").write_text(run("fit", *TINY, cwd=folder).stdout)
     return folder
+
+
+def test_a_run_says_what_begins_and_how_its_validations_went(trained):
+    said = (trained / "stdout").read_text()
+    first, *_, last = scalars(trained / RUN, "val/mse")
+    assert re.search(r"^network +MLP: body 1,720, head 41\nrule +PerParameter: 1,761 learned values", said)
+    assert re.search(rf"^tasks .*\ntraining +8 outer steps; .* 20 tasks\nrun +{RUN}$", said, re.MULTILINE)
+    assert re.search(rf"^step 4: val/mse {first[1]:.4f} ± \d+\.\d{{4}}, val/loss {first[1]:.4f}$", said, re.MULTILINE)
+    assert re.search(rf"^step 8: val/mse {last[1]:.4f} ± ", said, re.MULTILINE)
+
+
+def test_a_run_logs_its_pace_and_its_configuration(trained):
+    cosine = [0.001 * (0.5 + 0.5 * math.cos(math.pi * step / 8)) for step in range(8)]
+    assert scalars(trained / RUN, "outer/learning_rate") == [*enumerate(map(pytest.approx, cosine))]
+    assert all(value > 0 for _, value in scalars(trained / RUN, "outer/seconds_per_step"))
+    [file] = (trained / RUN).glob("events.out.tfevents.*")
+    assert b"metasgd.rules.PerParameter" in file.read_bytes()
 
 
 def test_a_run_has_its_folder(trained):
@@ -56,7 +75,8 @@ def test_a_reloaded_checkpoint_is_evaluated_the_same_to_the_last_digit(trained, 
 def test_validate_gives_the_number_that_fit_logged(trained, metasgd):
     done = succeeded(metasgd("validate", *TINY, "--ckpt_path", str(trained / RUN / "checkpoints" / "last.ckpt")))
     logged = scalars(trained / RUN, "val/mse")[-1][1]
-    assert f"{logged:.5f}" in done.stdout
+    assert re.search(rf"1 step +│ +{logged:.4f} │ +\d+\.\d{{4}} │", done.stdout)
+    assert "validation: Sinusoid" in done.stdout
 
 
 def test_a_new_run_starts_from_the_weights_of_another(trained, metasgd, tmp_path):

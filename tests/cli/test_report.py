@@ -16,7 +16,8 @@ from PIL import Image
 from support.commands import succeeded
 from support.runs import TINY
 
-from metasgd.cli.report import hardest_pairs, recorded_in, report
+from metasgd.cli.hard_pairs import hardest_pairs
+from metasgd.cli.report import recorded_in, report
 from metasgd.data.class_pool import ClassPool
 from metasgd.episode import Episode
 from metasgd.errors import UserError
@@ -76,14 +77,14 @@ def test_the_page_has_every_section_and_stands_alone(written):
         "Figures",
         "Curves",
         "By inner step",
+        "Example tasks",
         "Learned rates",
         "Hardest pairs",
         "Settings",
         "Repeat it",
     ]
-    assert (
-        content.count("<svg") == 2 + 1 + 2
-    )  # loss and accuracy, inner steps, rates and those of the first convolution
+    # loss and accuracy, inner steps, three tasks, rates and those of the first convolution
+    assert content.count("<svg") == 2 + 1 + 3 + 2
     assert "test accuracy, 12 tasks, now" in content
     assert "<td>body.0.0.weight</td><td>108</td>" in content
     assert re.search(r"<td>c20\d<br><img", content)
@@ -165,6 +166,9 @@ def test_figures_that_are_not_finite_are_said_to_be_so(bad, tmp_path):
         metric="mse",
         checkpoint="best.ckpt",
         config={},
+        changed={},
+        examples=[],
+        paths=None,
         curves=[Curve("mse", {"val": ([3, 7, 11], [float("nan"), 0.5, 0.7])})],
         rates={},
         start=0.1,
@@ -215,6 +219,9 @@ def test_no_text_of_a_user_is_read_as_something_else(name):
         metric="accuracy",
         checkpoint=name,
         config={"model": {name: name}, "data": {"classes": [name]}},
+        changed={"model": {name: name}, "data": {"classes": [name]}},
+        examples=[],
+        paths=None,
         curves=[],
         rates={name: torch.tensor([1.0])},
         start=0.1,
@@ -241,6 +248,9 @@ def test_names_from_folders_cannot_break_the_page():
         metric="accuracy",
         checkpoint="best.ckpt",
         config={"model": {"note": "<b>"}},
+        changed={"model": {"note": "<b>"}},
+        examples=[],
+        paths=None,
         curves=[Curve("accuracy", {"val": ([1, 2, 3], [0.2, 0.9, 0.5])})],
         rates={"w": torch.tensor([-1.0, 1.0]), "broken": torch.tensor([torch.nan])},
         start=0.1,

@@ -23,6 +23,7 @@ from metasgd.cli.makers import validate_makers
 from metasgd.cli.overview import DESCRIPTION, PURPOSES, program
 from metasgd.cli.parser import Parser
 from metasgd.cli.save_config import SaveFitConfig
+from metasgd.cli.summary import say_what_begins
 from metasgd.cli.trainer_options import (
     TRAINER_DEFAULTS,
     explaining_trainer,
@@ -204,6 +205,7 @@ class MetaSGDCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._validate_fit("fit")
+        say_what_begins(self.model, self.datamodule, self.trainer, None if self.dry else str(self.run.folder))
         forget_absent_gpus()
         collect_rarely()
 

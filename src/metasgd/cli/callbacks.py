@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from lightning.pytorch.callbacks import Callback
 
 from metasgd.reporting.figures import settings_of
@@ -11,8 +12,8 @@ from metasgd.runtime.process import CollectAfterValidation
 from metasgd.training.callbacks.checkpoints import BestCheckpoint
 from metasgd.training.callbacks.curves import CountRates, ShowChoices, ShowCurves
 from metasgd.training.callbacks.predictions import WritePredictions
-from metasgd.training.callbacks.results import RecordTest
-from metasgd.training.callbacks.tensorboard import ShowRates, ShowSettings, ShowTasks
+from metasgd.training.callbacks.results import SayValidations, ShowEvaluation
+from metasgd.training.callbacks.tensorboard import ShowPace, ShowRates, ShowSettings, ShowTasks
 from metasgd.training.callbacks.trajectories import ShowTrajectories
 from metasgd.training.ensemble import Member
 from metasgd.training.loggers import CheckpointsInRun
@@ -44,13 +45,15 @@ def callbacks_of(
         best,  # before LastCheckpoint, which is to save what this one found
         *own,
         CountRates(),
+        ShowPace(),
         ShowCurves(),
         ShowChoices(),
         ShowRates(),
         ShowTasks(),
         ShowTrajectories(),
         CollectAfterValidation(),
-        ShowSettings(settings_of(options), best),
-        *([RecordTest(configured["data"]["source"], members)] if command == "test" else []),
+        ShowSettings(settings_of(options), best, yaml.safe_dump(configured, sort_keys=False)),
+        SayValidations(),
+        *([ShowEvaluation(configured["data"]["source"], members)] if command in ("test", "validate") else []),
         *([WritePredictions()] if command == "predict" else []),
     ]

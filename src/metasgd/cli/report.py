@@ -10,18 +10,17 @@ import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from metasgd.data.class_pool import ClassPool
+from metasgd.cli.changed_settings import changed_settings
+from metasgd.cli.hard_pairs import hardest_pairs
 from metasgd.data.class_sampler import ClassSampler
-from metasgd.episode import Episode
 from metasgd.errors import UserError, first_line
 from metasgd.learner.load import built, load
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.reached import rates_reached, reached
-from metasgd.reporting.metrics import wilson_interval
+from metasgd.reporting.figures import task_figure
 from metasgd.reporting.page import Curve, HardPair, Page, after, page
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.moved_classes import with_present_paths
@@ -35,7 +34,7 @@ from metasgd.training.loggers import CSV_FILE
 
 CURVES = ("loss", "accuracy", "mse", "return")
 BATCH = 25  # tasks evaluated at a time
-MOST_PAIRS, PICTURES = 8, 4
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,21 @@ class Evaluated:
         pairs: the classes taken for each other most.
         paths: where agents went, if they moved on a plane.
         reached: names of the parameters that an inner gradient reaches.
+        examples: figures of the first tasks, if they are of pictures.
     """
 
     measured: Tensor
     pairs: list[HardPair]
     paths: Figure | None
     reached: frozenset[str]
+    examples: list[Figure]
 
 
 def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoint: bool = False) -> None:
     """Write one self-contained HTML page about a run.
 
-    Its settings, curves, learned rates, accuracy by inner step, the classes most often taken for each other, and the
-    commands that repeat it.
+    Example tasks, settings that differ from the defaults, curves, learned rates, accuracy by inner step, the classes
+    most often taken for each other, and the commands that repeat it.
 
     Args:
         run: the run's folder, runs/NAME/version_K.
@@ -92,6 +93,8 @@ def report(run: str, output: str | None = None, tasks: int = 200, trust_checkpoi
             metric=learner.model.objective.metric,
             checkpoint=f"{checkpoint.name} {after(int(learner.model.outer_steps))}",
             config=config,
+            changed=changed_settings(config),
+            examples=[] if evaluated is None else evaluated.examples,
             curves=_curves(folder),
             rates=rates,
             start=learner.model.update_rule.init,
@@ -204,45 +207,7 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Evalua
         predicted.append(outputs[:, -1].argmax(dim=-1))
     pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
     first = module.as_inputs(drawn[0])
-    found = reached(module.config, module.held.names, first, module.eval_inner_steps)
-    return Evaluated(torch.cat(measured), pairs, trajectories_figure(module, first), found)
-
-
-def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]) -> list[HardPair]:
-    """The pairs of classes most often taken for each other where both were in a task.
-
-    They are ordered by the lower end of the share's 95 % interval, so that much evidence outweighs little.
-
-    Args:
-        pool: the classes' names and pictures.
-        tasks: meta-batches.
-        predicted: of each, the class position predicted for every query, ``[B, X]``.
-    """
-    asked: dict[tuple[int, int], int] = {}
-    wrong: dict[tuple[int, int], int] = {}
-    for batch, answers in zip(tasks, predicted, strict=True):
-        for classes, truth, answer in zip(batch.classes, batch.query_y, answers, strict=True):
-            n = len(classes)
-            confused = torch.zeros(n, n, dtype=torch.int64)
-            confused.index_put_((truth, answer), torch.ones_like(truth), accumulate=True)
-            queries = truth.bincount(minlength=n)
-            for a in range(n):
-                for b in range(a + 1, n):
-                    first, second = sorted((int(classes[a]), int(classes[b])))
-                    pair = first, second
-                    asked[pair] = asked.get(pair, 0) + int(queries[a] + queries[b])
-                    wrong[pair] = wrong.get(pair, 0) + int(confused[a, b] + confused[b, a])
-    ranked = sorted((p for p in asked if wrong[p]), key=lambda p: -wilson_interval(wrong[p], asked[p])[0])
-    return [
-        HardPair(
-            names=(pool.names[a], pool.names[b]),
-            pictures=(_pictures(pool, a), _pictures(pool, b)),
-            wrong=wrong[a, b],
-            asked=asked[a, b],
-        )
-        for a, b in ranked[:MOST_PAIRS]
-    ]
-
-
-def _pictures(pool: ClassPool, c: int) -> list[NDArray[np.uint8]]:
-    return list(pool.take(pool.starts[c] + np.arange(min(PICTURES, int(pool.counts[c])))))
+    moved = reached(module.config, module.held.names, first, module.eval_inner_steps)
+    shown = range(min(EXAMPLES, drawn[0].n_tasks)) if isinstance(sampler, ClassSampler) else ()
+    examples = [task_figure(drawn[0].tasks(b, b + 1), predicted[0][b]) for b in shown]
+    return Evaluated(torch.cat(measured), pairs, trajectories_figure(module, first), moved, examples)

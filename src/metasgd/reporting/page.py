@@ -54,6 +54,8 @@ class Page:
         metric: ``accuracy``, ``mse`` or ``return``.
         checkpoint: which one it is about, in words.
         config: as in config.yaml.
+        changed: of it what differs from the defaults.
+        examples: figures of some test tasks.
         curves: what the run logged.
         rates: the learned rates, by the name of what they serve.
         start: where all of them started, if they have one start.
@@ -71,6 +73,8 @@ class Page:
     metric: str
     checkpoint: str
     config: dict[str, Any]
+    changed: dict[str, Any]
+    examples: list[Figure]
     curves: list[Curve]
     rates: dict[str, Tensor]
     start: float | tuple[float, float] | None
@@ -106,7 +110,8 @@ def page(about: Page) -> str:
             | {"wrong": pair.wrong, "asked": pair.asked}
             for pair in about.pairs
         ],
-        settings=list(settings_of(about.config, ("model", "data", "trainer", "seed_everything")).items()),
+        examples=[_svg(figure) for figure in about.examples],
+        settings=list(settings_of(about.changed, ("model", "data", "trainer", "seed_everything")).items()),
         config=yaml.safe_dump(about.config, sort_keys=False),
         commands=about.commands,
     )

@@ -75,12 +75,23 @@ class Protocol:
         return ", ".join(parts)
 
 
-def table(result: TestResult, protocol: Protocol) -> Table:
-    """The table that ``test`` prints."""
+def in_words(mean: float, half: float, metric: str) -> str:
+    """A mean and its 95 % interval, accuracies in percent.
+
+    Example:
+        >>> in_words(0.9, 0.01, "accuracy"), in_words(0.5, 0.25, "mse")
+        ('90.00 ± 1.00 %', '0.5000 ± 0.2500')
+    """
+    scale, unit, digits = (100, " %", 2) if metric == "accuracy" else (1, "", 4)
+    return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}{unit}"
+
+
+def table(result: TestResult, protocol: Protocol, what: str = "test") -> Table:
+    """The table that ``test`` prints, and ``validate``."""
     last = len(result.metric) - 1
     accuracy = protocol.metric == "accuracy"
     scale, digits = (100, 2) if accuracy else (1, 4)
-    rows = Table(title=f"test: {protocol.source}", caption=protocol.in_words(), min_width=60)
+    rows = Table(title=f"{what}: {protocol.source}", caption=protocol.in_words(), min_width=60)
     rows.add_column("after")
     rows.add_column("accuracy, %" if accuracy else protocol.metric, justify="right")
     rows.add_column("± 95 %", justify="right")

@@ -37,14 +37,15 @@ class EvaluatedModule(MetaModel, LightningModule):
             model.prepare(device, self.trainer.world_size)
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.val_figures.update(batch.task_index, self._figures(batch, after=[self.eval_steps]))
+        first = 0 if self.trainer.state.fn == "validate" else self.eval_steps  # a table has all of them
+        self.val_figures.update(batch.task_index, self._figures(batch, after=range(first, self.eval_steps + 1)))
 
     def on_validation_epoch_start(self) -> None:
         self.val_figures.reset()
 
     def on_validation_epoch_end(self) -> None:
-        loss, measure = self.val_figures.compute().mean.float()
-        found = {"val/loss": loss, f"val/{self.objective.metric}": measure}
+        loss, measure = self.val_figures.compute().mean.float().chunk(2)
+        found = {"val/loss": loss[-1], f"val/{self.objective.metric}": measure[-1]}
         self.log_dict(found, prog_bar=True)
         scheduler = (
             self.lr_schedulers() if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking else None

@@ -188,6 +188,14 @@ def log_histogram(trainer: Trainer, name: str, values: Tensor, bins: list[float]
             logger.experiment.add_histogram(_named(logger, name), values, trainer.global_step - 1, bins=bins)
 
 
+def log_text(trainer: Trainer, name: str, text: str) -> None:
+    """Show a text as it is, in TensorBoard alone; others keep the settings."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown's for what is shown as it is
+            logger.experiment.add_text(_named(logger, name), indented, trainer.global_step)
+
+
 def log_settings(trainer: Trainer, settings: dict[str, Any], reached: dict[str, float]) -> None:
     """Give every logger the run's settings and what it reached, after the last step: a resumed run takes it back."""
     for logger in trainer.loggers:

@@ -4,11 +4,13 @@ import logging
 import threading
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.progress import Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from metasgd.runtime.exit_codes import ending_of
@@ -17,6 +19,7 @@ from metasgd.runtime.exit_codes import ending_of
 class ProgressBar(RichProgressBar):
     """Lightning's bar, in the terms of meta-training: it counts outer steps and has no epochs.
 
+    It is one line, also of 80 columns: the bar takes what the others leave, and of the metrics the training's is shown.
     It moves ten times a second at most: to look for what it should show takes longer than it takes to see it.
 
     Args:
@@ -29,6 +32,7 @@ class ProgressBar(RichProgressBar):
         super().__init__()
         self.doing = doing
         self.moved_at = 0.0
+        self.metric = ""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,12 +43,24 @@ class ProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        return [_Description(self.doing), *super().configure_columns(trainer)[1:]]
+        _, _, *counts = super().configure_columns(trainer)
+        columns: list[ProgressColumn] = [_Description(self.doing), *counts, _Metric(self)]
+        for column in columns:
+            column.get_table_column = partial(Column, no_wrap=True)  # type: ignore[method-assign]
+        style = self.theme.progress_bar
+        return [
+            columns[0],
+            BarColumn(None, complete_style=style, finished_style=style, pulse_style=style),
+            *columns[1:],
+        ]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        """None for Lightning's own column, which would wrap; the last one of the training for ours."""
+        found = {n: value for n, value in super().get_metrics(trainer, pl_module).items() if n.startswith("train/")}
+        if found:
+            name, value = list(found.items())[-1]
+            self.metric = f"{name.removeprefix('train/')} {value:#.3g}"
+        return {}
 
 
 class _Description(TextColumn):
@@ -54,6 +70,17 @@ class _Description(TextColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self.doing if task.description.startswith("Epoch") else task.description)
+
+
+class _Metric(TextColumn):
+    """The training's metric, beside the bar of the training."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        super().__init__("")
+        self.bar = bar
+
+    def render(self, task: Task) -> Text:
+        return Text(self.bar.metric if task.description.startswith("Epoch") else "", style=self.bar.theme.metrics)
 
 
 def quieten() -> None:

@@ -1,5 +1,6 @@
 """What a run on pictures shows in TensorBoard beside its curves: learned rates, tasks, inner steps, settings."""
 
+import time
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.reporting.figures import filters_figure, steps_figure, task_figure
 from metasgd.training.datamodule import EpisodicDataModule
-from metasgd.training.loggers import log_figure, log_histogram, log_settings, takes_figures
+from metasgd.training.loggers import log_figure, log_histogram, log_settings, log_text, takes_figures
 from metasgd.training.module import MetaSGDModule
 
 HISTOGRAM_BINS = 30
@@ -65,8 +66,12 @@ class ShowTasks(Callback):
 class ShowSettings(Callback):
     """The run among others, by its settings and the best figure it reached on the validation tasks."""
 
-    def __init__(self, settings: dict[str, Any], best: ModelCheckpoint) -> None:
-        self.settings, self.best = settings, best
+    def __init__(self, settings: dict[str, Any], best: ModelCheckpoint, config: str) -> None:
+        self.settings, self.best, self.config = settings, best, config
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        log_text(trainer, "config", self.config)
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,6 +79,46 @@ class ShowSettings(Callback):
         best = self.best.best_model_score
         if best is not None:
             log_settings(trainer, self.settings, {f"best/{pl_module.objective.metric}": float(best)})
+
+
+class ShowPace(Callback):
+    """Logs the outer learning rates, and the seconds that an outer step takes, validations apart."""
+
+    def __init__(self) -> None:
+        self.began_at, self.steps = 0.0, 0
+        self.rates: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Look at the rates that this step is made with; a schedule changes them after it."""
+        every_n = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
+        if every_n and not (batch_idx + 1) % every_n:
+            rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
+            named = zip(("outer/learning_rate", "outer/rule_learning_rate"), rates, strict=False)
+            self.rates = dict(named) if len({*rates}) > 1 else {"outer/learning_rate": rates[0]}
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        self.steps += 1
+        if self.rates:
+            seconds = (time.monotonic() - self.began_at) / self.steps
+            pl_module.log_dict({**self.rates, "outer/seconds_per_step": seconds}, batch_size=batch.n_tasks)
+            self.rates = {}
+            self._begin()
+
+    def _begin(self) -> None:
+        self.began_at, self.steps = time.monotonic(), 0
 
 
 def bin_edges(values: Tensor) -> list[float]:

@@ -1,0 +1,61 @@
+"""What ``fit`` says before its first step."""
+
+from collections.abc import Iterator
+
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from metasgd.data.class_sampler import ClassSampler
+from metasgd.reporting.text import printable
+from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.module import MetaSGDModule
+
+WIDTH = 9  # of the names before the lines
+
+
+@rank_zero_only
+def say_what_begins(module: MetaSGDModule, data: EpisodicDataModule, trainer: Trainer, folder: str | None) -> None:
+    """The network by its parts and what of it adapts, the rates, the tasks, the classes, the run's folder.
+
+    Args:
+        module: that is trained.
+        data: set up for the training.
+        trainer: of the training.
+        folder: of the run; None for one that leaves nothing behind.
+    """
+    for name, said in _rows(module, data, trainer, folder):
+        print(f"{name:{WIDTH}} {printable(said)}")
+
+
+def _rows(
+    module: MetaSGDModule, data: EpisodicDataModule, trainer: Trainer, folder: str | None
+) -> Iterator[tuple[str, str]]:
+    network, rule, shape = module.network, module.update_rule, data.train_shape
+    yield "network", f"{type(network).__name__}: {', '.join(_parts(network, module.config.adapted))}"
+    rates = sum(rate.numel() for rate in rule.learned_rates().values())
+    learned = sum(p.numel() for p in rule.parameters())
+    yield "rule", f"{type(rule).__name__}: {learned:,} learned values" + (f", {rates:,} of them rates" if rates else "")
+    environment, metric = module.objective.environment, module.objective.metric
+    shown = f"{shape.k_shot} {'trajectories' if metric == 'return' else 'points'}"
+    task = f"{shape.n_way}-way {shape.k_shot}-shot" if metric == "accuracy" else shown
+    source = type(data.source if environment is None else environment).__name__
+    steps = f"{module.inner_steps} inner step{'s' * (module.inner_steps != 1)}"
+    yield "tasks", f"{task} of {source}, {steps}; {data.meta_batch_size} to an outer step"
+    pools = {split: len(s.pool.names) for split, s in data.samplers.items() if isinstance(s, ClassSampler)}
+    listed = {split: len(names) for split, names in data.contents.items()}  # of some sources groups of classes
+    if pools:
+        counts = {**pools, **(listed if pools.items() <= listed.items() else {})}
+        yield "classes", ", ".join(f"{n:,} {split}" for split, n in counts.items())
+    yield "training", f"{trainer.max_steps:,} outer steps; a validation is {data.eval_tasks['val']:,} tasks"
+    yield "run", folder or "none, since nothing is saved"
+
+
+def _parts(network: nn.Module, adapted: frozenset[str]) -> Iterator[str]:
+    """Each part of a network with the number of its parameters, and of those that adapt where that is not all."""
+    parts: dict[str, list[tuple[str, int]]] = {}
+    for name, p in network.named_parameters():
+        parts.setdefault(name.partition(".")[0], []).append((name, p.numel()))
+    for part, named in parts.items():
+        every, adapting = sum(n for _, n in named), sum(n for name, n in named if name in adapted)
+        yield f"{part} {every:,}" + ("" if adapting == every else f" ({adapting:,} adapt)")
