@@ -59,6 +59,7 @@ class Protocol:
     update_rule: str
     checkpoint: str | None  # as --ckpt_path takes it
     outer_steps: int  # of an ensemble, of its first checkpoint
+    eval_views: int = 1  # the support set as it is, and distorted
     ensemble: Sequence[Mapping[str, Any]] | None = None  # what is known of each, where several predict together
 
     def in_words(self) -> str:
@@ -70,6 +71,8 @@ class Protocol:
         parts.append(f"adapts {self.adapts}")
         if self.transductive is not None:
             parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")
+        if self.eval_views > 1:
+            parts.append(f"mean of {self.eval_views} views (distorted support sets)")
         if self.ensemble:
             parts.append(f"ensemble of {len(self.ensemble)} (mean of their predictions)")
         return ", ".join(parts)

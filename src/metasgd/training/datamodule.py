@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from metasgd.data.contents import Contents
 from metasgd.data.plan import Plan
 from metasgd.data.rng import Split
-from metasgd.data.source import Sampler, Source
+from metasgd.data.source import ClassSource, Sampler, Source
 from metasgd.data.task_shape import TaskShape
+from metasgd.data.transforms.views import views_of
 from metasgd.episode import Episode
 from metasgd.errors import UserError, arguments_of, at_argument, raise_problems, too_large, too_small
 from metasgd.runtime.process import allow_workers
@@ -22,6 +23,7 @@ from metasgd.training.device_pictures import DevicePictures
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
 LARGEST_SEED = 2**63 - 1
+MOST_VIEWS = 10_000
 MOST_TASKS = 10_000_000
 """Of an outer step or an evaluation, whose tasks are listed in memory."""
 
@@ -55,6 +57,8 @@ class EpisodicDataModule(LightningDataModule):
         meta_batch_size: B, tasks per outer step, over all processes together.
         val_tasks: tasks of each validation.
         test_tasks: tasks of the test.
+        eval_views: V, in validation and test: adapt to and predict with V views of each task, its support set as it is
+            and V − 1 times with every picture distorted, and average the predictions; see ``views_of``.
         one_alphabet: draw all the classes of a task from one alphabet (group of classes).
         outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
@@ -82,6 +86,7 @@ class EpisodicDataModule(LightningDataModule):
         meta_batch_size: int = 16,
         val_tasks: int = 200,
         test_tasks: int = 1000,
+        eval_views: int = 1,
         one_alphabet: bool = False,
         outer_steps_per_task: int = 1,
         seed: int = 0,
@@ -96,6 +101,7 @@ class EpisodicDataModule(LightningDataModule):
                 ("meta_batch_size", meta_batch_size, 1),
                 ("val_tasks", val_tasks, 2),
                 ("test_tasks", test_tasks, 2),
+                ("eval_views", eval_views, 1),
                 ("seed", seed, 0),
                 ("num_workers", num_workers, 0),
             )
@@ -103,6 +109,7 @@ class EpisodicDataModule(LightningDataModule):
                 ("meta_batch_size", meta_batch_size, MOST_TASKS),
                 ("val_tasks", val_tasks, MOST_TASKS),
                 ("test_tasks", test_tasks, MOST_TASKS),
+                ("eval_views", eval_views, MOST_VIEWS),
                 ("num_workers", num_workers, most_workers()),
             )
             if seed > LARGEST_SEED:
@@ -114,6 +121,7 @@ class EpisodicDataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
         self.meta_batch_size = meta_batch_size
         self.eval_tasks: dict[Split, int] = {"val": val_tasks, "test": test_tasks}
+        self.eval_views = eval_views
         self.outer_steps_per_task = outer_steps_per_task
         self.seed = seed
         self.num_workers = num_workers
@@ -181,7 +189,17 @@ class EpisodicDataModule(LightningDataModule):
     def example(self) -> Episode:
         """The first task of a split that was set up, as a meta-batch of one."""
         with self._naming_options():
-            return next(iter(self.samplers.values())).draw(np.zeros(1, dtype=np.int64))
+            split, sampler = next(iter(self.samplers.items()))
+            return self.views(sampler.draw(np.zeros(1, dtype=np.int64)), split)[-1]
+
+    def views(self, tasks: Episode, split: Split) -> list[Episode]:
+        """The views of tasks that an evaluation averages over: by default the tasks alone.
+
+        Raises:
+            UserError: there are to be several, and the tasks have no pictures.
+        """
+        ink = self.source.ink if isinstance(self.source, ClassSource) else None
+        return views_of(tasks, self.eval_views, ink, split, self.seed)
 
     def train_dataloader(self) -> DataLoader[Episode | Plan]:
         assert self.trainer is not None

@@ -8,12 +8,14 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from metasgd.data.rng import Split
 from metasgd.episode import Episode
 from metasgd.meta.ensemble import evaluate_together
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.model import MetaModel
 from metasgd.reporting.metrics import TaskMetrics
 from metasgd.reporting.results import TestResult
+from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.rehearsal import monitored_by
 
 
@@ -38,7 +40,7 @@ class EvaluatedModule(MetaModel, LightningModule):
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
         first = 0 if self.trainer.state.fn == "validate" else self.eval_steps  # a table has all of them
-        self.val_figures.update(batch.task_index, self._figures(batch, after=range(first, self.eval_steps + 1)))
+        self.val_figures.update(batch.task_index, self._figures(batch, "val", after=range(first, self.eval_steps + 1)))
 
     def on_validation_epoch_start(self) -> None:
         self.val_figures.reset()
@@ -54,7 +56,7 @@ class EvaluatedModule(MetaModel, LightningModule):
             scheduler.step(float(found[monitored_by(scheduler, self.objective)]))
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
-        self.test_figures.update(batch.task_index, self._figures(batch, after=range(self.eval_steps + 1)))
+        self.test_figures.update(batch.task_index, self._figures(batch, "test", after=range(self.eval_steps + 1)))
 
     def on_test_epoch_start(self) -> None:
         self.test_figures.reset()
@@ -72,12 +74,12 @@ class EvaluatedModule(MetaModel, LightningModule):
 
     def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Class probabilities (or regression outputs) on the query sets, ``[B, X, outputs]``."""
-        outputs = self._evaluated(batch, after=[self.eval_steps]).outputs[:, 0]
+        outputs = self._evaluated(batch, "test", after=[self.eval_steps]).outputs[:, 0]
         return outputs.softmax(dim=-1) if self.objective.metric == "accuracy" else outputs
 
-    def _figures(self, batch: Episode, after: Sequence[int]) -> Tensor:
+    def _figures(self, batch: Episode, split: Split, after: Sequence[int]) -> Tensor:
         """``[B, 2J]``: query losses after each of J numbers of inner steps, then the metric after each."""
-        evaluation = self._evaluated(batch, after)
+        evaluation = self._evaluated(batch, split, after)
         return torch.cat([evaluation.query_losses, evaluation.measured(self.objective, batch)], dim=1)
 
     @property
@@ -85,5 +87,7 @@ class EvaluatedModule(MetaModel, LightningModule):
         """Inner steps of an evaluation: the most that one of the models takes."""
         return max(model.eval_inner_steps for model in (self, *self.others))
 
-    def _evaluated(self, batch: Episode, after: Sequence[int]) -> Evaluation:
-        return evaluate_together((self, *self.others), [batch], after)
+    def _evaluated(self, batch: Episode, split: Split, after: Sequence[int]) -> Evaluation:
+        data = self.trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+        views = data.views(batch, split) if isinstance(data, EpisodicDataModule) else [batch]
+        return evaluate_together((self, *self.others), views, after)

@@ -18,6 +18,7 @@ from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.augmentation import Augmented
 from metasgd.data.transforms.distortion import Distorted
 from metasgd.data.transforms.rotation import Rotated
+from metasgd.data.transforms.views import views_of
 from metasgd.nn.networks import Conv4
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.training import device_pictures
@@ -102,3 +103,19 @@ def test_what_is_drawn_on_the_cpu_alone_is_said_once(caplog: pytest.LogCaptureFi
     with caplog.at_level("INFO"):
         run(on_device=True, augmented=True)
     assert caplog.text.count("on_device: tasks are drawn by Augmented, which works on the CPU alone") == 1
+
+
+def test_an_evaluation_averages_over_views_of_the_support_sets():
+    torch.manual_seed(0)
+    module = MetaSGDModule(Conv4(width=2, image_size=6), PerParameter(0.1), eval_inner_steps=2)
+    shape = {"n_way": 3, "k_shot": 1, "n_query": 2, "meta_batch_size": 2, "test_tasks": 4}
+    data = EpisodicDataModule(Noise(), eval_views=3, **shape)
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", inference_mode=False, **off)
+    trainer.test(module, data, verbose=False)
+    tasks = data.samplers["test"].draw(np.arange(4))
+    views = views_of(tasks, 3, None, "test", 0)
+    mean = sum(module.evaluate(view, [2]).outputs[:, 0].softmax(dim=-1) for view in views) / 3
+    loss = -mean.gather(2, tasks.query_y[..., None]).log().mean()
+    assert float(trainer.logged_metrics["test/loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(trainer.logged_metrics["test/accuracy"]) == float((mean.argmax(-1) == tasks.query_y).float().mean())

@@ -1,11 +1,13 @@
 """Pictures seen through affine maps."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def distorted(pictures: Tensor, maps: Tensor) -> Tensor:
+def distorted(pictures: Tensor, maps: Tensor, beyond: Literal["zeros", "reflection"] = "zeros") -> Tensor:
     """Pictures uint8 ``[X, channels, height, width]`` seen through their maps ``[X, 2, 3]``, of the same shape."""
     height, width = pictures.shape[2:]
     device = pictures.device
@@ -17,5 +19,5 @@ def distorted(pictures: Tensor, maps: Tensor) -> Tensor:
     exact = torch.float32 if pictures.is_cpu else torch.float64  # of which no device makes products of 10 bits
     grid = (maps.to(exact).flatten(0, 1) @ places.to(exact).flatten(1)).float()
     grid = grid.view(-1, 2, height, width).permute(0, 2, 3, 1)
-    seen = F.grid_sample(pictures.float(), grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    seen = F.grid_sample(pictures.float(), grid, mode="bicubic", padding_mode=beyond, align_corners=False)
     return seen.round_().clamp_(0, 255).to(torch.uint8)

@@ -92,6 +92,7 @@ class ShowEvaluation(Callback):
             update_rule=", ".join(dict.fromkeys(member["update_rule"] for member in about)),
             checkpoint=",".join(str(member["checkpoint"]) for member in about) if known else None,
             outer_steps=int(module.outer_steps),
+            eval_views=data.eval_views,
             ensemble=about if len(about) > 1 else None,
         )
 
