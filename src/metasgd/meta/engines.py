@@ -37,6 +37,10 @@ EngineName = Literal["auto", "loop", "threads", "vmap", "graph"]
 class Engine(ABC):
     """Distributes the tasks of a meta-batch to a function of (configuration, tasks), and merges what it returns."""
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Engine":
+        """Itself: it has nothing of a network's, and the copy of a network, as for averages of weights, is not run."""
+        return self
+
     records = False
     """Whether numbers that ``work`` reads are taken for good, so that what changes must be a tensor."""
 

@@ -65,6 +65,10 @@ class OuterProblem:
             problems.append("freeze_network and alternate exclude each other: use one")
         raise_problems(problems)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OuterProblem":
+        """Itself, being frozen: the command line's optimizer classes hold its parser, which cannot be copied."""
+        return self
+
     def learned(self, network: nn.Module) -> frozenset[str]:
         """Names of the parameters that an outer step moves: none if θ stays, and never those that are frozen.
 

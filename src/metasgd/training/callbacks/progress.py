@@ -97,6 +97,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*", module="lightning.*")
     # an evaluation, which needs no callback that saved the checkpoint
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*WeightAveraging state cannot be restored.*", module="lightning.*")
     # a run that resumes in its own folder
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
     # the data module draws in the main process where that is fastest, and sets the loaders' lengths itself
