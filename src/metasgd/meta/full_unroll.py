@@ -12,6 +12,7 @@ from metasgd.meta.capture import CAPTURES
 from metasgd.meta.engine_check import able_engine
 from metasgd.meta.engine_choice import choose_engine, one_by_one
 from metasgd.meta.engines import EngineName
+from metasgd.meta.estimators import Estimator
 from metasgd.meta.evaluate import Evaluation, evaluate, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone, merge_gradients, meta_gradient
@@ -85,11 +86,18 @@ class FullUnroll(Unroll):
         recompute: run inner steps again in the reverse pass; ``auto`` where S supports are larger than the
             query set.
         records: whether the work may be recorded as a CUDA graph; not where the host has a part in it.
+        estimator: how the outer gradient is found.
     """
 
     def __init__(
-        self, network: nn.Module, engine: EngineName, recompute: bool | Literal["auto"], records: bool = True
+        self,
+        network: nn.Module,
+        engine: EngineName,
+        recompute: bool | Literal["auto"],
+        records: bool = True,
+        estimator: Estimator = Estimator(),  # noqa: B008 - frozen
     ) -> None:
+        self.estimator = estimator
         self.name, self.recompute, self.captures = engine, recompute, CAPTURES if records else {}
         self.engine, _ = choose_engine(engine, network, torch.device("cpu"))
         self.unable = False
@@ -123,9 +131,11 @@ class FullUnroll(Unroll):
                 weights = self._held(query_weights, tasks)
 
         def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
+            if inner_steps and self.estimator.name != "unrolled":
+                return self.estimator.gradient(one, theta, some, inner_steps)
             return meta_gradient(one, theta, some, inner_steps, first_order, recompute, weights)
 
-        name = "meta_gradient", first_order, recompute, counted
+        name = "meta_gradient", first_order, recompute, counted, self.estimator
         return self.engine.run(on, merge_gradients, config, tasks, inner_steps, name)
 
     def _held(self, query_weights: Sequence[float], tasks: Episode) -> list[float | Tensor]:
@@ -148,7 +158,8 @@ class FullUnroll(Unroll):
         """Any task can start from θ."""
 
     def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
-        self.engine, reason = able_engine(self.engine, config, tasks, first_order)
+        once = first_order or self.estimator.name == "reptile"  # is how often the network is differentiated
+        self.engine, reason = able_engine(self.engine, config, tasks, once)
         self.unable = self.unable or reason is not None
         return reason
 

@@ -3,7 +3,7 @@
 One task, S inner steps, network f, loss L, update rule u with parameters φ:
 
     θ_0 = θ,  m_0 = 0
-    g_s = ∇ L(f(θ_s; support))
+    g_s = ∇ L(f(θ_s; support)) + λ (θ_s − θ_0)
     (θ_{s+1}, m_{s+1}) = u_φ(θ_s, g_s, L_s, m_s)
 """
 
@@ -40,6 +40,7 @@ class InnerLoopConfig:
         adapted: the names of the parameters that adapt; the others stay at θ in every inner step.
         transductive: whether BatchNorm normalises the query set by the query set's own statistics, as
             published, or by those of the support set, so that no query example sees another.
+        proximal: λ, how strongly every inner step is drawn towards θ_0.
         closed_form: use closed-form derivatives where the network and the loss have them; else autograd.
         experience: what an inner step learns from, given the task and the network as it is at that step.
     """
@@ -49,6 +50,7 @@ class InnerLoopConfig:
     loss: Loss
     adapted: frozenset[str]
     transductive: bool = True
+    proximal: float = 0.0
     closed_form: bool = True
     experience: Experience = as_given
 
@@ -219,6 +221,8 @@ class InnerLoop(ABC):
     def step(self, s: int, params: Params, state: State, keep: bool) -> InnerStep:
         """The support pass at ``θ_s`` and ``m_s``, with its tape if ``keep``."""
         loss, grads, tape = self.support(params, keep, s)
+        if pull := self.config.proximal:
+            grads = {n: g + pull * (params[n] - self.start[n]) for n, g in grads.items()}
         return InnerStep(params, state, loss, grads, tape)
 
     def first_state(self) -> State:

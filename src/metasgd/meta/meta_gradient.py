@@ -76,6 +76,7 @@ class _Reverse:
         self.shared: Params = {}
         self.lam: Params = {}
         self.nu: State = {}
+        self.centre: Params = {}
 
     def _add(self, found: Params) -> None:
         """Add to λ, and to the gradients of what does not adapt."""
@@ -99,11 +100,17 @@ class _Reverse:
         for name, g in cotangents.phi.items():
             _add_to(self.phi, name, g)
         omega = {} if self.first_order else cotangents.grads
+        pull = self.stack.config.proximal
+        if omega and pull:  # g_s = ∇L + λ (θ_s − θ_0)
+            for n, w in omega.items():
+                self.lam[n] = self.lam[n] + pull * w
+                _add_to(self.centre, n, -pull * w)
         if omega or cotangents.loss is not None:
             self._add(self.stack.vjp(step.params, step.tape, omega, cotangents.loss, s))
 
     def start(self) -> None:
         """Go back through the start of a prototype head's rows."""
+        self._add(self.centre)
         if self.stack.config.prototypes is not None:
             self._add(self.stack.prototype_rows_vjp(self.lam))
 
@@ -149,15 +156,33 @@ def meta_gradient(
             reverse.query(step.params, weights[s - 1])
         del step  # before the next one is made
     reverse.start()
-    support_losses = torch.stack(backwards.losses, dim=-1) if inner_steps else query_losses.new_empty(tasks.n_tasks, 0)
-    chosen = backwards.chosen
-    gathered = {n: g for n, g in (reverse.lam | reverse.shared).items() if n not in config.frozen}
+    found = reverse.lam | reverse.shared
+    return collected(stack, tasks, found, reverse.phi, backwards.losses, query_losses, outputs, backwards.chosen)
+
+
+def collected(
+    stack: InnerLoop,
+    tasks: Episode,
+    theta: Params,
+    phi: Params,
+    losses: Sequence[Tensor],
+    query_losses: Tensor,
+    outputs: Tensor,
+    chosen: dict[str, Tensor],
+) -> MetaGradient:
+    """The meta-gradient out of what was found for a stack of tasks; what was not found is zero."""
+    config = stack.config
+    support_losses = torch.stack(list(losses), dim=-1) if losses else query_losses.new_empty(tasks.n_tasks, 0)
+    gathered = {n: g for n, g in theta.items() if n not in config.frozen}
     learned = {n: p for n, p in config.phi.items() if p.requires_grad}
     b = tasks.n_tasks
     return MetaGradient(
-        theta={n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p) for n, p in theta.items()},
-        phi={n: reverse.phi[n] if n in reverse.phi else torch.zeros_like(p) for n, p in learned.items()},
-        support_losses=support_losses.reshape(b, inner_steps),
+        theta={
+            n: gathered[n].sum_to_size(p.shape) if n in gathered else torch.zeros_like(p)
+            for n, p in stack.config.theta.items()
+        },
+        phi={n: phi[n] if n in phi else torch.zeros_like(p) for n, p in learned.items()},
+        support_losses=support_losses.reshape(b, len(losses)),
         query_losses=query_losses.reshape(b),
         outputs=outputs if stack.lead else outputs[None],
         chosen={c: x if stack.lead else x[None] for c, x in chosen.items()},

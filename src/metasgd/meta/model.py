@@ -11,6 +11,7 @@ from metasgd.episode import Episode, as_given
 from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.autograd import as_supervised
 from metasgd.meta.engines import EngineName
+from metasgd.meta.estimators import Estimator, EstimatorName
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
@@ -56,6 +57,10 @@ class MetaModel(nn.Module):
             protocols; otherwise by the support set's.
         loss: ``cross_entropy`` for classes, ``mse`` for regression; or an objective, such as
             ``metasgd.rl.PolicyGradient`` of an environment.
+        estimator: of the outer gradient: ``unrolled``, back through the inner steps; ``reptile``, θ − θ_S; or
+            ``implicit``, that at the solution of the inner problem (iMAML). The last two teach θ alone.
+        proximal: λ of inner steps that minimise ``L(f(θ'; support)) + λ/2 ‖θ' − θ‖²``.
+        solver_steps: of conjugate gradient, for ``implicit``.
         engine: how tasks are distributed: one by one (``loop``), over CPU threads (``threads``), stacked (``vmap``),
             or stacked and recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.
 
@@ -92,6 +97,9 @@ class MetaModel(nn.Module):
         adapts: str | list[str] = "all",
         transductive: bool = True,
         loss: LossName | Objective = "cross_entropy",
+        estimator: EstimatorName = "unrolled",
+        proximal: float = 0.0,
+        solver_steps: int = 10,
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
@@ -116,6 +124,8 @@ class MetaModel(nn.Module):
                 f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is"
                 f" {segments} and transductive is {transductive}: use 1 and true"
             )
+        how = Estimator(estimator, solver_steps)
+        how.validate(proximal, first_order, segments, fresh)
         validate_initialised(network)
         if segments > 1:
             validate_long_runs(network, segments, adapts, transductive)
@@ -126,9 +136,7 @@ class MetaModel(nn.Module):
         self.first_order = first_order
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.unroll: Unroll = (
-            TruncatedUnroll(minibatch_shots)
-            if segments > 1
-            else FullUnroll(network, engine, recompute, records=not fresh)
+            TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute, not fresh, how)
         )
         self.is_tried = False
         self.held = Changing()
@@ -138,7 +146,7 @@ class MetaModel(nn.Module):
         if large := large_rule(self.update_rule):
             log.info(large)
         rule, loss_of, experience = self.update_rule, self.objective.loss, self.objective.experience
-        self.config = InnerLoopConfig(network, rule, loss_of, adapted, transductive, experience=experience)
+        self.config = InnerLoopConfig(network, rule, loss_of, adapted, transductive, proximal, experience=experience)
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.

@@ -34,12 +34,13 @@ FREE_OF_RUN = (
         "val_tasks",
         "test_tasks",
         "eval_n_query",
+        "eval_views",
         "eval_rotations",
         "eval_inner_steps",
     ),  # of the evaluation alone
 )
 """Options that a run may resume with others of."""
-PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "loss")
+PROTOCOL = ("inner_steps", "eval_inner_steps", "transductive", "adapts", "proximal", "loss")
 """Options of the model that the same weights can be evaluated under in more ways than one."""
 BY_HAND = "made_by_hand"
 """Beside a class path: why a training from Python could not write what the object was made with."""
@@ -111,8 +112,10 @@ def validate_same_run(path: Path | UPath, content: Options, configured: Options)
 def other_protocol(path: Path | UPath, content: Options, model: Options) -> list[str]:
     """How the configured ``model`` evaluates otherwise than the run of a checkpoint did, in words."""
     saved = saved_config(path, content)
-    own = {name: model[name] for name in PROTOCOL}
-    return [] if saved is None else [*_differences("model", {n: saved["model"].get(n) for n in PROTOCOL}, own)]
+    if saved is None:
+        return []
+    known = {name: saved["model"][name] for name in PROTOCOL if name in saved["model"]}
+    return [*_differences("model", known, {name: model[name] for name in PROTOCOL if name in model})]
 
 
 def other_split(path: Path | UPath, content: Options, data: Options) -> str | None:

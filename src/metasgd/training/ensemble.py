@@ -61,7 +61,7 @@ def joined(
     assert first.checkpoint is not None
     known = saved_config(first.checkpoint, first.content)
     trained = configured["model"] if known is None else known["model"]
-    asked = {name: configured["model"][name] for name in PROTOCOL}
+    asked = {name: configured["model"][name] for name in PROTOCOL if name in configured["model"]}
     changed = {name: value for name, value in asked.items() if name in trained and value != trained[name]}
     protocol = {"transductive": asked["transductive"], **changed}
     members, problems = [Member(own, first)], list[str]()
@@ -82,8 +82,7 @@ def joined(
         if learner.model.objective != own.objective:
             problems.append(f"{named} was trained for {learner.model.objective.metric}, and not {own.objective.metric}")
         rank_zero_info(f"together with {start.checkpoint} of outer step {start.outer_step}")
-        own_protocol = {**dict.fromkeys(PROTOCOL), **learner.config["model"], **protocol}
-        for said in other_protocol(start.checkpoint, start.content, own_protocol):
+        for said in other_protocol(start.checkpoint, start.content, {**learner.config["model"], **protocol}):
             rank_zero_info(f"unlike its training: {said}")
         members.append(Member(learner.model.eval(), start))
     raise_problems(problems)

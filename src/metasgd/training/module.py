@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from metasgd.episode import Episode
 from metasgd.errors import UserError, arguments_of, at_argument
 from metasgd.meta.engines import EngineName, attach_gradient
+from metasgd.meta.estimators import EstimatorName
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import LossName, Objective
@@ -62,6 +63,9 @@ class MetaSGDModule(EvaluatedModule):
         adapts: str | list[str] = "all",
         transductive: bool = True,
         loss: LossName | Objective = "cross_entropy",
+        estimator: EstimatorName = "unrolled",
+        proximal: float = 0.0,
+        solver_steps: int = 10,
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
     ) -> None:
@@ -75,6 +79,11 @@ class MetaSGDModule(EvaluatedModule):
             raise UserError(
                 f"model.outer.zero_steps_until is {outer.zero_steps_until}, but without an inner step only a prototype"
                 " head tells classes apart. Use 0, or a network with --model.network.init_args.head prototype"
+            )
+        if estimator != "unrolled" and (outer.first_order_until or outer.multi_step_until):
+            raise UserError(
+                f"model.estimator is {estimator}, which does not go back through the inner steps: leave"
+                " model.outer.first_order_until and model.outer.multi_step_until at 0"
             )
         with _naming_options():
             super().__init__(**{name: value for name, value in self.options.items() if name != "outer"})
