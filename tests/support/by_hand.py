@@ -72,7 +72,7 @@ def unrolled(
             loss = config.loss(forward(p, x), y)
             names = sorted(config.adapted)
             g = torch.autograd.grad(loss, [p[n] for n in names], create_graph=True)
-            g = [t + config.proximal * (p[n] - centre[n]) for n, t in zip(names, g, strict=True)]
+            g = tuple(t + config.proximal * (p[n] - centre[n]) for n, t in zip(names, g, strict=True))
             grads = {n: t.detach() if first_order else t for n, t in zip(names, g, strict=True)}
             moved, m = step(s, {n: p[n] for n in names}, grads, loss, m)
             p = {**p, **moved}

@@ -97,10 +97,10 @@ class MetaModel(nn.Module):
         adapts: str | list[str] = "all",
         transductive: bool = True,
         loss: LossName | Objective = "cross_entropy",
+        engine: EngineName = "auto",
         estimator: EstimatorName = "unrolled",
         proximal: float = 0.0,
         solver_steps: int = 10,
-        engine: EngineName = "auto",
     ) -> None:
         super().__init__()
         self.objective = loss if isinstance(loss, Objective) else OBJECTIVES[loss]

@@ -63,11 +63,11 @@ class MetaSGDModule(EvaluatedModule):
         adapts: str | list[str] = "all",
         transductive: bool = True,
         loss: LossName | Objective = "cross_entropy",
+        outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
+        engine: EngineName = "auto",
         estimator: EstimatorName = "unrolled",
         proximal: float = 0.0,
         solver_steps: int = 10,
-        outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
-        engine: EngineName = "auto",
     ) -> None:
         self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if segments > 1 and outer.freeze_network is not True:
