@@ -12,7 +12,7 @@ from metasgd.rules.learned_rates import LearnedRates
 
 
 class MetaCurvature(LearnedRates):
-    """Meta-curvature (MC1): learned matrices over output channels, input channels and kernel positions.
+    """Meta-curvature: learned matrices over output channels, input channels and kernel positions.
 
     ``g' = g_s ×₁ M_out ×₂ M_in ×₃ M_kernel,  θ_{s+1} = θ_s − η g'``
 
@@ -20,7 +20,8 @@ class MetaCurvature(LearnedRates):
     g[a, b, c]``. A convolution's weight has all three modes, its kernel positions as one; a linear layer's weight has
     outputs and inputs; a vector has outputs. A mode of size 1 has no matrix, which would be a second rate: so the one
     row of a class-agnostic or prototype head serves any number of classes. All matrices start as the identity, and the
-    rule as one rate for every tensor.
+    rule as one rate for every tensor. The code published with the paper has one variant, which multiplies vectors
+    elementwise and not by a matrix; what sets MC1 and MC2 of the paper's tables apart is not in it.
 
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
