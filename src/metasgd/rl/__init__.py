@@ -5,7 +5,8 @@ from typing import Any
 
 _HOMES = {
     "GaussianPolicy": "metasgd.rl.policy",
-    "GymnasiumTasks": "metasgd.rl.from_gymnasium",
+    "GymnasiumEnvironment": "metasgd.rl.gymnasium",
+    "GymnasiumTasks": "metasgd.rl.gymnasium",
     "Navigation": "metasgd.rl.navigation",
     "PolicyGradient": "metasgd.rl.policy_gradient",
     "Trials": "metasgd.rl.trials",
