@@ -22,6 +22,12 @@ SECTIONS = {
         " in brackets the figures of Li et al. 2017, table 1. Meta-trained for 60,000 outer steps of 4 curves. MAML's"
         " rate is 0.01, fixed.",
     ),
+    "navigation": (
+        "2-D navigation",
+        "Mean return of 200 tasks of 20 trajectories, after one inner step, with which the learners were meta-trained, and"
+        " after five. The goal is drawn from the unit square, the start is its centre, the reward minus the squared"
+        " distance, 100 steps at most. 100 outer steps of 20 tasks by Adam, where Li et al. 2017 have TRPO.",
+    ),
     "omniglot": (
         "Omniglot",
         "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step; in brackets the figures of Li"
@@ -78,7 +84,7 @@ SECTIONS = {
 }
 
 META_SGD = "prototype head, Meta-SGD (a learned rate for every parameter)"
-PAIRED = {"optimizer-network": "OptimizerNetwork", "what-adapts": META_SGD}
+PAIRED = {"optimizer-network": "OptimizerNetwork", "what-adapts": META_SGD, "navigation": "Meta-SGD"}
 """By table: the row that the others are compared with, task by task."""
 
 
@@ -236,9 +242,9 @@ def paired_table(records: list[Record], first: str) -> str:
         pairs = [(by_seed[first, seed], by_seed[other, seed]) for seed in seeds]
         if pairs:
             rows.append([other, *(difference(pairs, column) for column in columns), str(len(seeds))])
-    return (
-        f"\n{first}, minus each of the others on the same tasks, in points (of each seed in brackets):\n\n"
-        + markdown(["against", *columns, "seeds"], rows)
+    unit = ", in points" if next(iter(records[0]["tests"].values()))["metric"] == "accuracy" else ""
+    return f"\n{first}, minus each of the others on the same tasks{unit} (of each seed in brackets):\n\n" + markdown(
+        ["against", *columns, "seeds"], rows
     )
 
 
@@ -251,10 +257,11 @@ def difference(pairs: list[tuple[Record, Record]], column: str) -> str:
     ]
     if not of_seeds:
         return ""
+    scale = 100 if pairs[0][0][column]["metric"] == "accuracy" else 1
     gaps = [gap for of_seed in of_seeds for gap in of_seed]
     half = 1.96 * stdev(gaps) / math.sqrt(len(gaps))
-    each = ", ".join(f"{100 * mean(of_seed):+.2f}" for of_seed in of_seeds)
-    return f"{100 * mean(gaps):+.2f} ± {100 * half:.2f}" + (f" ({each})" if len(of_seeds) > 1 else "")
+    each = ", ".join(f"{scale * mean(of_seed):+.2f}" for of_seed in of_seeds)
+    return f"{scale * mean(gaps):+.2f} ± {scale * half:.2f}" + (f" ({each})" if len(of_seeds) > 1 else "")
 
 
 def lineage(record: Record, records: list[Record]) -> list[Record]:
