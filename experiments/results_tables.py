@@ -24,7 +24,7 @@ SECTIONS = {
     ),
     "navigation": (
         "2-D navigation",
-        "Mean return of 200 tasks of 20 trajectories, after one inner step, with which the learners were meta-trained, and"
+        "Mean return of 200 tasks of 20 trajectories, after one inner step, as the learners were meta-trained with, and"
         " after five. The goal is drawn from the unit square, the start is its centre, the reward minus the squared"
         " distance, 100 steps at most. 100 outer steps of 20 tasks by Adam, where Li et al. 2017 have TRPO.",
     ),
