@@ -29,6 +29,8 @@ GOALS = {
 }
 """By work: at least so many times the fastest peer, at most so many milliseconds."""
 FIT_MS, FIT_RATIO, MEMORY_RATIO = 10, 1.2, 1.5
+ACCELERATORS = {"cuda": "gpu", "cpu": "cpu"}
+"""The Trainer's names of the devices."""
 LEARN2LEARN = Path("~/.cache/metasgd/benchmarks/learn2learn-0.2.0").expanduser()
 
 
@@ -55,7 +57,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     training = ["fit", "--config", str(config)]  # before what changes it
     training += ["--trainer.max_steps", steps[0], "--trainer.val_check_interval", steps[1]]
     training += ["--data.val_tasks", steps[2], "--trainer.logger.init_args.save_dir", f"{out}/runs"]
-    training += ["--trainer.accelerator", {"cuda": "gpu"}.get(options.device, "cpu")]
+    training += ["--trainer.accelerator", ACCELERATORS[options.device]]
     training += ["--trainer.enable_progress_bar", "false"]
     if not options.quick:
         training += ["--data.root", str(options.root)]
@@ -75,7 +77,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
 def fit_command(options: argparse.Namespace) -> list[str]:
     """``fit`` against the bare step: 60 ways, 32 to 256 filters, distorted drawings."""
     command = [str(HERE / "overhead.py"), "--clock", "wall", "--trainer.enable_progress_bar", "false"]
-    command += ["--trainer.accelerator", {"cuda": "gpu"}.get(options.device, "cpu")]
+    command += ["--trainer.accelerator", ACCELERATORS[options.device]]
     if options.quick:
         return [*command, "--rounds", "1", "--seconds", "1", "--configs", str(ROOT / "configs" / "sinusoid.yaml")]
     command += ["--rounds", "3", "--seconds", "15", "--data.root", str(options.root)]

@@ -183,8 +183,7 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
         return Choice(candidates[0], [alone], False, None)
     centroid = by_nearest_centroid(learner) if inner_steps is None and steps else None
     if centroid is not None:
-        targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
-        candidates.append(Candidate(with_scale(centroid, as_inputs(centroid.model.network, x), targets), 0))
+        candidates.append(Candidate(scaled(centroid, x, y), 0))
     counted = [_counted(c, x, y, n) for c in candidates]
     best = max(counted, key=lambda c: c.right)
     lines = [_in_words(best.right, n, n_way)]
@@ -226,7 +225,7 @@ def _is_doubtful(right: int, n: int, n_way: int) -> bool:
 
 
 def scaled(learner: MetaLearner, x: Pictures, y: Labels) -> MetaLearner:
-    """A backbone's learner, whose probabilities are made to fit the support pictures."""
+    """A learner by nearest centroids, whose probabilities are made to fit the support pictures."""
     targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
     return with_scale(learner, as_inputs(learner.model.network, x), targets)
 

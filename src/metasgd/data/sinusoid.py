@@ -11,7 +11,6 @@ from metasgd.data.rng import Split, task_stream
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import raise_problems
 
 AMPLITUDE = (0.1, 5.0)
 FREQUENCY = (0.8, 1.2)
@@ -39,12 +38,7 @@ class Sinusoid(Source):
         """Nothing to do: curves are made as they are asked for."""
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
-        problems = []
-        if shape.n_way != 1:
-            problems.append(f"n_way is {shape.n_way}: a curve has no classes, use 1")
-        if shape.one_alphabet:
-            problems.append("one_alphabet is true: curves have no alphabets, use false")
-        raise_problems(problems)
+        shape.validate_without_classes("a curve", "curves")
         return SinusoidSampler(split, seed, shape)
 
 

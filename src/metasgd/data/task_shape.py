@@ -21,3 +21,20 @@ class TaskShape:
         sizes = (("n_way", self.n_way), ("k_shot", self.k_shot), ("n_query", self.n_query))
         problems = too_small(*((name, size, 1) for name, size in sizes))
         raise_problems(problems + too_large(*((name, size, MOST) for name, size in sizes)))
+
+    def validate_without_classes(self, task: str, tasks: str) -> None:
+        """Refuse what only tasks of classes have.
+
+        Args:
+            task: what a task is called, for messages.
+            tasks: what several are.
+
+        Raises:
+            UserError: there are several ways, or one alphabet is asked for.
+        """
+        problems = []
+        if self.n_way != 1:
+            problems.append(f"n_way is {self.n_way}: {task} has no classes, use 1")
+        if self.one_alphabet:
+            problems.append(f"one_alphabet is true: {tasks} have no alphabets, use false")
+        raise_problems(problems)

@@ -54,25 +54,19 @@ class Estimator:
 
     def gradient(self, config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int) -> MetaGradient:
         """The outer gradient by ``reptile`` or ``implicit``; arguments as for ``meta_gradient``."""
-        return _gradient(self, config, theta, tasks, inner_steps)
-
-
-def _gradient(
-    estimator: Estimator, config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int
-) -> MetaGradient:
-    stack = inner_loop_of(config, theta, tasks)
-    params, state = stack.start, stack.first_state()
-    losses = []
-    for s in range(inner_steps):
-        step = stack.step(s, params, state, keep=False)
-        params, state = stack.after(s, step)
-        losses.append(step.loss)
-    if estimator.name == "reptile":
-        query_losses, outputs = stack.query(stack.for_query(params))
-        found = {n: stack.start[n] - p for n, p in params.items() if n in config.adapted}
-    else:
-        query_losses, outputs, found = implicit(stack, params, estimator.solver_steps)
-    return collected(stack, tasks, found, {}, losses, query_losses, outputs, {})
+        stack = inner_loop_of(config, theta, tasks)
+        params, state = stack.start, stack.first_state()
+        losses = []
+        for s in range(inner_steps):
+            step = stack.step(s, params, state, keep=False)
+            params, state = stack.after(s, step)
+            losses.append(step.loss)
+        if self.name == "reptile":
+            query_losses, outputs = stack.query(stack.for_query(params))
+            found = {n: stack.start[n] - p for n, p in params.items() if n in config.adapted}
+        else:
+            query_losses, outputs, found = implicit(stack, params, self.solver_steps)
+        return collected(stack, tasks, found, {}, losses, query_losses, outputs, {})
 
 
 def implicit(stack: InnerLoop, solution: Params, solver_steps: int) -> tuple[Tensor, Tensor, Params]:

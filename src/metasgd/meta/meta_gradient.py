@@ -138,7 +138,7 @@ def meta_gradient(
         inner_steps: S; 0 leaves the tasks where they start.
         first_order: leave out the Hessian term.
         recompute: run inner steps again in the reverse pass instead of keeping them: memory that does not
-            grow with S, for a few more support passes per step (see ``backwards.py``).
+            grow with S, for a few more support passes per step (see ``checkpointing.py``).
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts. Those that are
             tensors are not looked at, and count.
     """

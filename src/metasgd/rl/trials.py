@@ -11,7 +11,6 @@ from metasgd.data.rng import Split, task_stream
 from metasgd.data.source import Sampler, Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
-from metasgd.errors import raise_problems
 
 LARGEST = 2**62
 """Seeds are below, so that the number of an inner step can be added."""
@@ -29,12 +28,7 @@ class Trials(Source):
         """Nothing to do."""
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
-        problems = []
-        if shape.n_way != 1:
-            problems.append(f"n_way is {shape.n_way}: a task of reinforcement learning has no classes, use 1")
-        if shape.one_alphabet:
-            problems.append("one_alphabet is true: environments have no alphabets, use false")
-        raise_problems(problems)
+        shape.validate_without_classes("a task of reinforcement learning", "environments")
         return TrialSampler(split, seed, shape)
 
     @staticmethod

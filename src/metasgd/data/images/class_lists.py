@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from metasgd.data.images.files import ClassFiles, classes_in, shortened
+from metasgd.data.images.files import ClassFiles, classes_in, names_in, shortened
 from metasgd.data.images.split_names import split_called
 from metasgd.data.regular_file import read_regular
 from metasgd.data.rng import SPLITS, Split
@@ -26,11 +26,8 @@ def class_lists(root: Path) -> dict[Split, Path]:
     top = root / LISTS
     if not os.path.isdir(top):
         return {}
-    try:
-        folders = [top, *sorted(path for path in top.iterdir() if path.is_dir())]
-        found = [lists for lists in map(_lists_in, folders) if len(lists) == len(SPLITS)]
-    except OSError as error:
-        raise UserError(f"{top} cannot be read ({error.strerror or error}). Allow reading it") from error
+    folders = [top, *(top / name for name in names_in(top) if os.path.isdir(top / name))]
+    found = [lists for lists in map(_lists_in, folders) if len(lists) == len(SPLITS)]
     if len(found) > 1:
         named = " and ".join(lists["train"].parent.name for lists in found)
         raise UserError(
@@ -47,7 +44,7 @@ def listed_classes(root: Path, lists: Mapping[Split, Path]) -> tuple[dict[Split,
     """
     place = next((root / name for name in PLACES if os.path.isdir(root / name)), root)
     there = {c.name: c for c in classes_in(place)}
-    named = {split: _names_in(path) for split, path in lists.items()}
+    named = {split: _read_list(path) for split, path in lists.items()}
     raise_problems(
         shortened(
             [
@@ -66,14 +63,14 @@ def listed_classes(root: Path, lists: Mapping[Split, Path]) -> tuple[dict[Split,
 
 def _lists_in(folder: Path) -> dict[Split, Path]:
     found: dict[Split, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in (folder / name for name in names_in(folder)):
         split = split_called(path.stem) if path.suffix.lower() == LIST else None
         if split is not None:
             found[split] = path
     return found
 
 
-def _names_in(path: Path) -> list[str]:
+def _read_list(path: Path) -> list[str]:
     """The names in a list, sorted, each once."""
     try:
         lines = read_regular(path, MOST_BYTES).decode("utf-8-sig").splitlines()

@@ -61,6 +61,18 @@ def files_in(folder: Path) -> list[Path]:
     return found
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names of what lies in a folder itself, sorted, without those of ``IGNORED``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not is_ignored(name))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror or error}). Allow reading it") from error
+
+
 def pictures_among(files: Iterable[Path], folder: Path) -> list[Path]:
     """The pictures among the files of a folder, by their suffixes.
 

@@ -14,7 +14,7 @@ from metasgd.data.images.files import (
     classes_among,
     classes_in,
     files_in,
-    is_ignored,
+    names_in,
     pictures_among,
     validate_no_strays,
 )
@@ -57,7 +57,7 @@ def find_classes(root: Path) -> Found:
     """
     if not os.path.isdir(root):
         raise UserError(f"root is {root}, which is no folder. Give the folder that holds the pictures")
-    inside = _names_in(root)
+    inside = names_in(root)
     named_tables = [name for name in inside if name.lower().endswith(TABLE) and not os.path.isdir(root / name)]
     named_folders = [name for name in inside if os.path.isdir(root / name)]
     alike_tables = [name for name in named_tables if splits_named(name)]
@@ -130,13 +130,6 @@ def unlabelled_pictures(place: Path) -> list[Path]:
     if not found:
         raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
     return found
-
-
-def _names_in(root: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(root) if not is_ignored(name))
-    except OSError as error:
-        raise UserError(f"{root} cannot be read ({error.strerror or error}). Allow reading it") from error
 
 
 def _splits_among(root: Path, names: Sequence[str]) -> dict[Split, Path]:
