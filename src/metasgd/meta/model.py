@@ -59,7 +59,8 @@ class MetaModel(nn.Module):
             ``metasgd.rl.PolicyGradient`` of an environment.
         estimator: of the outer gradient: ``unrolled``, back through the inner steps; ``reptile``, θ − θ_S; or
             ``implicit``, that at the solution of the inner problem (iMAML). The last two teach θ alone.
-        proximal: λ of inner steps that minimise ``L(f(θ'; support)) + λ/2 ‖θ' − θ‖²``.
+        proximal: λ, how strongly inner steps are drawn back to θ; they minimise
+            ``L(f(θ'; support)) + λ/2 ‖θ' − θ‖²``.
         solver_steps: of conjugate gradient, for ``implicit``.
         engine: how tasks are distributed: one by one (``loop``), over CPU threads (``threads``), stacked (``vmap``),
             or stacked and recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.

@@ -57,8 +57,8 @@ class EpisodicDataModule(LightningDataModule):
         meta_batch_size: B, tasks per outer step, over all processes together.
         val_tasks: tasks of each validation.
         test_tasks: tasks of the test.
-        eval_views: V, in validation and test: adapt to and predict with V views of each task, its support set as it is
-            and V − 1 times with every picture distorted, and average the predictions; see ``views_of``.
+        eval_views: V, views of each support set whose predictions evaluations average; it is adapted to as it is, and
+            V − 1 times with every picture distorted; see ``views_of``.
         one_alphabet: draw all the classes of a task from one alphabet (group of classes).
         outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
