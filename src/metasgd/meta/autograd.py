@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from metasgd.episode import Batch, Episode, Outputs, as_given
-from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
@@ -39,7 +38,16 @@ class AutogradInnerLoop(InnerLoop):
         with torch.enable_grad():
             loss = self._losses(self._outputs(params, shared, x), y)
             found = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=keep, allow_unused=True)
-        return _Graph(params, shared, loss, _all_used(params, found))
+        return _Graph(params, shared, loss, zeros_where_unused(params, found))
+
+    def unused(self) -> list[str]:
+        """Names of what adapts that the support loss does not depend on."""
+        params = leaves(self.start)
+        x, y = self.examples(self.support_set, params, 0)
+        with torch.enable_grad():
+            loss = self._losses(self._outputs(params, self.shared, x), y)
+            found = torch.autograd.grad(loss.sum(), list(params.values()), allow_unused=True)
+        return [n for n, g in zip(params, found, strict=True) if g is None]
 
     def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:
         graph: _Graph = self._support(params, True, s) if tape is None else tape
@@ -164,17 +172,19 @@ def _vjp(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params) -
     return {n: g for n, g in zip(inputs, found, strict=True) if g is not None}
 
 
-def _all_used(params: Params, grads: Sequence[Tensor | None]) -> Params:
-    unused = [n for n, g in zip(params, grads, strict=True) if g is None]
-    if unused:
-        raise UserError(unused_parameters(unused))
-    return {n: g for n, g in zip(params, grads, strict=True) if g is not None}
+def zeros_where_unused(params: Params, grads: Sequence[Tensor | None]) -> Params:
+    """The gradients by name; of a parameter that the loss of these tasks does not depend on it is zero."""
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), grads, strict=True)}
 
 
-def unused_parameters(names: Sequence[str]) -> str:
-    """What to do about parameters that should adapt and that the loss does not depend on."""
+def unused_parameters(config: InnerLoopConfig, tasks: Episode) -> str | None:
+    """A line on the parameters that should adapt and that the loss of the first of ``tasks`` does not depend on."""
+    task = AutogradInnerLoop(config, dict(config.network.named_parameters()), tasks.tasks(0, 1))
+    names = task.unused()
     more = f" and {len(names) - 5} more" * (len(names) > 5)
     return (
-        f"no gradient reaches parameters that should adapt: {', '.join(names[:5])}{more}. The loss does not depend on"
-        " them: remove them from the network, freeze them (requires_grad False), or leave them out of what adapts"
+        f"no gradient reaches {', '.join(names[:5])}{more}: the loss of the first task does not depend on them, and"
+        " they adapt only in a task whose loss does"
+        if names
+        else None
     )

@@ -145,7 +145,7 @@ class InnerLoop(ABC):
         for name, p in self.theta.items():
             if name in self.config.adapted:
                 rows = (self.n_way, *p.shape[1:]) if name in self.config.agnostic else p.shape
-                start[name] = p.expand(*self.lead, *rows)
+                start[name] = p.expand((*self.lead, *rows))
         return start if self.config.prototypes is None else {**start, **self.prototype_rows(start)}
 
     def rows_of(self, log_scale: Tensor, features: Tensor) -> Params:

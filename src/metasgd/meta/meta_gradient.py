@@ -94,7 +94,8 @@ class _Reverse:
     def step(self, s: int, step: InnerStep) -> None:
         """Go back over inner step s."""
         seen = step.adapting(self.stack.config.adapted)
-        lam = self.lam if seen is step else {n: self.lam[n] for n in seen.params}
+        # what no query loss has reached yet has a derivative of zero
+        lam = {n: self.lam[n] if n in self.lam else torch.zeros_like(p) for n, p in seen.params.items()}
         cotangents = self.rule.vjp(s, seen.params, seen.grads, step.loss, step.state, lam, self.nu)
         self.lam, self.nu = (cotangents.params if seen is step else {**self.lam, **cotangents.params}), cotangents.state
         for name, g in cotangents.phi.items():

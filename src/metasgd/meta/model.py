@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode, as_given
 from metasgd.errors import UserError, raise_problems, too_large, too_small
-from metasgd.meta.autograd import as_supervised
+from metasgd.meta.autograd import as_supervised, unused_parameters
 from metasgd.meta.engines import EngineName
 from metasgd.meta.estimators import Estimator, EstimatorName
 from metasgd.meta.evaluate import Evaluation
@@ -241,6 +241,9 @@ class MetaModel(nn.Module):
             if not self.config.transductive:
                 by_support = isinstance(self.unroll, FullUnroll)
                 validate_no_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
-            adjusted = None if known else self.unroll.adjust(config, tasks, self.first_order)
-        if adjusted is not None:
-            self.announce(adjusted)
+            lines = (
+                () if known else (self.unroll.adjust(config, tasks, self.first_order), unused_parameters(config, tasks))
+            )
+        for line in lines:
+            if line is not None:
+                self.announce(line)

@@ -21,7 +21,7 @@ from torch.func import vmap
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError
-from metasgd.meta.autograd import leaves, unused_parameters
+from metasgd.meta.autograd import leaves, zeros_where_unused
 from metasgd.meta.engine_check import pair_of, validate_differentiable
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.full_unroll import Unroll
@@ -184,9 +184,7 @@ class _Stack:
                 retain_graph=True,
                 allow_unused=True,
             )
-            named = {n: g for n, g in zip(self.params, grads, strict=True) if g is not None}
-            if len(named) < len(self.params):
-                raise UserError(unused_parameters([n for n in self.params if n not in named]))
+            named = zeros_where_unused(self.params, grads)
             self.params, self.state = self.config.rule(self.steps, self.params, named, losses, self.state)
         self.steps = self.steps + 1
         return losses

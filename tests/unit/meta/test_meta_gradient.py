@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, largest_difference, mlp, tasks_of, unrolled
 from torch import nn
 
-from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
@@ -158,13 +157,20 @@ class WithSpare(nn.Module):
         return self.body(x)
 
 
-def test_a_parameter_without_gradient_is_named():
-    network = WithSpare().double()
+def at_rate(network):
     rule = PerParameter(0.1)
-    rule.bind(dict(network.named_parameters()), 1)
-    config = InnerLoopConfig(network, rule.double(), F.mse_loss, frozenset(n for n, _ in network.named_parameters()))
-    with pytest.raises(UserError, match="no gradient reaches .*: spare. "):
-        meta_gradient(config, theta_of(config), curves_of(1, 3, 3), 1)
+    rule.bind(dict(network.named_parameters()), 2)
+    return InnerLoopConfig(network, rule.double(), F.mse_loss, frozenset(n for n, _ in network.named_parameters()))
+
+
+def test_a_parameter_without_gradient_stays_where_it_is():
+    network, tasks = WithSpare().double(), curves_of(2, 3, 3)
+    config, without_spare = at_rate(network), at_rate(nn.Sequential(network.body))
+    found = meta_gradient(config, theta_of(config), tasks, 2)
+    expected = meta_gradient(without_spare, theta_of(without_spare), tasks, 2)
+    assert not found.theta["spare"].any()
+    assert not found.phi["alpha.spare"].any()
+    torch.testing.assert_close(found.theta["body.weight"], expected.theta["0.weight"], rtol=EXACT, atol=0)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
