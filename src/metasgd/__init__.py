@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from metasgd.learner.load import load
     from metasgd.learner.meta_learner import MetaLearner
     from metasgd.learner.nearest_centroid import pretrained
+    from metasgd.learner.save import save
     from metasgd.meta.model import MetaModel
     from metasgd.nn import MLP, Backbone, Conv4, PrototypeHead, ResNet12, WideResNet
     from metasgd.optim.learned_optimizer import LearnedOptimizer
@@ -62,6 +63,7 @@ __all__ = [
     "fit",
     "load",
     "pretrained",
+    "save",
 ]
 _HOMES = {
     **dict.fromkeys(__all__, "metasgd.rules"),
@@ -75,6 +77,7 @@ _HOMES = {
     "fit": "metasgd.cli.fit",
     "load": "metasgd.learner.load",
     "pretrained": "metasgd.learner.nearest_centroid",
+    "save": "metasgd.learner.save",
 }
 
 

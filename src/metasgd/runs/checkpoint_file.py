@@ -14,6 +14,7 @@ from upath import UPath
 
 from metasgd.errors import UserError, first_line
 from metasgd.runs.checkpoint_schema import upgraded, validate_content
+from metasgd.runs.safetensors_file import SUFFIX, checkpoint_in
 from metasgd.runs.signature import is_own, signature
 from metasgd.runs.storage import errors_of_the_system
 
@@ -51,9 +52,9 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
     try:
         # torch warns of formats that it does not write itself
         with warnings.catch_warnings(action="error"), errors_of_the_system(path), path.open("rb") as file:
-            _validate_bytes(file)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = checkpoint_in(file.read()) if path.suffix == SUFFIX else _unpickled(file)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(
             f"there is no checkpoint {path}. Give the path of one, such as runs/NAME/version_K/checkpoints/best.ckpt"
@@ -74,6 +75,12 @@ def read_checkpoint(path: Path | UPath) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of metasgd: it has no state_dict. Give one that fit wrote.")
     validate_content(path, content)
     return upgraded(content)
+
+
+def _unpickled(file: IO[bytes]) -> Any:
+    _validate_bytes(file)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _seal_of(file: IO[bytes]) -> re.Match[bytes] | None:
