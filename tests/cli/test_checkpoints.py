@@ -14,7 +14,7 @@ from metasgd.meta.objectives import OBJECTIVES
 
 FOLDERS = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/model.ckpt"))
 N_TASKS = 20
-N_LONG = 3
+N_LONG = 2
 """Of the learned optimizers, whose tasks take seconds each."""
 OMNIGLOT = (ROOT / "data" / "omniglot", ROOT.parent / "shared" / "data" / "omniglot")
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support.agents import ENVIRONMENT, Agent, free_port, succeeded
 from support.runs import ROOT, TINY, state
+from torch.distributed.run import config_from_args, parse_args
 
 from metasgd.cli.main import main
 
@@ -146,8 +147,8 @@ def test_the_script_for_torchrun_trains_on_two_hosts(tmp_path):
     assert state(tmp_path / "runs/sinusoid/version_3/checkpoints/last.ckpt")["global_step"] == 8
 
 
-def test_the_pods_of_the_pytorchjob_train_together(tmp_path):
-    """As their operator would start them, which says to torchrun by variables how many there are, and where."""
+def started_by_the_operator():
+    """The arguments of torchrun in a pod, and the variables by which the operator says how many there are and where."""
     job, pod = container("pytorchjob.yaml")
     policy = job["spec"]["elasticPolicy"]
     settings = {
@@ -161,7 +162,26 @@ def test_the_pods_of_the_pytorchjob_train_together(tmp_path):
     settings |= {variable["name"]: variable["value"] for variable in pod["env"]}
     assert pod["args"][0] == "torchrun"
     config = next(i for i, argument in enumerate(pod["args"]) if argument.startswith("--config"))
-    arguments = [*pod["args"][1:config], f"--config={CONFIG}", *pod["args"][config + 1 :], *OPTIONS]
+    return [*pod["args"][1:config], f"--config={CONFIG}", *pod["args"][config + 1 :], *OPTIONS], settings
+
+
+def test_torchrun_reads_of_the_operator_what_the_script_for_torchrun_says(monkeypatch):
+    arguments, settings = started_by_the_operator()
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    parsed = parse_args(arguments)
+    config, _, command = config_from_args(parsed)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (2, 2, 1, 10)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", settings["PET_RDZV_ENDPOINT"])
+    assert config.run_id == "metasgd-1"
+    assert command[-len(arguments) + 1 :] == arguments[1:]
+    script = (CLUSTER / "torchrun.sh").read_text()
+    assert all(f"{name}={value}" in script for name, value in settings.items() if not name.startswith("PET_"))
+
+
+@pytest.mark.slow
+def test_the_pods_of_the_pytorchjob_train_together(tmp_path):
+    arguments, settings = started_by_the_operator()
     succeeded(*(Agent(*arguments, cwd=tmp_path, environment=ENVIRONMENT | settings) for _ in "ab"))
     assert state(tmp_path / "runs/sinusoid/version_1/checkpoints/last.ckpt")["global_step"] == 8
 

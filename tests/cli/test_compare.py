@@ -1,11 +1,10 @@
 """The comparison through the real command line."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
+from support.programs import Program
 from support.runs import TINY, succeeded
 
 from metasgd.cli.main import main
@@ -70,9 +69,9 @@ def test_a_mistake_ends_in_one_message_before_anything_is_built(changed, said, c
 def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_path):
     succeeded(metasgd("fit", *TINY, "--model.update_rule", "OptimizerNetwork"))
     path = "runs/sinusoid/version_0/checkpoints/last.ckpt"
-    options = [*CURVE, "--optimizer_ckpt", path, "--baselines", "[SGD]", "--steps", "300", "--eval_every", "100"]
+    options = [*CURVE, "--optimizer_ckpt", path, "--baselines", "[SGD]", "--steps", "120", "--eval_every", "40"]
     cache = tmp_path / "runs/compare/version_0/trainings.json"
-    process = subprocess.Popen([sys.executable, "-m", "metasgd", "compare", *options], cwd=tmp_path)
+    process = Program("compare", *options, cwd=tmp_path)
     deadline = time.monotonic() + 200
     done = []
     while len(done) < 4:  # three tries of the learned optimizer, and its first training that counts
@@ -81,7 +80,6 @@ def test_the_same_command_takes_up_a_comparison_that_was_killed(metasgd, tmp_pat
         time.sleep(0.01)
         done = json.loads(cache.read_text())["done"] if cache.exists() else []
     process.kill()
-    process.wait()
     done = json.loads(cache.read_text())["done"]
 
     resumed = succeeded(metasgd("compare", *options))

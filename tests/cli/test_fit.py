@@ -4,12 +4,11 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from support.agents import wait_for
 from support.commands import run
+from support.programs import Program
 from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
 
@@ -119,16 +118,12 @@ def whole(tmp_path_factory):
 def test_a_stopped_run_resumes_to_the_same_bits(number, workers, tmp_path, metasgd, whole):
     """Stopped by a signal at some step, resumed with ``last``: weights, optimizer, curves and best are the same."""
     arguments = [*LONGER, "--data.num_workers", workers, "--last_checkpoint.every_n_steps", "10"]
-    command = [sys.executable, "-m", "metasgd", "fit", *arguments]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=tmp_path, **quiet)
+    process = Program("fit", *arguments, cwd=tmp_path)
     resumed = tmp_path / RUN
     last = resumed / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(last)
     process.send_signal(number)
-    assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
     stopped_at = state(last)["global_step"]
     assert 0 < stopped_at < 150
     succeeded(metasgd("fit", *arguments, "--ckpt_path", "last"))

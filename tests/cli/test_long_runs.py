@@ -1,21 +1,18 @@
 """Meta-training on long inner runs through the real command line, killed and resumed."""
 
-import signal
-import subprocess
-import sys
-
 import pytest
 from support.agents import wait_for
 from support.commands import run
+from support.programs import Program
 from support.runs import RUN, TINY, assert_same, scalars, state, succeeded
 
-STEPS = 150
+STEPS = 60
 
 
 @pytest.mark.parametrize("rule", ["OptimizerNetwork", "ScaledOptimizerNetwork"])
 def test_a_killed_run_resumes_to_the_same_bits_in_the_middle_of_its_inner_runs(rule, tmp_path, metasgd):
     arguments = [
-        *("fit", *TINY, "--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "50"),
+        *("fit", *TINY, "--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "20"),
         *("--model.update_rule", rule, "--model.update_rule.init_args.learning_rate", "0.001"),
         *("--model.update_rule.init_args.inputs", "[loss,trend,progress]", "--model.outer.freeze_network", "true"),
         *("--model.inner_steps", "4", "--model.segments", "3", "--data.meta_batch_size", "4"),
@@ -25,11 +22,9 @@ def test_a_killed_run_resumes_to_the_same_bits_in_the_middle_of_its_inner_runs(r
     for folder in (there, here):
         folder.mkdir()
     run(*arguments, cwd=there)
-    command = [sys.executable, "-m", "metasgd", *arguments]
-    process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Program(*arguments, cwd=here)
     wait_for(here / RUN / "checkpoints/last.ckpt")
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    process.kill()
     assert 0 < state(here / RUN / "checkpoints/last.ckpt")["global_step"] < STEPS
     moved = str(here / RUN / "checkpoints/last.ckpt")
     succeeded(metasgd(*arguments, "--ckpt_path", moved))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from support.processes import holder_of
+from support.programs import Program
 from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
@@ -57,10 +58,10 @@ def test_a_run_that_another_process_trains_is_left_to_it(folder, capsys):
 
 def test_runs_started_in_one_moment_each_have_a_folder(folder):
     """Real processes: three of one name, and two of one version."""
-    jobs = [FIT] * 3 + [[*FIT, "--ckpt_path", "resume", VERSION, "41"]] * 2
-    started = [subprocess.Popen(job, cwd=folder, stderr=subprocess.PIPE, text=True) for job in jobs]
-    said = [process.communicate(timeout=300)[1] for process in started]
-    codes = [process.returncode for process in started]
+    jobs = [["fit", *TINY]] * 3 + [["fit", *TINY, "--ckpt_path", "resume", VERSION, "41"]] * 2
+    started = [Program(*job, cwd=folder) for job in jobs]
+    codes = [process.wait() for process in started]
+    said = [process.said() for process in started]
     assert codes[:3] == [0, 0, 0], said
     runs = {path.name: path for path in (folder / "runs" / "sinusoid").iterdir()}
     assert len(runs) == 4

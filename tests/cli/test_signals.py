@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from support.agents import wait_for
 from support.commands import succeeded
+from support.programs import Program
 from support.runs import TINY
+from support.signals import signal_before_the_run, signal_in_fork
 from support.slurm import in_a_job
 
 from metasgd.runs.folders import read_checkpoint
@@ -25,23 +28,6 @@ LAST = "runs/sinusoid/version_0/checkpoints/last.ckpt"
 LONG = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "50000", "--data.val_tasks", "20"]
 
 
-SIGNAL_IN_A_FORK = """
-import os, signal, sys
-from metasgd.cli.main import main
-
-def signal_myself():
-    global forks
-    forks -= 1
-    if forks == 0:
-        os.kill(os.getpid(), signal.SIGINT)
-
-forks = int(sys.argv.pop(1))
-os.register_at_fork(after_in_parent=signal_myself)
-sys.exit(main())
-"""
-"""Python prints what is raised there, and continues."""
-
-
 @pytest.mark.parametrize(
     ("command", "fork", "saved_at"),
     [("fit", 1, None), ("fit", 2, 3), ("validate", 1, 8)],
@@ -52,16 +38,9 @@ def test_a_signal_in_the_middle_of_a_fork_is_not_lost(command, fork, saved_at, t
     if command == "validate":
         succeeded("fit", *TINY, cwd=tmp_path)
         options += ["--ckpt_path", "last"]
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNAL_IN_A_FORK, str(fork), *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 130, done.stderr
-    assert "Traceback" not in done.stderr
+    process = Program(*options, cwd=tmp_path, begin=partial(signal_in_fork, fork))
+    assert process.wait() == 130, process.said()
+    assert "Traceback" not in process.said()
     last = tmp_path / LAST
     assert (read_checkpoint(last)["global_step"] if last.exists() else None) == saved_at
 
@@ -86,15 +65,14 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_their_work(number
 
 
 def test_a_requeued_job_resumes_its_run(scontrol, tmp_path):
-    """The real command line, as SLURM would run it twice."""
+    """As SLURM would run it twice."""
     job = ["fit", *TINY, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
     job += [*LONG, "--last_checkpoint.every_n_steps", "20"]
-    process = subprocess.Popen([sys.executable, "-m", "metasgd", *job], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = Program(*job, cwd=tmp_path)
     last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"
     wait_for(last)
     process.send_signal(signal.SIGUSR1)
-    said = process.communicate(timeout=200)[1]
-    assert process.returncode == 128 + signal.SIGUSR1, said
+    assert process.wait() == 128 + signal.SIGUSR1, process.said()
     assert scontrol.read_text() == "requeue 4711\n"
     stopped_at = read_checkpoint(last)["global_step"]
     assert not list(tmp_path.rglob("hpc_ckpt*"))  # Lightning's own, written in the middle of a step
@@ -103,25 +81,10 @@ def test_a_requeued_job_resumes_its_run(scontrol, tmp_path):
     assert [run.name for run in (tmp_path / "runs/sinusoid").iterdir()] == ["version_4711"]
 
 
-SIGNAL_BEFORE_THE_RUN = """
-import os, signal, sys
-from metasgd.cli import main as cli
-
-class Announced(cli.MetaSGDCLI):
-    def __init__(self, *arguments):
-        os.kill(os.getpid(), signal.SIGUSR1)
-        super().__init__(*arguments)
-
-cli.MetaSGDCLI = Announced
-sys.exit(cli.main())
-"""
-
-
 def test_a_job_whose_end_is_announced_before_its_first_step_is_requeued(scontrol, tmp_path):
     job = ["fit", *TINY, *LONG, "--ckpt_path", "resume", "--trainer.logger.init_args.version", "4711"]
-    command = [sys.executable, "-c", SIGNAL_BEFORE_THE_RUN, *job]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+    process = Program(*job, cwd=tmp_path, begin=signal_before_the_run)
+    assert process.wait() == 128 + signal.SIGUSR1, process.said()
     assert scontrol.read_text() == "requeue 4711\n"
     succeeded(*job, "--trainer.max_steps", "3", cwd=tmp_path)
     last = tmp_path / "runs/sinusoid/version_4711/checkpoints/last.ckpt"

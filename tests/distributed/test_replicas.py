@@ -1,13 +1,12 @@
 """Replicas that a learned optimizer trains in two processes stay the same, and read the mean of their losses."""
 
 import socket
-import subprocess
-import sys
+from functools import partial
 
 import pytest
-import support.replicas
 import torch
-from support.replicas import RULES, STEPS, made
+from support.programs import Program
+from support.replicas import RULES, STEPS, made, train
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -15,14 +14,9 @@ def test_two_processes_step_as_one_on_both_batches(name, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, support.replicas.__file__]
-    replicas = [
-        subprocess.Popen([*command, str(rank), str(port), name, str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
+    replicas = [Program(cwd=tmp_path, program=partial(train, rank, port, name, str(tmp_path))) for rank in (0, 1)]
     for replica in replicas:
-        _, said = replica.communicate(timeout=120)
-        assert replica.returncode == 0, said
+        assert replica.wait() == 0, replica.said()
     (ours, *counts), (others, *other_counts) = (torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in (0, 1))
     assert counts == other_counts == [STEPS - 1, 1]
     assert all(torch.equal(p, q) for p, q in zip(ours, others, strict=True))

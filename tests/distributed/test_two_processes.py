@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from support.commands import succeeded
+from support.programs import Program
+from support.recording import in_turn
 from support.runs import ROOT
 
 from metasgd.runs.folders import read_checkpoint
@@ -29,9 +30,6 @@ SINUSOID = [
 ]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 NAME = ["--trainer.logger.init_args.name"]
-EVERY_LINE = "import json, sys; from support.recording import in_turn; sys.exit(in_turn(json.loads(sys.argv[1])))"
-"""Several command lines in one process: importing torch takes longer than any of these runs."""
-
 POISONED = ["--data.source", "support.poisoned.Poisoned", "--data.source.tasks", "[3, 30, 33]"]
 """One of the two draws all of these: outer steps 0, 7 and 8 are skipped by both."""
 WAYS = {
@@ -47,26 +45,19 @@ BEST = "runs/joint-loop/version_0/checkpoints/best.ckpt"
 EVALUATED = [*SINUSOID, "--model.engine", "loop"]
 
 
-def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(folder: Path, *arguments: str, **environment: str) -> Program:
+    variables = {**os.environ, "PYTHONPATH": PYTHONPATH, **environment}
+    return Program(*arguments, cwd=folder, environment=variables, leads_group=True)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+def finish(process: Program) -> tuple[int, str]:
     """The exit code and what was said; whatever the process started is ended with it."""
     try:
-        said = process.communicate(timeout=timeout)[1]
+        code = process.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said
+    return code, process.said()
 
 
 def lines(command: str, *extra: str) -> list[list[str]]:
@@ -90,7 +81,11 @@ def trained(tmp_path_factory):
         succeeded(*line, cwd=one)
     checkpoint = ["--ckpt_path", str(one / BEST)]  # whose tests and predictions are written to its run
     by_two = [*lines("fit", *TWO), *([c, *EVALUATED, *TWO, *checkpoint] for c in ("test", "predict"))]
-    processes = [start(two, "-c", EVERY_LINE, json.dumps(by_two), LOCAL_RANK=str(rank), **together) for rank in (0, 1)]
+    every_line = partial(in_turn, by_two)
+    processes = [
+        Program(cwd=two, environment={**os.environ, "LOCAL_RANK": str(rank), **together}, program=every_line)
+        for rank in (0, 1)
+    ]
     for process in processes:
         code, said = finish(process)
         assert code == 0, said
@@ -150,7 +145,7 @@ def test_a_run_resumes_with_another_number_of_processes(trained, tmp_path, first
     for processes, options in ((first, half), (then, ["--ckpt_path", "last"])):
         command = ["fit", *SINUSOID, *name, *processes, *options]
         if processes == TWO:
-            code, said = finish(start(tmp_path, "-m", "metasgd", *command))
+            code, said = finish(start(tmp_path, *command))
             assert code == 0, said
         else:
             succeeded(*command, cwd=tmp_path)
@@ -185,7 +180,7 @@ PATIENT = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.timeout", "0
 def running(request, tmp_path):
     """A run of two processes that has written a checkpoint: (the first process, the other's id, last.ckpt)."""
     last = tmp_path / "runs" / "sinusoid" / "version_0" / "checkpoints" / "last.ckpt"
-    process = start(tmp_path, "-m", "metasgd", "fit", *LONG, *getattr(request, "param", []))
+    process = start(tmp_path, "fit", *LONG, *getattr(request, "param", []))
     deadline = time.monotonic() + 300
     while not last.exists():
         assert process.poll() is None, finish(process)
@@ -224,7 +219,7 @@ def assert_resumes(last):
     steps = read_checkpoint(last)["global_step"]
     assert steps >= 20
     more = ["--trainer.max_steps", str(steps + 2), "--ckpt_path", "last"]
-    code, said = finish(start(last.parents[4], "-m", "metasgd", "fit", *LONG, *more))
+    code, said = finish(start(last.parents[4], "fit", *LONG, *more))
     assert code == 0, said
     assert read_checkpoint(last)["global_step"] == steps + 2
 

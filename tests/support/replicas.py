@@ -1,6 +1,5 @@
-"""One of two processes that train replicas of a network: ``replicas.py RANK PORT RULE FOLDER``."""
+"""One of two processes that train replicas of a network."""
 
-import sys
 from collections.abc import Callable
 
 import torch
@@ -36,8 +35,8 @@ def made(name: str) -> tuple[nn.Sequential, LearnedOptimizer, Tensor, Tensor]:
     return network, optimizer, x, x.sum(dim=-1, keepdim=True)
 
 
-def train(rank: int, port: int, name: str, folder: str) -> None:
-    """Train one replica of two and save what it came to."""
+def train(rank: int, port: int, name: str, folder: str) -> int:
+    """Train one replica of two and save what it came to; the exit code."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     network, optimizer, x, y = made(name)
@@ -53,7 +52,4 @@ def train(rank: int, port: int, name: str, folder: str) -> None:
         optimizer.step(loss)
     torch.save((list(network.parameters()), optimizer.n_steps, optimizer.skipped_steps), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    train(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    return 0

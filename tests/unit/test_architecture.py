@@ -111,7 +111,7 @@ def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= 250
 
 
-STARTS_PROCESSES = {"subprocess", "multiprocessing", "support.agents", "support.processes"}
+STARTS_PROCESSES = {"subprocess", "multiprocessing", "support.agents", "support.processes", "support.programs"}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 

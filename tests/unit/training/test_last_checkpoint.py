@@ -1,6 +1,5 @@
 """When last.ckpt is written: by real runs in this process, whose ends are compared with a run that was not stopped."""
 
-import os
 import signal
 
 import pytest
@@ -25,16 +24,23 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def ran_through(folder, *options):
+    """A run of 8 steps that nothing stopped."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("sys.argv", ["metasgd"])
+        assert main(["fit", *TINY, *options]) == 0
+    return folder
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of 8 steps that nothing stopped."""
-    folder, before = tmp_path_factory.mktemp("whole"), os.getcwd()
-    os.chdir(folder)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("sys.argv", ["metasgd"])
-        assert main(["fit", *TINY]) == 0
-    os.chdir(before)
-    return folder
+    return ran_through(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def whole_in_batches(tmp_path_factory):
+    return ran_through(tmp_path_factory.mktemp("batches"), *BATCHES)
 
 
 def curve(run, tag):
@@ -76,15 +82,14 @@ def signal_in_validation(monkeypatch, number, at):
 BATCHES = ["--data.meta_batch_size", "4"]  # of validation: 5, and so many steps of it
 
 
-@pytest.mark.parametrize(("at", "step"), [(2, 3), (7, 7)], ids=["the first", "the last"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("at", "step", "number"),
+    [(2, 3, signal.SIGTERM), (7, 7, signal.SIGINT)],
+    ids=["the first, SIGTERM", "the last, SIGINT"],
+)
 def test_a_validation_is_left_at_once_and_the_run_resumes_to_the_same_bits(
-    at, step, number, folder, monkeypatch, capsys, tmp_path_factory
+    at, step, number, folder, whole_in_batches, monkeypatch, capsys
 ):
-    whole = tmp_path_factory.mktemp("whole")
-    monkeypatch.chdir(whole)
-    assert main(["fit", *TINY, *BATCHES]) == 0
-    monkeypatch.chdir(folder)
     with monkeypatch.context() as patched:
         calls = signal_in_validation(patched, number, at)
         with pytest.raises(SystemExit) as left:
@@ -96,7 +101,7 @@ def test_a_validation_is_left_at_once_and_the_run_resumes_to_the_same_bits(
     assert f"last.ckpt of outer step {step}" in said
     assert read_checkpoint(folder / LAST)["global_step"] == step
     assert main(["fit", *TINY, *BATCHES, *RARELY, "--ckpt_path", "last"]) == 0
-    assert_same_run(folder, whole)
+    assert_same_run(folder, whole_in_batches)
 
 
 def test_a_validation_after_the_first_step_can_be_left_too(folder, monkeypatch, capsys):
