@@ -85,12 +85,13 @@ def _names_in(phi: Mapping[str, Tensor], network: Mapping[str, Tensor], adapts: 
     A rule with parameters for each tensor, or each block, has them in a ``ParameterDict`` by their names. All others
     were bound to what ``adapts`` says, as in ``MetaModel``.
     """
-    named = {name_of(key.partition(".")[2]) for key in phi} & network.keys()
+    keys = {key.partition(".")[2] for key in phi}  # those of a ParameterDict have no dots, as mlp.0.weight has
+    listed = {name_of(key) for key in keys if "." not in key}
+    named = listed & network.keys()
     if named:
         return [n for n in network if n in named]
     names = [n for n, t in network.items() if t.is_floating_point() and not n.endswith(NEVER_ADAPTING)]
-    blocks = {name_of(key.partition(".")[2]) for key in phi}
-    names = [n for n in names if block_of(n) in blocks] or names
+    names = [n for n in names if block_of(n) in listed] or names
     head = [n for n in names if n.startswith("head.")]
     if adapts in ("head", "body") and head:
         return head if adapts == "head" else [n for n in names if n not in head]

@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from support.runs import ROOT
+from torch import nn
 
 from metasgd.errors import UserError
 from metasgd.learner.load import load
@@ -45,9 +46,9 @@ def test_the_rule_of_a_shipped_checkpoint_is_that_of_its_model(path):
     assert agree(load_rule(path), load(path).model.update_rule)
 
 
-def saved(path, rule: UpdateRule, options: str = "{}", adapts="all", class_path: str = ""):
+def saved(path, rule: UpdateRule, options: str = "{}", adapts="all", class_path: str = "", network=None):
     """A checkpoint of ``rule`` bound to a small network, as ``fit`` writes it."""
-    model = MetaModel(MLP(1, [4], 2), rule, inner_steps=3, adapts=adapts)
+    model = MetaModel(network or MLP(1, [4], 2), rule, inner_steps=3, adapts=adapts)
     with torch.no_grad():
         for p in rule.parameters():
             p.uniform_()
@@ -86,6 +87,12 @@ data: {{}}
 def test_every_rule_is_bound_to_what_adapted(tmp_path, rule, options, adapts):
     expected = rule(**yaml.safe_load(options))
     assert agree(load_rule(saved(tmp_path / "some.ckpt", expected, options, adapts)), expected)
+
+
+def test_layers_of_a_rule_are_not_taken_for_those_of_a_network_of_the_same_names(tmp_path):
+    network = nn.Sequential(*(nn.Linear(1, 1) for _ in range(5)))  # 0.weight, as the rule's mlp.0.weight
+    expected = OptimizerNetwork(hidden=[5])
+    assert agree(load_rule(saved(tmp_path / "some.ckpt", expected, "{hidden: [5]}", network=network)), expected)
 
 
 @pytest.mark.parametrize(
