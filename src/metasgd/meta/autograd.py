@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metasgd.episode import Batch, Episode, Outputs, as_given
-from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Tape
+from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Loss, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
 from metasgd.rules.base import Params
@@ -108,7 +108,7 @@ class AutogradInnerLoop(InnerLoop):
             with statistics_from_first(self.config.network, seen):
                 both = self._outputs(params, shared, torch.cat([self.support_set[0], x], dim=axis))
             outputs = both.narrow(axis, seen, x.shape[axis])
-        return self._losses(outputs, y), outputs
+        return self._losses(outputs, y, self.config.query_loss), outputs
 
     @torch.no_grad()
     def examples(self, given: Batch, params: Params, s: int = 0) -> Batch:
@@ -135,8 +135,8 @@ class AutogradInnerLoop(InnerLoop):
         frozen = self.config.frozen
         return {n: t.detach().requires_grad_(n not in frozen) for n, t in self.shared.items()}
 
-    def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        loss = self.config.loss
+    def _losses(self, outputs: Tensor, y: Tensor, other: Loss | None = None) -> Tensor:
+        loss = other or self.config.loss
         return vmap(loss)(outputs, y) if self.lead else loss(outputs, y)
 
 

@@ -28,7 +28,7 @@ class Estimator:
     name: EstimatorName = "unrolled"
     solver_steps: int = 10
 
-    def validate(self, proximal: float, first_order: bool, segments: int, fresh: bool) -> None:
+    def validate(self, proximal: float, first_order: bool, segments: int, fresh: bool, passes: int) -> None:
         """Refuse settings that mean nothing together.
 
         Args:
@@ -36,6 +36,7 @@ class Estimator:
             first_order: whether the Hessian term is left out.
             segments: outer steps that an inner run lasts.
             fresh: whether each inner step makes examples of its own, as a policy does.
+            passes: outer updates on the same examples.
 
         Raises:
             UserError: says which.
@@ -50,6 +51,8 @@ class Estimator:
             problems.append(f"segments is {segments}: it takes estimator unrolled and proximal 0 alone")
         if fresh and self.name == "implicit":
             problems.append("estimator is implicit, but every step makes its own examples: use unrolled or reptile")
+        if own and passes > 1:
+            problems.append(f"estimator is {self.name}, but passes is {passes}: use unrolled, or 1")
         raise_problems(problems)
 
     def gradient(self, config: InnerLoopConfig, theta: Params, tasks: Episode, inner_steps: int) -> MetaGradient:

@@ -43,6 +43,7 @@ class InnerLoopConfig:
         proximal: λ, how strongly every inner step is drawn towards θ_0.
         closed_form: use closed-form derivatives where the network and the loss have them; else autograd.
         experience: what an inner step learns from, given the task and the network as it is at that step.
+        query_loss: of the query set, where that is not L.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class InnerLoopConfig:
     proximal: float = 0.0
     closed_form: bool = True
     experience: Experience = as_given
+    query_loss: Loss | None = None
 
     @property
     def feed_forward(self) -> FeedForward | None:

@@ -126,7 +126,7 @@ class MetaModel(nn.Module):
                 f" {segments} and transductive is {transductive}: use 1 and true"
             )
         how = Estimator(estimator, solver_steps)
-        how.validate(proximal, first_order, segments, fresh)
+        how.validate(proximal, first_order, segments, fresh, self.objective.passes)
         validate_initialised(network)
         if segments > 1:
             validate_long_runs(network, segments, adapts, transductive)
@@ -146,8 +146,10 @@ class MetaModel(nn.Module):
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if large := large_rule(self.update_rule):
             log.info(large)
-        rule, loss_of, experience = self.update_rule, self.objective.loss, self.objective.experience
-        self.config = InnerLoopConfig(network, rule, loss_of, adapted, transductive, proximal, experience=experience)
+        own, rule = self.objective, self.update_rule
+        self.config = InnerLoopConfig(
+            network, rule, own.loss, adapted, transductive, proximal, True, own.experience, own.query_loss
+        )
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.

@@ -22,6 +22,8 @@ class Objective(ABC):
         metric: the metric's name, as logged.
         higher_is_better: which way the metric improves.
         experience: what the loss is taken on, at each inner step and of the query set.
+        passes: outer updates on the same examples, where these are made by the network (see ``metasgd.meta.passes``).
+        query_loss: the loss of the query set, where it is another than that of an inner step.
         environment: what makes these examples, if they do not come with the tasks.
     """
 
@@ -29,6 +31,8 @@ class Objective(ABC):
     metric: str
     higher_is_better: bool
     experience: Experience = staticmethod(as_given)
+    passes: int = 1
+    query_loss: Loss | None = None
     environment: object = None
 
     @abstractmethod

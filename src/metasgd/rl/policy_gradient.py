@@ -1,16 +1,18 @@
 """The objective of reinforcement learning: the return of a policy, on trajectories of its own."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from metasgd.episode import Batch, Outputs
-from metasgd.errors import UserError
+from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.meta.objectives import Objective
 from metasgd.rl.advantages import advantages
 from metasgd.rl.environment import Environment
 from metasgd.rl.policy import log_probability
 from metasgd.rl.rollout import Trajectories, rollout
-from metasgd.rl.surrogates import SURROGATES, SurrogateName
+from metasgd.rl.surrogates import SURROGATES, Surrogate, SurrogateName, ppo
 
 
 class PolicyGradient(Objective):
@@ -27,6 +29,10 @@ class PolicyGradient(Objective):
         baseline: subtract a baseline, linear in features, fitted to each task's trajectories.
         standardise: advantages of mean 0 and standard deviation 1, and means over steps, as in the code of MAML.
             Without it and with a discount of 1, the derivatives are those of the expected return itself.
+        passes: outer updates on the trajectories of one outer step. The first is REINFORCE; from the second on the
+            ratios to the policies that acted count, in the inner steps as ``surrogate`` has them and in the outer loss
+            clipped: PPO, as ProMP has it (Rothfuss et al. 2019), without its penalty on how far inner policies move.
+        clip: ε, how far from 1 a ratio counts in the outer loss.
 
     Raises:
         UserError: an argument is out of its range.
@@ -41,7 +47,8 @@ class PolicyGradient(Objective):
         torch.Size([3])
 
     References:
-        Williams 1992: REINFORCE; Duan et al. 2016, https://arxiv.org/abs/1604.06778
+        Williams 1992: REINFORCE; Duan et al. 2016, https://arxiv.org/abs/1604.06778; Rothfuss et al. 2019: ProMP,
+        https://arxiv.org/abs/1810.06784
     """
 
     environment: Environment
@@ -55,11 +62,19 @@ class PolicyGradient(Objective):
         discount: float = 0.99,
         baseline: bool = True,
         standardise: bool = True,
+        passes: int = 1,
+        clip: float = 0.2,
     ) -> None:
+        problems = too_small(("passes", passes, 1))
         if not 0 < discount <= 1:
-            raise UserError(f"discount is {discount}: a number above 0 and at most 1 is needed")
+            problems.append(f"discount is {discount}: a number above 0 and at most 1 is needed")
+        if not 0 < clip < 1:
+            problems.append(f"clip is {clip}: a number above 0 and below 1 is needed")
+        raise_problems(problems)
         self.environment, self.surrogate = environment, SURROGATES[surrogate]
         self.discount, self.baseline, self.standardise = discount, baseline, standardise
+        self.passes, self.query_loss = passes, self._clipped if passes > 1 else None
+        self.clipped = partial(ppo, clip=clip)
 
     def trajectories(self, batch: Batch, step: int, outputs: Outputs) -> Trajectories:
         """Those of a policy at inner step ``step`` for the tasks of ``batch``, as ``Trials`` draws them."""
@@ -75,9 +90,10 @@ class PolicyGradient(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of the policy's outputs ``[K, H, 2A]`` on one task's trajectories, and ``[K, H, A + 3]`` as above."""
-        actions, (log_probs, found, rewards) = targets[..., :-3], targets[..., -3:].unbind(dim=-1)
-        log_ratios = log_probability(outputs, actions) - log_probs
-        return -(rewards.sum(dim=-1).mean() + self.surrogate(log_ratios, found))
+        return _loss(outputs, targets, self.surrogate)
+
+    def _clipped(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return _loss(outputs, targets, self.clipped)
 
     def validate_targets(self, targets: Tensor) -> None:
         if targets.dtype != torch.int64 or targets.ndim != 2:
@@ -88,3 +104,9 @@ class PolicyGradient(Objective):
 
     def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:  # noqa: ARG002
         return -losses
+
+
+def _loss(outputs: Tensor, targets: Tensor, surrogate: Surrogate) -> Tensor:
+    actions, (log_probs, found, rewards) = targets[..., :-3], targets[..., -3:].unbind(dim=-1)
+    log_ratios = log_probability(outputs, actions) - log_probs
+    return -(rewards.sum(dim=-1).mean() + surrogate(log_ratios, found))

@@ -16,6 +16,7 @@ from metasgd.meta.estimators import EstimatorName
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import LossName, Objective
+from metasgd.meta.passes import meta_gradients
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
@@ -85,6 +86,11 @@ class MetaSGDModule(EvaluatedModule):
                 f"model.estimator is {estimator}, which does not go back through the inner steps: leave"
                 " model.outer.first_order_until and model.outer.multi_step_until at 0"
             )
+        if isinstance(loss, Objective) and loss.passes > 1 and outer.multi_step_until:
+            raise UserError(
+                f"model.loss.init_args.passes is {loss.passes}, but the trajectories are of the last inner step: leave"
+                " model.outer.multi_step_until at 0, or use 1"
+            )
         with _naming_options():
             super().__init__(**{name: value for name, value in self.options.items() if name != "outer"})
         self.automatic_optimization = False
@@ -130,14 +136,16 @@ class MetaSGDModule(EvaluatedModule):
         first_order = self.first_order or batch_idx < self.outer.first_order_until
         steps = 0 if batch_idx < self.outer.zero_steps_until else self.inner_steps
         weights = self.outer.query_weights(batch_idx, steps) if steps else None
-        gradient = self.meta_gradient(batch, first_order, weights, steps)
-        loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
-        # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
-        self.manual_backward(loss * (1 + 0 * loss.detach()))
-        norm = self._outer_step(step=batch_idx)
+        seen: list[tuple[MetaGradient, Tensor, Tensor]] = []
+        for gradient in meta_gradients(self, batch, first_order, weights, steps):
+            loss = attach_gradient(gradient.query_losses.mean(), gradient, self.config.theta, self.config.phi)
+            # a loss that is not finite makes the gradient so, on all processes, which is where it is looked at
+            self.manual_backward(loss * (1 + 0 * loss.detach()))
+            seen.append((gradient, loss, self._outer_step(batch_idx, last=len(seen) + 1 == self.objective.passes)))
+        gradient, loss, norm = seen[0]  # of the weights that the step began with
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
         logged = bool(every) and not (batch_idx + 1) % every
-        self._validate_skipped(batch, gradient, batch_idx, at_once=logged or not (batch_idx + 1) % READ_EVERY)
+        self._validate_skipped(batch, seen[-1][0], batch_idx, at_once=logged or not (batch_idx + 1) % READ_EVERY)
         if not logged:
             return  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
         accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y, gradient.query_losses).mean()
@@ -152,8 +160,13 @@ class MetaSGDModule(EvaluatedModule):
         of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
         self.log_dict(of_outer, batch_size=batch.n_tasks)
 
-    def _outer_step(self, step: int) -> Tensor:
-        """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm."""
+    def _outer_step(self, step: int, last: bool) -> Tensor:
+        """Step the outer optimizer, unless the gradient is not finite, which is counted; return its norm.
+
+        Args:
+            step: the outer step.
+            last: whether it is the step's last pass, which Lightning counts.
+        """
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         for name, p in self.config.theta.items():
@@ -166,9 +179,12 @@ class MetaSGDModule(EvaluatedModule):
             if not learns:
                 module.zero_grad()  # to None, which optimizers pass over
         norm = self.outer.clip([*self.config.theta.values(), *self.config.phi.values()])
-        self.outer_steps += self.skipped.step(optimizer, norm)
+        taken = self.skipped.step(optimizer if last else optimizer.optimizer, norm)
         self.update_rule.project()
         optimizer.zero_grad()
+        if not last:
+            return norm
+        self.outer_steps += taken
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
             step_schedule(scheduler)

@@ -8,7 +8,7 @@ from torch.autograd.functional import hessian, jacobian
 
 from metasgd.rl.advantages import returns_to_go
 from metasgd.rl.policy import log_probability
-from metasgd.rl.surrogates import SURROGATES, dice, lvc
+from metasgd.rl.surrogates import SURROGATES, dice, lvc, ppo
 
 HORIZON, STATES, ACTIONS = 3, 2, 2
 PLANS = torch.tensor(list(product(range(ACTIONS), repeat=HORIZON)))
@@ -99,3 +99,15 @@ def test_the_log_probabilities_are_those_of_torch():
     mean, log_std = outputs.chunk(2, dim=-1)
     theirs = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
     torch.testing.assert_close(log_probability(outputs, action), theirs.log_prob(action))
+
+
+def test_ppo_stops_where_a_ratio_has_moved_as_far_as_it_may():
+    """min(w A, clip(w, 0.8, 1.2) A) − A, by hand: 1.1 and 0.5 count as they are for A = 2, 1.5 as 1.2; and so on."""
+    w = torch.tensor([[1.1, 1.5, 0.5], [1.1, 1.5, 0.5]], dtype=torch.float64)
+    a = torch.tensor([[2.0], [-3.0]], dtype=torch.float64).expand(2, 3)
+    log_w = w.log().requires_grad_()
+    found = ppo(log_w, a, 0.2)
+    assert found.item() == pytest.approx(((0.2 + 0.4 - 1.0) + (-0.3 - 1.5 + 0.6)) / 2, rel=1e-12)
+    (grad,) = torch.autograd.grad(found, log_w)
+    right = [[1.1 * 2 / 2, 0.0, 0.5 * 2 / 2], [-3 * 1.1 / 2, -3 * 1.5 / 2, 0.0]]
+    torch.testing.assert_close(grad, torch.tensor(right, dtype=torch.float64))

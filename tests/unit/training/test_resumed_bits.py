@@ -1,5 +1,7 @@
 """Stopped and resumed, a run ends with the bits of one that ran through, whatever moves its weights and settings."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning import Trainer, seed_everything
@@ -26,9 +28,9 @@ def sinusoid(outer):
     return MetaSGDModule(MLP(1, [8], 1), PerParameter(0.01), inner_steps=2, loss="mse", outer=outer), data
 
 
-def navigation(outer):
+def navigation(outer, passes=1):
     data = EpisodicDataModule(Trials(), n_way=1, k_shot=2, n_query=2, meta_batch_size=2, val_tasks=2)
-    loss = PolicyGradient(Navigation(horizon=3))
+    loss = PolicyGradient(Navigation(horizon=3), passes=passes)
     return MetaSGDModule(GaussianPolicy(hidden=[4]), PerParameter(0.1), inner_steps=2, loss=loss, outer=outer), data
 
 
@@ -135,6 +137,7 @@ RUNS = {
         {},
     ),
     "reinforcement learning": lambda: (OuterProblem(Adam), {"of": navigation}),
+    "several passes": lambda: (OuterProblem(Adam), {"of": partial(navigation, passes=3)}),
     "double precision": lambda: (OuterProblem(Adam), {"precision": "64-true"}),
     "bfloat16": lambda: (OuterProblem(Adam), {"precision": "bf16-true"}),
     "own settings": lambda: (OuterProblem(OwnSettings), {}),
