@@ -146,10 +146,9 @@ class MetaModel(nn.Module):
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
         if large := large_rule(self.update_rule):
             log.info(large)
-        own, rule = self.objective, self.update_rule
-        self.config = InnerLoopConfig(
-            network, rule, own.loss, adapted, transductive, proximal, True, own.experience, own.query_loss
-        )
+        own = self.objective
+        settings = adapted, transductive, proximal, True, own.experience, own.query_loss
+        self.config = InnerLoopConfig(network, update_rule, own.loss, *settings)
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.
