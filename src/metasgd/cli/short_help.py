@@ -78,7 +78,7 @@ def short_help(command: str) -> str:
     """
     width = min(WIDEST, get_terminal_size().columns)
     lines = [f"usage: {program()} {command} [CONFIG] [--OPTION VALUE ...]", "", PURPOSES[command], ""]
-    for title, options in _groups():
+    for title, options in option_groups():
         lines += [f"{title}:", *(line for option in options for line in _option(*option, width)), ""]
     more = (
         f"{program()} {command} --help all lists every option. --model.network.help Conv4 lists the options of a class,"
@@ -90,7 +90,8 @@ def short_help(command: str) -> str:
 Option = tuple[str, Any, str]
 
 
-def _groups() -> Iterator[tuple[str, list[Option]]]:
+def option_groups() -> Iterator[tuple[str, list[Option]]]:
+    """The options by what they are about, each with its path, its default and its purpose."""
     yield "the run", [(name, *rest) for name, rest in OF_RUN.items()]
     model = [o for o in _of("model", MetaSGDModule, MetaModel) if o[0] != "model.outer"]
     yield "model: what learns", model
@@ -125,9 +126,14 @@ def _purposes(docstring: str) -> dict[str, str]:
     return {name: re.split(r"[;.](?: |$)", text)[0] for name, text in plain}
 
 
+def shown(default: Any) -> str:
+    """A default as a user would write it; empty where there is none to show."""
+    named = getattr(default, "__name__", default)
+    return "" if named is None else str(named).lower() if isinstance(named, bool) else str(named)
+
+
 def _option(path: str, default: Any, purpose: str, width: int) -> list[str]:
-    shown = getattr(default, "__name__", default)
-    stands = "" if shown is None else f" ({str(shown).lower() if isinstance(shown, bool) else shown})"
+    stands = f" ({shown(default)})" if shown(default) else ""
     name = f"  --{path}"
     text = textwrap.wrap(purpose + stands, width - INDENT)
     if len(name) > INDENT - 2:
