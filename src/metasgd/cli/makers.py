@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from metasgd.errors import arguments_of, at_argument, raise_problems
+from metasgd.errors import UserError, arguments_of, at_argument, raise_problems
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 from metasgd.training.outer import OuterProblem
 
@@ -26,6 +26,9 @@ OF_FIT: dict[Any, str] = {OuterProblem: "model.outer", LastCheckpoint: "last_che
 """The classes that stand in fit's configurations without a class path."""
 Made = TypeVar("Made")
 _PATHS: ContextVar[Mapping[Any, str]] = ContextVar("_PATHS", default={})  # noqa: B039 - a Mapping
+
+_REFUSED: ContextVar[list[UserError] | None] = ContextVar("_REFUSED", default=None)
+"""What the classes called so far have refused."""
 
 
 def validate_makers(config: Namespace) -> None:
@@ -94,17 +97,28 @@ def naming_options(options: Namespace, fit: bool = False) -> Iterator[None]:
             path = f"{option}.init_args" if fit else f"--{option.replace('.init_args', '')}"
             if paths.setdefault(maker, path) == path and not isinstance(maker, type):
                 functions.enter_context(at_argument(path, arguments_of(maker)))
-        token = _PATHS.set(paths)
+        refused: list[UserError] = []
+        tokens = _PATHS.set(paths), _REFUSED.set(refused)
         try:
             yield
+        except ValueError as error:
+            if isinstance(error, UserError) or not refused:
+                raise
+            raise refused[-1] from error  # which jsonargparse hides where an option takes a class or a word
         finally:
-            _PATHS.reset(token)
+            _PATHS.reset(tokens[0])
+            _REFUSED.reset(tokens[1])
 
 
 def _build(class_type: type[Made], *args: Any, **given: Any) -> Made:
     path = _PATHS.get().get(class_type)
-    with nullcontext() if path is None else at_argument(path, given.keys()):
-        return class_type(*args, **given)
+    try:
+        with nullcontext() if path is None else at_argument(path, given.keys()):
+            return class_type(*args, **given)
+    except UserError as error:
+        if (refused := _REFUSED.get()) is not None:
+            refused.append(error)
+        raise
 
 
 add_instantiator(_build, object)

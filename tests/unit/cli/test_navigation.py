@@ -49,3 +49,24 @@ def test_a_run_is_trained_tested_loaded_and_reported(tmp_path, monkeypatch):
         learner.adapt([[0.0, 0.0]], [0.0])
     with pytest.raises(UserError, match="predict writes what is predicted of each query"):
         MetaSGDCLI(["predict", *SMALL, "--ckpt_path", "best"])
+
+
+ENVIRONMENT = "--model.loss.init_args.environment"
+REFUSED = [
+    ([ENVIRONMENT, "metasgd.rl.GymnasiumTasks", f"{ENVIRONMENT}.init_args.name", "CartPole-v1"], "Discrete"),
+    (["--model.loss.init_args.clip", "2"], "model.loss.init_args.clip is 2.0: a number above 0 and below 1"),
+    (
+        ["--model.loss.init_args.passes", "3", "--model.outer.multi_step_until", "5"],
+        "passes is 3, but the trajectories are of the last inner step",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), REFUSED, ids=["discrete actions", "clip", "multi-step loss"])
+def test_what_a_class_of_the_loss_refuses_is_said_in_one_message(given, said, tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said) as found:
+        MetaSGDCLI(["fit", *SMALL, *given])
+    assert len(found.value.problems) == 1
+    assert not list(tmp_path.iterdir())
