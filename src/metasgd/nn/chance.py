@@ -145,10 +145,11 @@ def _drawing(network: nn.Module, params: Params, x: Tensor) -> list[str]:
     names = {module: name for name, module in network.named_modules()}
     inside: list[str] = []
     found: dict[str, None] = {}
-    state = [_random_state(x.device)]
+    own = _own_generators(network)
+    state = [_random_state(x.device, own)]
 
     def note(name: str) -> None:
-        now = _random_state(x.device)
+        now = _random_state(x.device, own)
         if now != state[0]:
             found[name] = None
             state[0] = now
@@ -171,12 +172,24 @@ def _drawing(network: nn.Module, params: Params, x: Tensor) -> list[str]:
     return list(found)
 
 
-def _random_state(device: torch.device) -> tuple[Any, ...]:
-    """Of every source of random numbers that a network might use."""
+def _own_generators(network: nn.Module) -> list[Any]:
+    """Sources of random numbers that modules have as attributes."""
+    kinds = torch.Generator, random.Random, np.random.Generator
+    return [value for module in network.modules() for value in vars(module).values() if isinstance(value, kinds)]
+
+
+def _random_state(device: torch.device, own: Iterable[Any]) -> tuple[Any, ...]:
+    """Of every source of random numbers that a network might use, and of its own."""
     of_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
     numbers: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     of_numpy = numbers["state"]["key"].tobytes(), numbers["state"]["pos"], numbers["has_gauss"]
-    return torch.get_rng_state().numpy().tobytes(), of_device, random.getstate(), of_numpy
+    return torch.get_rng_state().numpy().tobytes(), of_device, random.getstate(), of_numpy, *map(_state_of, own)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    return generator.getstate() if isinstance(generator, random.Random) else str(generator.bit_generator.state)
 
 
 def _stirred(x: Tensor, seed: int) -> Tensor:

@@ -21,7 +21,8 @@ class By(nn.Module):
         super().__init__()
         self.f, self.lin = f, nn.Linear(4, 4)
         self.register_buffer("mean", torch.zeros(4))
-        self.made = torch.Generator().manual_seed(0)
+        self.made, self.of_python = torch.Generator().manual_seed(0), random.Random(0)
+        self.of_numpy = np.random.default_rng(0)
 
     def forward(self, x):
         return self.f(self, self.lin(x))
@@ -36,6 +37,10 @@ def once(self, x):
     if not self.mean.any():
         self.mean.add_(x.detach().mean(0))
     return x - self.mean
+
+
+def rarely(x, drawn):
+    return 2 * x if drawn < 1e-9 else x
 
 
 def hidden(self, x):
@@ -134,8 +139,11 @@ REFUSED = {
     "a pool": (images(nn.Upsample(4), nn.FractionalMaxPool2d(2, output_size=2)), r"FractionalMaxPool2d \(2\) draw"),
     "its own numbers": (
         By(lambda self, x: x + torch.randn(4, generator=self.made)),
-        "two passes over the same batch differ",
+        r"By \(the network itself\) draw",
     ),
+    "rare, of its own torch": (By(lambda self, x: rarely(x, torch.rand((), generator=self.made))), "draw random"),
+    "rare, of its own python": (By(lambda self, x: rarely(x, self.of_python.random())), "draw random"),
+    "rare, of its own numpy": (By(lambda self, x: rarely(x, self.of_numpy.random())), "draw random"),
     "of the last batch": (By(hidden), "two passes over the same batch differ"),
     "running statistics": (
         nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(5))),
