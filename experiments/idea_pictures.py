@@ -21,6 +21,8 @@ from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import default_cache_dir
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+WIDTH = 4.9
+"""Inches, of every figure: what can be read on a phone."""
 Params = dict[str, Tensor]
 
 
@@ -28,10 +30,10 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(IMAGES / f"idea_{name}.png", dpi=110)
 
 
-def box(panel: Axes, x: float, y: float, text: str, color: str, width: float = 1.9) -> None:
-    shape = FancyBboxPatch((x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0.06", fc=color, ec="black")
+def box(panel: Axes, x: float, y: float, text: str, color: str) -> None:
+    shape = FancyBboxPatch((x - 1.5, y - 0.28), 3.0, 0.56, boxstyle="round,pad=0.06", fc=color, ec="black")
     panel.add_patch(shape)
-    panel.text(x, y, text, ha="center", va="center", fontsize=9)
+    panel.text(x, y, text, ha="center", va="center", fontsize=10)
 
 
 def arrow(panel: Axes, start: tuple[float, float], end: tuple[float, float], **style: object) -> None:
@@ -40,27 +42,27 @@ def arrow(panel: Axes, start: tuple[float, float], end: tuple[float, float], **s
 
 def loops() -> None:
     """The two loops as boxes: inside, a task is learned; outside, from where and at which rates."""
-    figure = Figure(figsize=(7, 3.1))
+    figure = Figure(figsize=(WIDTH, 5.2))
     panel = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    panel.set(xlim=(0, 10), ylim=(0, 4.4))
+    panel.set(xlim=(0, 6.4), ylim=(0, 7))
     panel.axis("off")
-    panel.add_patch(FancyBboxPatch((2.5, 1.75), 5.1, 2.3, boxstyle="round,pad=0.1", fc="#f2f2f2", ec="grey", ls="--"))
-    panel.text(2.6, 3.88, "inner loop: one task, S steps", fontsize=9, color="dimgrey", va="center")
-    box(panel, 1.1, 2.9, "start θ\nrule φ", "#cfe2f3", 1.5)
-    box(panel, 3.7, 2.9, "loss on the\nsupport set", "#ffffff")
-    box(panel, 6.4, 2.9, "update rule:\nθ' = θ − α ⊙ ∇L", "#fff2cc", 2.1)
-    box(panel, 8.95, 2.9, "loss of θ' on the\nquery set", "#d9ead3", 1.8)
-    arrow(panel, (1.95, 2.9), (2.65, 2.9))
-    arrow(panel, (4.75, 2.9), (5.25, 2.9))
-    arrow(panel, (7.55, 2.9), (7.95, 2.9))
-    arrow(panel, (6.4, 2.5), (3.7, 2.5), connectionstyle="arc3,rad=-0.35")
-    panel.text(5.05, 1.78, "S times", fontsize=8, ha="center", color="dimgrey")
-    arrow(panel, (8.95, 2.5), (1.1, 2.5), connectionstyle="arc3,rad=-0.28", color="#3d6fa5")
+    panel.add_patch(FancyBboxPatch((1.75, 2.35), 4.4, 2.85, boxstyle="round,pad=0.1", fc="#f2f2f2", ec="grey", ls="--"))
+    panel.text(6.1, 5.05, "inner loop: one task", fontsize=10, color="dimgrey", ha="right", va="center")
+    box(panel, 3.3, 6.35, "start θ, update rule φ", "#cfe2f3")
+    box(panel, 3.3, 4.5, "loss on the support set", "#ffffff")
+    box(panel, 3.3, 2.85, "update rule: θ' = θ − α ⊙ ∇L", "#fff2cc")
+    box(panel, 3.3, 1.1, "loss of θ' on the query set", "#d9ead3")
+    arrow(panel, (3.3, 6.0), (3.3, 4.9))
+    arrow(panel, (3.3, 4.12), (3.3, 3.25))
+    arrow(panel, (3.3, 2.45), (3.3, 1.5))
+    arrow(panel, (4.6, 3.22), (4.6, 4.12), connectionstyle="arc3,rad=0.7")
+    panel.text(5.05, 3.67, "S steps", fontsize=10, color="dimgrey", va="center")
+    arrow(panel, (1.7, 1.1), (1.7, 6.35), connectionstyle="arc3,rad=-0.32", color="#3d6fa5")
     said = (
-        "outer step: the exact gradient of the query loss, through the inner steps,\n"
-        "moves θ and φ (here α) together; then other tasks are drawn"
+        "outer step: the exact gradient of the query loss, through the\n"
+        "inner steps, moves θ and φ (here α); then other tasks are drawn"
     )
-    panel.text(5.05, 0.42, said, fontsize=9, ha="center", color="#3d6fa5")
+    panel.text(3.2, 0.35, said, fontsize=10, ha="center", va="center", color="#3d6fa5")
     save(figure, "loops")
 
 
@@ -78,8 +80,8 @@ def directions() -> None:
     task = SinusoidSampler("test", 0, TaskShape(1, 5, 10)).draw_whole(np.arange(4), 200)
     theta = {n: p.detach().requires_grad_() for n, p in model.network.named_parameters()}
     alpha = {n: model.update_rule.alpha[key_of(n)].detach() for n in theta}
-    figure = Figure(figsize=(8, 3.3), layout="constrained")
-    plane, curve = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
+    plane, curve = figure.subplots(2, 1)
     b = 0
     grads = dict(zip(theta, torch.autograd.grad(loss_at(model, theta, task.support_x[b], task.support_y[b]),
                                                 list(theta.values())), strict=True))  # fmt: skip
@@ -122,7 +124,7 @@ def directions() -> None:
             style = ":" if name == "before the step" else "-"
             curve.plot(task.query_x[b, :, 0], drawn, style, color=colors[name], label=label)
     curve.plot(task.support_x[b, :, 0], task.support_y[b, :, 0], "o", color="black", label="the five points seen")
-    curve.legend(fontsize=7, loc="upper right")
+    curve.legend(fontsize=8, loc="upper right")
     low, high = curve.get_ylim()
     curve.set_ylim(low, high + 0.7 * (high - low))
     plane.set(xlabel="along the gradient", ylabel="where the learned rates turn the step")
@@ -136,14 +138,15 @@ def rates() -> None:
         n: model.update_rule.alpha[key_of(n)].detach().flatten().numpy() for n, _ in model.network.named_parameters()
     }
     weights = {n: a for n, a in alpha.items() if n.endswith("weight")}
-    figure = Figure(figsize=(8, 2.5), layout="constrained")
-    panels = list(figure.subplots(1, len(weights)).flat)
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+    panels = list(figure.subplots(len(weights), 1, sharex=True).flat)
     for i, (panel, a) in enumerate(zip(panels, weights.values(), strict=True), 1):
-        edge = float(np.quantile(np.abs(a), 0.99))
+        edge = 0.6
         panel.hist(a.clip(-edge, edge), bins=41, color="tab:blue")
         panel.axvline(0.01, color="tab:red", linestyle="--", linewidth=1)
         panel.set_title(f"weights of layer {i}: {(a < 0).mean():.0%} below zero", fontsize=9)
-        panel.set(xlabel="learned rate α", yticks=[])
+        panel.set(yticks=[])
+    panels[-1].set_xlabel("learned rate α")
     save(figure, "rates")
 
 
@@ -161,15 +164,16 @@ def choices() -> None:
     tasks = source.sampler("test", Path("data"), cache, 0, TaskShape(5, 1, 15)).draw(np.arange(16))
     found = model.evaluate(tasks, after=[model.eval_inner_steps])
     read = found.support_losses
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    panels = list(figure.subplots(1, 2).flat)
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+    panels = list(figure.subplots(2, 1, sharex=True).flat)
     for panel, (name, answer) in zip(panels, {"learning rate": eta, "momentum": mu}.items(), strict=True):
         panel.plot(losses, answer, color="black", label="what it answers to a loss")
         chosen = found.chosen[name.replace(" ", "_")].flatten(2)[..., 0]
         for s in range(read.shape[1]):
             panel.plot(read[:, s], chosen[:, s], "o", markersize=5, alpha=0.7, label=f"16 tasks, inner step {s + 1}")
-        panel.set(xscale="log", xlabel="loss on the support set", ylabel=name)
+        panel.set(xscale="log", ylabel=name)
     panels[0].legend(fontsize=8)
+    panels[-1].set_xlabel("loss on the support set")
     save(figure, "choices")
 
 
@@ -190,15 +194,16 @@ def training() -> None:
         optimizer.step(loss=loss)
         losses.append(float(loss.detach()))
         chosen.append([optimizer.chosen["learning_rate"], optimizer.chosen["momentum"]])
-    figure = Figure(figsize=(8, 2.5), layout="constrained")
-    panels = list(figure.subplots(1, 3).flat)
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
+    panels = list(figure.subplots(3, 1, sharex=True).flat)
     eta, mu = np.array(chosen, dtype=float).reshape(steps, 2).T
     for panel, (name, values) in zip(
         panels, {"loss": losses, "learning rate η": eta, "momentum μ": mu}.items(), strict=True
     ):
         panel.plot(values, color="tab:blue")
-        panel.set(xlabel="step", title=name)
+        panel.set(ylabel=name)
     panels[0].set_yscale("log")
+    panels[-1].set_xlabel("step")
     save(figure, "training")
 
 
