@@ -1,7 +1,8 @@
 """MetaModel: a network, the update rule that adapts it, the objective and the settings of the inner loop."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -28,16 +29,14 @@ from metasgd.nn.validation import validate_classes_differ, validate_initialised,
 from metasgd.rules.base import UpdateRule
 
 log = logging.getLogger("metasgd")
-MOST_STEPS = 1_000_000
-"""Inner steps of an adaptation."""
+MOST_STEPS = 1_000_000  # of an adaptation
 
 
 class MetaModel(nn.Module):
     """A network f with weights θ, and the update rule u with parameters φ that adapts it to a task.
 
     ``θ_0 = θ``, then ``θ_{s+1} = u_φ(θ_s, ∇ L(f(θ_s; support)))`` for S inner steps; the outer loss is
-    ``L(f(θ_S; query))``. A meta-model computes its exact gradient in (θ, φ) and evaluates adapted networks; it does
-    not choose the outer optimizer.
+    ``L(f(θ_S; query))``. A meta-model computes its exact gradient in (θ, φ) and evaluates adapted networks.
 
     Args:
         network: f, any module whose ``forward`` takes a batch.
@@ -45,7 +44,7 @@ class MetaModel(nn.Module):
         inner_steps: S, inner steps of an adaptation in training.
         eval_inner_steps: S in validation and test, if another.
         segments: outer steps that an inner run lasts. Above 1, the update rule alone is learned, on long runs from
-            random weights, of which each outer step sees ``inner_steps`` (see ``metasgd.meta.truncated_unroll``).
+            random weights, of which each outer step sees ``inner_steps``.
         minibatch_shots: with several segments, examples of each class that an inner step sees.
         first_order: leave the Hessian term out of the meta-gradient.
         recompute: run inner steps again in the backward pass instead of saving them: slower, in memory that
@@ -82,8 +81,7 @@ class MetaModel(nn.Module):
         Li, Zhou, Chen, Li 2017: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, https://arxiv.org/abs/1707.09835
     """
 
-    outer_steps: Tensor
-    """How many outer steps made these weights; saved in checkpoints."""
+    outer_steps: Tensor  # how many made these weights; saved in checkpoints
 
     def __init__(
         self,
@@ -110,8 +108,7 @@ class MetaModel(nn.Module):
             too_small(
                 ("inner_steps", inner_steps, 0 if prototype_head(network) or fresh else 1),
                 ("eval_inner_steps", eval_inner_steps, 0),
-                ("segments", segments, 1),
-                ("minibatch_shots", minibatch_shots, 1),
+                *(("segments", segments, 1), ("minibatch_shots", minibatch_shots, 1)),
             )
             + too_large(("inner_steps", inner_steps, MOST_STEPS), ("eval_inner_steps", eval_inner_steps, MOST_STEPS))
         )
@@ -178,9 +175,8 @@ class MetaModel(nn.Module):
             inner_steps: S; by default as given to the constructor.
         """
         steps = self.inner_steps if inner_steps is None else inner_steps
-        inputs = self.as_inputs(tasks)
         first_order = self.first_order if first_order is None else first_order
-        with without_chance(self.network, self.held.names):
+        with self.ready(tasks) as inputs:
             return self.unroll.meta_gradient(self.config, inputs, steps, first_order, query_weights)
 
     def evaluate(self, tasks: Episode, after: Sequence[int], inner_steps: int | None = None) -> Evaluation:
@@ -191,15 +187,21 @@ class MetaModel(nn.Module):
             after: numbers from 0 to S.
             inner_steps: S, by default that of evaluation.
 
-        Works under ``torch.inference_mode`` as well, which it leaves meanwhile: inner steps take gradients.
+        Works under ``torch.inference_mode`` too, which it leaves meanwhile: inner steps take gradients.
         """
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # where a copy of a tensor is a plain one
                 return self.evaluate(Episode(*(field.clone() for field in tasks)), after, inner_steps)
-        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        with self.ready(tasks) as inputs:
+            steps = self.eval_inner_steps if inner_steps is None else inner_steps
+            return self.unroll.evaluate(self.config, inputs, steps, after)
+
+    @contextmanager
+    def ready(self, tasks: Episode) -> Iterator[Episode]:
+        """The tasks as the network takes them, which within gives the same for the same."""
         inputs = self.as_inputs(tasks)
         with without_chance(self.network, self.held.names):
-            return self.unroll.evaluate(self.config, inputs, steps, after)
+            yield inputs
 
     def as_inputs(self, tasks: Episode) -> Episode:
         """``tasks`` as the network takes them: uint8 images become numbers from 0 to 1, on their device.
@@ -242,9 +244,7 @@ class MetaModel(nn.Module):
             if not self.config.transductive:
                 by_support = isinstance(self.unroll, FullUnroll)
                 validate_no_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
-            lines = (
-                () if known else (self.unroll.adjust(config, tasks, self.first_order), unused_parameters(config, tasks))
-            )
-        for line in lines:
-            if line is not None:
-                self.announce(line)
+            adjusted = None if known else self.unroll.adjust(config, tasks, self.first_order)
+            unused = None if known else unused_parameters(config, tasks)
+        for line in filter(None, (adjusted, unused)):
+            self.announce(line)

@@ -27,6 +27,7 @@ FREE_OF_RUN = (
         "download",
         "num_workers",
         "on_device",
+        "cache_features",
         "engine",
         "recompute",
     ),  # where and how the same is done

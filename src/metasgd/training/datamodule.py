@@ -59,13 +59,15 @@ class EpisodicDataModule(LightningDataModule):
         test_tasks: tasks of the test.
         eval_views: V, views of each support set whose predictions evaluations average; it is adapted to as it is, and
             V − 1 times with every picture distorted; see ``views_of``.
-        one_alphabet: draw all the classes of a task from one alphabet (group of classes).
+        one_alphabet: draw a task's classes from one alphabet (group of classes).
         outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
             where drawing is cheap.
         on_device: keep the pictures on the device that trains, and look up, rotate and distort those of whole
             meta-batches there; which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
+        cache_features: compute what frozen layers make of a picture once; in ``cache_dir``, for all layers below what
+            adapts or learns, where it is the same as without; otherwise a line says why not.
 
     Example:
         >>> from metasgd.data import Sinusoid
@@ -92,6 +94,7 @@ class EpisodicDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         on_device: bool | Literal["auto"] = "auto",
+        cache_features: bool = False,
     ) -> None:
         self.options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -127,6 +130,7 @@ class EpisodicDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.samplers: dict[Split, Sampler] = {}
         self.pictures = DevicePictures(on_device)
+        self.cache_features = cache_features
         self.contents: Contents = {}
 
     def prepare_data(self) -> None:

@@ -1,6 +1,7 @@
 """MetaSGDModule: owns the network and its learned optimizer, and meta-trains them together."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
@@ -21,7 +22,9 @@ from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
+from metasgd.training.cached_features import CachedFeatures
 from metasgd.training.callbacks.evaluation_weights import EvaluationWeights, KeepCount
+from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.device_steps import fused
 from metasgd.training.evaluated_module import EvaluatedModule
 from metasgd.training.outer import OuterProblem
@@ -99,6 +102,7 @@ class MetaSGDModule(EvaluatedModule):
         # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
         unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
         self.learned = outer.learned(network) - unseen
+        self.features: CachedFeatures | None = None
 
     def configure_callbacks(self) -> list[Callback]:
         validate_trainer(self.trainer)  # before any callback is asked
@@ -123,7 +127,16 @@ class MetaSGDModule(EvaluatedModule):
         with _naming_options():
             return super().as_inputs(tasks)
 
+    @contextmanager
+    def ready(self, tasks: Episode) -> Iterator[Episode]:
+        plain = super().ready
+        with plain(tasks) if self.features is None else self.features.ready(tasks, plain) as inputs:
+            yield inputs
+
     def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+        wanted = isinstance(data, EpisodicDataModule) and data.cache_features
+        self.features = CachedFeatures(self, self.learned, data.samplers.values(), data.cache_dir) if wanted else None
         with _naming_options():
             how = self.prepare(self.device, self.trainer.world_size)
             self.prepare_others()

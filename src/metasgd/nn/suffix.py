@@ -1,0 +1,82 @@
+"""A network run from the output of one of its modules on, with NaN for all that came before."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Outputs = Any
+"""What a module gives: a tensor, or several in tuples and lists."""
+Form = Callable[[Tensor], Outputs]
+"""Of h, what a module gave whose output is not needed: NaN, in the shape for so many examples."""
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """g, in place of the forward of a network: its modules up to h are not run.
+
+    Attributes:
+        network: f; in a copy of it, that copy.
+        skipped: of the outermost modules that h takes, in the order of their calls, the name and what they would give;
+            of the last, h.
+        input: the shape and the dtype of an example.
+    """
+
+    network: nn.Module
+    skipped: tuple[tuple[str, Form], ...]
+    input: tuple[tuple[int, ...], torch.dtype]
+
+    def __call__(self, h: Tensor) -> Outputs:
+        left = list(self.skipped)
+
+        def instead(name: str, forward: Callable[..., Outputs]) -> Callable[..., Outputs]:
+            def run(*args: Any, **options: Any) -> Outputs:
+                if not left:
+                    return forward(*args, **options)
+                expected, form = left.pop(0)
+                if expected != name:
+                    raise RuntimeError(f"{name} is called where {expected} was before")
+                return form(h) if left else h.clone()  # which the next module may overwrite
+
+            return run
+
+        with ExitStack() as replaced:
+            for name in dict.fromkeys(name for name, _ in self.skipped):
+                module = self.network.get_submodule(name)
+                replaced.callback(_set_back, module, vars(module).get("forward"))
+                module.forward = instead(name, module.forward)
+            shape, dtype = self.input
+            return type(self.network).forward(self.network, _unknown(h, shape, dtype))
+
+
+def _set_back(module: nn.Module, forward: Callable[..., Outputs] | None) -> None:
+    del module.forward
+    if forward is not None:
+        module.forward = forward
+
+
+def form_of(output: Outputs, n: int) -> Form:
+    """The form of what a module gave for n examples."""
+    if isinstance(output, list):
+        parts = [form_of(part, n) for part in output]
+        return lambda h: tuple(part(h) for part in parts)
+    if output is None:
+        return lambda h: None  # noqa: ARG005
+    if not (isinstance(output, Tensor) and output.is_floating_point()):
+        return _whole_numbers
+    shape, dtype = tuple(output.shape), output.dtype
+    if shape[:1] == (n,):
+        return lambda h: _unknown(h, shape[1:], dtype)
+    return lambda h: torch.full((), torch.nan, dtype=dtype, device=h.device).expand(shape)
+
+
+def _unknown(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """NaN in the shape ``[X, *shape]``, in the memory of one number."""
+    return torch.full((), torch.nan, dtype=dtype, device=h.device).expand(len(h), *shape)
+
+
+def _whole_numbers(h: Tensor) -> Outputs:  # noqa: ARG001
+    raise RuntimeError("whole numbers cannot be NaN")
