@@ -24,12 +24,10 @@ ARG TORCH_INDEX
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==${TORCH}" "torchvision==${TORCHVISION}"
 
-# the other dependencies, again only when they change
+# the other dependencies, of the versions that were tested, again only when they change
 WORKDIR /opt/metasgd
-COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > /tmp/requirements.txt \
-    && pip install -r /tmp/requirements.txt
+COPY pyproject.toml requirements.lock ./
+RUN pip install -r requirements.lock
 
 COPY README.md LICENSE ./
 COPY checkpoints ./checkpoints

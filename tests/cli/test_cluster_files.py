@@ -5,10 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support.agents import ENVIRONMENT, Agent, free_port, succeeded
 from support.runs import ROOT, TINY, state
 from torch.distributed.run import config_from_args, parse_args
@@ -86,6 +89,19 @@ def test_the_image_is_given_the_files_that_it_copies():
     copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert included == {name for names in copied for name in names.split()}
     assert all((ROOT / name).exists() for name in included)
+
+
+def test_the_lock_has_a_version_of_every_dependency_that_fits():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = {
+        canonicalize_name(name): version
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    }
+    arguments = dict(re.findall(r"^ARG (TORCH|TORCHVISION)=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    locked |= {name.lower(): version for name, version in arguments.items()}
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    assert {canonicalize_name(r.name) for r in wanted} <= set(locked)
+    assert not [str(r) for r in wanted if locked[canonicalize_name(r.name)] not in r.specifier]
 
 
 @pytest.mark.parametrize("name", ["volume.yaml", "job.yaml"])
