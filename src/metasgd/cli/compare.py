@@ -42,6 +42,8 @@ class Compare:
     """Train the same network on the same data by the learned optimizer and by others, each tuned, and compare.
 
     A comparison that was stopped is resumed by the same command: what had been trained is in its run's folder.
+    ``compare --suite small`` compares on a fixed set of workloads instead; ``compare --suite small --help`` lists its
+    options.
 
     Args:
         problem: what to train on: many classes of a source of images at once, or a curve.
@@ -50,8 +52,8 @@ class Compare:
         config: all the options as YAML, which ``--config`` takes again.
         further: more learned optimizers, by the name to print: their checkpoints.
         baselines: which optimizers to compare it with.
-        schedule: of the baselines' learning rates: ``constant``, or ``cosine``, to zero over the steps. The learned
-            optimizer makes its own.
+        schedule: of the baselines' learning rates: ``constant``; ``cosine``, to zero over the steps; or
+            ``warmup_cosine``, after a linear rise over the first 5 %. The learned optimizer makes its own.
         steps: steps of each training.
         batch_size: examples in a batch.
         eval_every: steps between two evaluations on validation.

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from metasgd.cli.commands import BY_PLACE, COMMANDS
+from metasgd.cli.commands import BY_PLACE, COMMANDS, command_of
 from metasgd.cli.makers import naming_options, validate_makers
 from metasgd.cli.parser import CommandParser
 from metasgd.cli.renamed import in_current_names
@@ -62,8 +62,8 @@ def ready(name: str, prog: str, arguments: list[str]) -> Callable[[], int | None
         UserError: an option cannot be what it is.
         SystemExit: the parser has said what is wrong, or has shown its help.
     """
-    command = COMMANDS[name]
-    arguments, renamed = in_current_names(name, arguments)
+    command = command_of(name, arguments)
+    arguments, renamed = in_current_names(name, arguments) if command is COMMANDS[name] else (arguments, [])
     parameters = inspect.signature(command).parameters
     parser = CommandParser(prog=prog, description=inspect.cleandoc(command.__doc__ or "").partition("\nArgs:")[0])
     parser.add_argument("--config", action="config", help="Path to a configuration file.")

@@ -1,5 +1,6 @@
 """Options under the names that they had before: the command line and configuration files of then still work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def in_current_names(command: str, arguments: list[str]) -> tuple[list[str], lis
         arguments: what follows its name on the command line.
     """
     names = dict(RENAMED.get(command, {}))
-    configs = {i: found for i, argument in enumerate(arguments) if (found := _config(arguments, i)) is not None}
+    configs = {i: found for i, argument in enumerate(arguments) if (found := config_at(arguments, i)) is not None}
     if command == "train" and (
         any(argument.partition("=")[0] == "--resume" for argument in arguments)
         or any("resume" in config for config in configs.values())
@@ -56,7 +57,7 @@ def in_current_names(command: str, arguments: list[str]) -> tuple[list[str], lis
     return renamed, [f"--{old} is called --{new} now, and is taken as that" for old, new in changed.items()]
 
 
-def _config(arguments: list[str], i: int) -> dict[str, Any] | None:
+def config_at(arguments: Sequence[str], i: int) -> dict[str, Any] | None:
     """The configuration file that argument ``i`` names, if it names one that can be read."""
     if arguments[i].startswith("--config="):
         place = arguments[i].removeprefix("--config=")

@@ -75,8 +75,8 @@ def compare(
     """
     rows = []
     for candidate in candidates:
-        found = _search(train, better, candidate, search_seed, trials, most_trials, done)
-        lr = _best(better, found) if candidate.tuned else candidate.start
+        found = search(train, better, candidate, search_seed, trials, most_trials, done)
+        lr = best_of(better, found) if candidate.tuned else candidate.start
         traces = []
         for seed in seeds:
             traces.append(train(candidate, lr, seed))
@@ -85,7 +85,12 @@ def compare(
     return rows
 
 
-def _search(
+def final_metric(trace: Trace) -> float:
+    """By what ``compare`` tunes: the metric on validation at the end."""
+    return trace.val_metric[-1]
+
+
+def search(
     train: Train,
     better: Better,
     candidate: Candidate,
@@ -93,27 +98,30 @@ def _search(
     trials: int,
     most_trials: int,
     done: Callable[[str], None],
+    figure: Callable[[Trace], float] = final_metric,
 ) -> dict[float, float]:
+    """The figure reached, by the learning rate tried; not a number where the training diverged."""
     found: dict[int, float] = {}  # by the power of √10
 
     def try_at(power: int) -> None:
         lr = candidate.start * SPACING**power
         trace = train(candidate, lr, seed)
-        found[power] = math.nan if trace.diverged else trace.val_metric[-1]
+        found[power] = math.nan if trace.diverged else figure(trace)
         done(f"{candidate.name}, trying learning rate {lr:g}")
 
     half = trials // 2 if candidate.tuned else 1
     for power in range(-half, half + 1):
         try_at(power)
     while candidate.tuned and len(found) < most_trials:
-        best = _best(better, found)
+        best = best_of(better, found)
         if best not in (min(found), max(found)):
             break
         try_at(best - 1 if best == min(found) else best + 1)
     return {candidate.start * SPACING**power: found[power] for power in sorted(found)}
 
 
-def _best(better: Better, found: Mapping[Setting, float]) -> Setting:
+def best_of(better: Better, found: Mapping[Setting, float]) -> Setting:
+    """The setting of the best figure, the lowest of several."""
     best, *others = sorted(found)
     for lr in others:
         if better(found[lr], found[best]):

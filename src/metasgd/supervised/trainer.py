@@ -3,21 +3,27 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from metasgd.data.problems import Examples, ShuffledBatches
 from metasgd.data.rng import Split
 from metasgd.meta.objectives import Objective
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.optim.loss import LossNotFiniteError
+from metasgd.supervised.evaluation_weights import evaluation_weights
 from metasgd.supervised.module import as_inputs, measures
+from metasgd.training.rehearsal import training_modes
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "warmup_cosine"]
+WARM_UP = 0.05
+"""The share of the steps over which ``warmup_cosine`` raises the learning rate."""
 Named = Iterable[tuple[str, nn.Parameter]]
 EVAL_BATCH = 500
 
@@ -31,7 +37,8 @@ class Candidate:
         make: the optimizer of named parameters, at a learning rate.
         start: the learning rate that the search starts around; a learned optimizer's is 1 and not searched.
         tuned: whether its learning rate is tuned.
-        schedule: ``cosine`` lets the learning rate fall to zero over the steps.
+        schedule: ``cosine`` lets the learning rate fall to zero over the steps; ``warmup_cosine`` raises it linearly
+            over the first 5 % before that.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Trace:
         val_loss: on the validation examples.
         val_metric: likewise.
         test_metric: at the end.
+        test_loss: likewise.
         diverged: the loss became infinite or not a number, and the training ended there.
     """
 
@@ -62,6 +70,34 @@ class Trace:
     val_metric: list[float] = field(default_factory=list)
     test_metric: float = math.nan
     diverged: bool = False
+    test_loss: float = math.nan
+
+
+def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int) -> LRScheduler | None:
+    """The learning rates of a training of so many steps; None where they stay."""
+    if schedule == "constant":
+        return None
+    if schedule == "cosine":
+        return CosineAnnealingLR(optimizer, steps)
+    rising = math.ceil(WARM_UP * steps)
+
+    def factor(step: int) -> float:
+        falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        return (step + 1) / (rising + 1) if step < rising else falling
+
+    return LambdaLR(optimizer, factor)
+
+
+def take_step(optimizer: Optimizer, loss: Tensor) -> bool:
+    """Step by the gradients of this loss; whether it could be read, where the optimizer reads it."""
+    try:
+        if isinstance(optimizer, LearnedOptimizer):
+            optimizer.step(loss=loss)
+        else:
+            optimizer.step()
+    except LossNotFiniteError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -88,31 +124,14 @@ class SupervisedTrainer:
 
     def train(self, candidate: Candidate, lr: float, seed: int) -> Trace:
         """Train from the weights and on the batches of ``seed``."""
-        torch.manual_seed(seed)
-        network = self.network().to(self.device)
-        optimizer = candidate.make(network.named_parameters(), lr)
-        scheduler = (
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-            if candidate.schedule == "cosine"
-            else None
-        )
-        dtype = next(network.parameters()).dtype
-        train = self.examples["train"]
+        network, optimizer = self.begin(candidate, lr, seed)
+        scheduler = scheduled(optimizer, candidate.schedule, self.steps)
         trace, since, seconds = Trace(), list[Tensor](), 0.0
         self._evaluate(network, trace, 0, seconds, since)
         start = time.perf_counter()
-        for s, rows in enumerate(ShuffledBatches(len(train), self.batch_size, self.steps, seed), start=1):
-            x, y = (t.to(self.device) for t in train.__getitems__(rows))
-            optimizer.zero_grad()
-            loss = self.objective.loss(network(as_inputs(x, dtype)), y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            try:
-                if isinstance(optimizer, LearnedOptimizer):
-                    optimizer.step(loss=loss)
-                else:
-                    optimizer.step()
-            except LossNotFiniteError:
-                trace.diverged = True
+        for s, rows in enumerate(self.batches(seed), start=1):
+            loss = self.loss_and_gradients(network, optimizer, rows)
+            trace.diverged = not take_step(optimizer, loss)
             if scheduler is not None:
                 scheduler.step()
             since.append(loss.detach())
@@ -120,13 +139,46 @@ class SupervisedTrainer:
                 mean = torch.stack(since).mean()  # waits for the device
                 seconds += time.perf_counter() - start
                 trace.diverged = not mean.isfinite()
-                self._evaluate(network, trace, s, seconds, since)
+                with self._evaluation_weights(network, optimizer, seed):
+                    self._evaluate(network, trace, s, seconds, since)
                 since.clear()
                 if trace.diverged:
                     break
                 start = time.perf_counter()
-        trace.test_metric = self._measured(network, "test")[1]
+        with self._evaluation_weights(network, optimizer, seed):
+            trace.test_loss, trace.test_metric = self._measured(network, "test")
         return trace
+
+    def begin(self, candidate: Candidate, lr: float, seed: int) -> tuple[nn.Module, Optimizer]:
+        """The network of ``seed``, and the optimizer of its parameters."""
+        torch.manual_seed(seed)
+        network = self.network().to(self.device)
+        optimizer = candidate.make(network.named_parameters(), lr)
+        for to_train in training_modes(optimizer)[:1]:
+            to_train()
+        return network, optimizer
+
+    def batches(self, seed: int) -> ShuffledBatches:
+        """The rows of every step's batch."""
+        return ShuffledBatches(len(self.examples["train"]), self.batch_size, self.steps, seed)
+
+    def evaluated_at(self) -> list[int]:
+        """After which steps a training that does not diverge is evaluated."""
+        regular = range(0, self.steps, self.eval_every)
+        return [*regular, self.steps]
+
+    def loss_and_gradients(self, network: nn.Module, optimizer: Optimizer, rows: list[int]) -> Tensor:
+        """The loss of a batch, and its gradients where the optimizer finds them."""
+        x, y = (t.to(self.device) for t in self.examples["train"].__getitems__(rows))
+        optimizer.zero_grad()
+        loss: Tensor = self.objective.loss(network(as_inputs(x, next(network.parameters()).dtype)), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _evaluation_weights(self, network: nn.Module, optimizer: Optimizer, seed: int) -> AbstractContextManager[None]:
+        dtype = next(network.parameters()).dtype
+        batches = (self.examples["train"].x[rows] for rows in self.batches(seed))
+        return evaluation_weights(network, optimizer, (as_inputs(x.to(self.device), dtype) for x in batches))
 
     def _evaluate(self, network: nn.Module, trace: Trace, step: int, seconds: float, since: list[Tensor]) -> None:
         val_loss, val_metric = self._measured(network, "val")

@@ -17,7 +17,9 @@ class Counting:
 
     def __call__(self, candidate, lr, seed):
         self.asked.append((candidate.name, lr, seed))
-        return Trace(steps=[0], seconds=[0.0], train_loss=[1.0], val_loss=[lr], val_metric=[0.5], test_metric=0.5)
+        return Trace(
+            steps=[0], seconds=[0.0], train_loss=[1.0], val_loss=[lr], val_metric=[0.5], test_metric=0.5, test_loss=lr
+        )
 
 
 def candidate(name):

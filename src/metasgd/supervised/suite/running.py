@@ -1,0 +1,78 @@
+"""All contenders on all workloads: the rates of those that are tuned are searched, then every seed is trained."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from metasgd.supervised.comparison import Row, Train, best_of, search
+from metasgd.supervised.suite.contenders import Contender
+from metasgd.supervised.suite.workload import Workload
+from metasgd.supervised.trainer import Trace
+
+Rows = dict[str, dict[str, Row]]
+"""By workload and contender."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often is trained.
+
+    Attributes:
+        seeds: of the trainings that count.
+        search_seed: of those that a learning rate is tuned by; none of ``seeds``.
+        trials: learning rates tried at first, a factor of √10 apart.
+        most_trials: tried at most, where the best lies at the edge.
+    """
+
+    seeds: Sequence[int]
+    search_seed: int
+    trials: int
+    most_trials: int
+
+    def trainings(self, contender: Contender) -> int:
+        """Of a contender on one workload, at least."""
+        return len(self.seeds) + (self.trials if contender.tuned else 0)
+
+
+def run_suite(
+    train: Train,
+    workloads: Sequence[Workload],
+    contenders: Sequence[Contender],
+    protocol: Protocol,
+    done: Callable[[str], None],
+) -> Rows:
+    """Train everything, one workload after the other.
+
+    Args:
+        train: one training, of a candidate under the name that ``Contender.on`` gives it.
+        workloads: to train on.
+        contenders: to train by.
+        protocol: how often.
+        done: called after every training that ended.
+    """
+    rows: Rows = {}
+    for workload in workloads:
+        rows[workload.name] = {}
+        for contender in contenders:
+            candidate = contender.on(workload.name, workload.steps)
+            lr, trials = contender.lr, dict[float, float]()
+            if contender.tuned:
+                seed, most = protocol.search_seed, protocol.most_trials
+                trials = search(train, lower, candidate, seed, protocol.trials, most, done, figure=final_loss)
+                lr = best_of(lower, trials)
+            traces = []
+            for seed in protocol.seeds:
+                traces.append(train(candidate, lr, seed))
+                done(f"{candidate.name}, seed {seed}")
+            rows[workload.name][contender.name] = Row(contender.name, lr, contender.tuned, trials, traces)
+    return rows
+
+
+def final_loss(trace: Trace) -> float:
+    """By what a suite tunes: the validation loss at the end, which its scores are made of."""
+    return trace.val_loss[-1]
+
+
+def lower(a: float, b: float) -> bool:
+    """Whether a is the lower; what is no number is never."""
+    return not math.isnan(a) and (math.isnan(b) or a < b)
