@@ -15,11 +15,11 @@ CLASSES, SQUARES, SYMBOLS = OBJECTIVES["cross_entropy"], OBJECTIVES["mse"], Next
 SMALL = (
     Workload(
         "table_long",
-        "tiny MLP, 6,000 steps: tabular classification, 7 classes by a random teacher",
+        "tiny MLP, 5,000 steps: tabular classification, 7 classes by a random teacher",
         partial(nets.mlp, [20, 32, 32, 7]),
         Table(seed=1101, n_features=20, n_classes=7, rows=8000),
         CLASSES,
-        steps=6000,
+        steps=5000,
         batch_size=64,
     ),
     Workload(
@@ -37,7 +37,7 @@ SMALL = (
         partial(nets.mlp, [784, 1024, 1024, 80]),
         Letters(seed=1103, split="test", n_classes=80),
         CLASSES,
-        steps=400,
+        steps=300,
         batch_size=64,
     ),
     Workload(
@@ -70,19 +70,19 @@ SMALL = (
     Workload(
         "letters_vit",
         "small vision transformer: 60 printed letters",
-        partial(nets.VisionTransformer, 28, 7, width=48, depth=3, heads=4, n_classes=60),
+        partial(nets.VisionTransformer, 28, 7, width=48, depth=2, heads=4, n_classes=60),
         Letters(seed=1103, split="test", n_classes=60),
         CLASSES,
-        steps=600,
+        steps=500,
         batch_size=64,
     ),
     Workload(
         "sums_transformer",
         "character transformer: sums of three digits",
-        partial(nets.CharacterTransformer, len(LANGUAGES["sums"].symbols), 12, width=64, depth=2, heads=4),
+        partial(nets.CharacterTransformer, len(LANGUAGES["sums"].symbols), 12, width=48, depth=2, heads=4),
         Text(seed=1105, language="sums"),
         SYMBOLS,
-        steps=1000,
+        steps=800,
         batch_size=64,
     ),
     Workload(
@@ -91,7 +91,7 @@ SMALL = (
         partial(nets.CharacterGRU, len(LANGUAGES["brackets"].symbols), width=64),
         Text(seed=1106, language="brackets"),
         SYMBOLS,
-        steps=800,
+        steps=600,
         batch_size=32,
     ),
     Workload(
