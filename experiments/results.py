@@ -113,6 +113,7 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
             "ci95": results[f"test/{metric}_ci95"],
             "n_tasks": results["n_tasks"],
             "by_inner_step": results["by_inner_step"]["metric"],
+            "by_inner_step_ci95": results["by_inner_step"]["metric_ci95"],
             "protocol": results["protocol"]["in_words"],
             "adapts": results["protocol"]["adapts"],
             "outer_steps_of_checkpoint": results["protocol"]["outer_steps"],
