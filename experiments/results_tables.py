@@ -25,15 +25,16 @@ SECTIONS = {
     "navigation": (
         "2-D navigation",
         "Mean return on tasks never trained on, of 20 trajectories each: of 600 tasks after one inner step, as the"
-        " learners were meta-trained with, and of 200 elsewhere. The goal is drawn from the unit square, the start is"
-        " its centre, the reward minus the squared distance, 100 steps at most. 50 outer steps of 20 tasks, each of"
-        " three passes of PPO by Adam. Meta-SGD's rates start at 0.1, which is MAML's published rate. Of 0.1, 0.3 and 1"
-        " it is 0.3 that does best for MAML on 100 validation tasks of seed 0, level with Meta-SGD, which does as well"
-        " from 0.1 as from 0.3: what learned rates save here is the search for one. The last column"
-        " tests the same policies by another reward, minus the distance itself, that of Li et al. 2017; in brackets the"
-        " figures of their table 4, fixed start position, which were not read in the paper but in two summaries that agree. The two are not one experiment: there policies were trained by that reward too,"
-        " with 100 outer steps of TRPO, and where an episode ends and how widely policies act at first, on which a"
-        " return depends, was not read.",
+        " learners were meta-trained with, and of 200 elsewhere. The goal is drawn from the unit square, the start"
+        " is its centre, the reward minus the squared distance, 100 steps at most. 50 outer steps of 20 tasks, each"
+        " of three passes of PPO by Adam. Meta-SGD's rates start at 0.1, which is MAML's published rate. Of 0.1,"
+        " 0.3 and 1 it is 0.3 that does best for MAML on 100 validation tasks of seed 0, level with Meta-SGD, which"
+        " does as well from 0.1 as from 0.3: what learned rates save here is the search for one. The last column"
+        " tests the same policies by another reward, minus the distance itself, that of Li et al. 2017; in brackets"
+        " the figures of their table 4, fixed start position, which were not read in the paper but in two summaries"
+        " that agree. The two are not one experiment: there policies were trained by that reward too, with 100"
+        " outer steps of TRPO, and where an episode ends and how widely policies act at first, on which a return"
+        " depends, was not read.",
     ),
     "navigation-drawn": (
         "2-D navigation, start drawn as well",
