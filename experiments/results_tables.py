@@ -38,8 +38,8 @@ SECTIONS = {
     ),
     "navigation-drawn": (
         "2-D navigation, start drawn as well",
-        "The second setting of Li et al. 2017: each task has its own start, drawn from the unit square, and otherwise"
-        " all is as above; in brackets the figures of their table 4, varying start position.",
+        "The second setting of Li et al. 2017: each task has its own start, drawn from the unit square. 200 tasks; all"
+        " else is as above; in brackets the figures of their table 4, varying start position.",
     ),
     "omniglot": (
         "Omniglot",
