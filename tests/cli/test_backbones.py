@@ -1,6 +1,7 @@
 """Networks that others designed, through the real commands: meta-trained, evaluated, adapted and exported."""
 
 import json
+import sys
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,10 @@ from support.runs import ROOT, state
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
+import metasgd
 from metasgd.cli.main import main
+from metasgd.data.task_shape import TaskShape
+from metasgd.nn.export import as_onnx
 
 NETWORKS = {
     "mobilenet_v3_small": {"model": "mobilenet_v3_small", "image_size": 32},
@@ -83,6 +87,88 @@ def test_a_backbone_goes_through_every_command(network, folder, caplog):
     (logits,) = session.run(None, {"x": read.transpose(0, 3, 1, 2).astype(np.float32) / 255})
     rows = [line.split(",") for line in (folder / "out.csv").read_text().splitlines()]
     assert [row[1] for row in rows[1:]] == [rows[0][3:][k] for k in logits.argmax(axis=1)]
+
+
+@pytest.mark.slow
+def test_a_resnet12_goes_through_every_command(folder):
+    given = [o for o in options("resnet18") if "network" not in o and o != "Backbone"]
+    given += ["--model.network", "ResNet12", "--model.network.init_args.widths=[4, 8, 8, 16]"]
+    given += ["--model.network.init_args.image_size=32"]
+    assert main(["fit", *given]) == 0
+    for command in ("test", "predict"):
+        assert main([command, *given, "--ckpt_path", "best"]) == 0
+    checkpoint = "runs/backbone/version_0/checkpoints/best.ckpt"
+    places = ["--support", "data/val", "--query", "data/val", "--output", "out.csv"]
+    assert main(["adapt", "--ckpt_path", checkpoint, *places, "--save", "net.onnx"]) in (0, 3)
+    assert onnxruntime.InferenceSession("net.onnx").get_inputs()[0].shape[1:] == [3, 32, 32]
+
+
+SEQUENCES = """
+import numpy as np
+import torch
+from torch import nn
+from metasgd.data.rng import task_stream
+from metasgd.data.source import Source
+from metasgd.episode import Episode
+
+
+class Waves(Source):
+    def prepare(self, root, cache_dir):
+        pass
+
+    def sampler(self, split, root, cache_dir, seed, shape):
+        return Sampler(split, seed, shape)
+
+
+class Sampler:
+    def __init__(self, split, seed, shape):
+        self.split, self.seed, self.shape = split, seed, shape
+
+    def draw(self, indices):
+        n, k, q = self.shape.n_way, self.shape.k_shot, self.shape.n_query
+        streams = [task_stream(self.seed, self.split, int(i)) for i in indices]
+        means = np.stack([s.normal(size=(n, 1, 10, 4)) for s in streams])
+        noise = np.stack([s.normal(size=(n, k + q, 10, 4)) for s in streams])
+        x = torch.from_numpy(means + 0.1 * noise).float()
+        y = torch.arange(n)
+        return Episode(
+            x[:, :, :k].flatten(1, 2), y.repeat_interleave(k).repeat(len(indices), 1),
+            x[:, :, k:].flatten(1, 2), y.repeat_interleave(q).repeat(len(indices), 1),
+            y.repeat(len(indices), 1), torch.from_numpy(np.asarray(indices)),
+        )
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["Transformer"])
+def test_networks_of_sequences_go_through_every_command(network, folder, monkeypatch):
+    """On tasks of one's own, which adapt in Python: the command reads pictures."""
+    (folder / "waves.py").write_text(SEQUENCES)
+    monkeypatch.syspath_prepend(folder)
+    given = [o for o in options("resnet18") if "data.source" not in o and "network" not in o and o != "Backbone"]
+    given += ["--model.network", "Backbone", f"--model.network.init_args.model=waves.{network}"]
+    given += ["--model.network.init_args.image_size=[10, 4]", "--data.source", "waves.Waves"]
+    assert main(["fit", *given]) == 0
+    for command in ("test", "predict"):
+        assert main([command, *given, "--ckpt_path", "best"]) == 0
+    learner = metasgd.load("runs/backbone/version_0/checkpoints/best.ckpt")
+    tasks = sys.modules["waves"].Sampler("test", 0, TaskShape(3, 2, 5)).draw([0])
+    adapted = learner.adapt(tasks.support_x[0], tasks.support_y[0])
+    expected = adapted.decision_function(tasks.query_x[0])
+    assert (expected.argmax(axis=1) == tasks.query_y[0].numpy()).mean() > 0.5
+    (folder / "net.onnx").write_bytes(as_onnx(adapted.network, adapted.example(), {}))
+    (logits,) = onnxruntime.InferenceSession("net.onnx").run(None, {"x": tasks.query_x[0].numpy()})
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_checkpoint_holds_what_was_pretrained(folder, capsys):

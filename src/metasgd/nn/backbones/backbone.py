@@ -67,7 +67,7 @@ class Backbone(Configurable, nn.Module):
 
     def __init__(
         self,
-        model: str | nn.Module = "resnet18",
+        model: nn.Module | str = "resnet18",
         weights: str | None = None,
         head: HeadName = "prototype",
         n_way: int = 5,
