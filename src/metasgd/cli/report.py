@@ -43,14 +43,14 @@ class Evaluated:
 
     Attributes:
         measured: the metric of each, ``[B, S + 1]``.
-        pairs: the classes taken for each other most.
+        pairs: the classes taken for each other most; None where tasks have no classes.
         paths: where agents went, if they moved on a plane.
         reached: names of the parameters that an inner gradient reaches.
         examples: figures of the first tasks, if they are of pictures.
     """
 
     measured: Tensor
-    pairs: list[HardPair]
+    pairs: list[HardPair] | None
     paths: Figure | None
     reached: frozenset[str]
     examples: list[Figure]
@@ -205,7 +205,7 @@ def _evaluate(learner: MetaLearner, options: Any, n: int, trust: bool) -> Evalua
         measured.append(evaluation.measured(module.objective, batch))
         drawn.append(batch)
         predicted.append(outputs[:, -1].argmax(dim=-1))
-    pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else []
+    pairs = hardest_pairs(sampler.pool, drawn, predicted) if isinstance(sampler, ClassSampler) else None
     first = module.as_inputs(drawn[0])
     moved = reached(module.config, module.held.names, first, module.eval_inner_steps)
     shown = range(min(EXAMPLES, drawn[0].n_tasks)) if isinstance(sampler, ClassSampler) else ()

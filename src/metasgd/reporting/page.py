@@ -62,7 +62,7 @@ class Page:
         reached: names of the parameters that an inner gradient reaches; None if that is not known.
         first_convolution: the name of its weights, if the network has one.
         measured: the metric of test tasks ``[B, S + 1]``, after 0 … S inner steps; None if they are not to be had.
-        pairs: the hardest pairs of classes, the hardest first.
+        pairs: the hardest pairs of classes, the hardest first; None where tasks have no classes.
         paths: where agents went, if they moved on a plane.
         missing: why there are no test tasks.
         recorded: results.json, if the run has one.
@@ -81,7 +81,7 @@ class Page:
     reached: frozenset[str] | None
     first_convolution: str | None
     measured: Tensor | None
-    pairs: list[HardPair]
+    pairs: list[HardPair] | None
     paths: Figure | None
     missing: str
     recorded: dict[str, Any] | None
@@ -105,7 +105,9 @@ def page(about: Page) -> str:
         unmoved=unmoved_in_words(moved, about.reached),
         filters=_svg(filters_figure(finite[first], first)) if first in finite and finite[first].ndim == 4 else None,
         rates_figure=_svg(rates_figure(finite)) if finite else None,
-        pairs=[
+        pairs=None
+        if about.pairs is None
+        else [
             {"names": pair.names, "files": [[*map(_png, own)] for own in pair.pictures]}
             | {"wrong": pair.wrong, "asked": pair.asked}
             for pair in about.pairs
