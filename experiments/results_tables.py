@@ -292,7 +292,8 @@ def paired_table(records: list[Record], first: str) -> str:
 def difference(pairs: list[tuple[Record, Record]], column: str) -> str:
     """The mean of the paired differences, ± the half-width of its interval over tasks; and that of each seed."""
     of_seeds = [
-        [a - b for a, b in zip(ours[column]["first_tasks"], theirs[column]["first_tasks"], strict=True)]
+        # of those that both were tested on: the tasks of a shorter test are the first of a longer one
+        [a - b for a, b in zip(ours[column]["first_tasks"], theirs[column]["first_tasks"], strict=False)]
         for ours, theirs in pairs
         if column in theirs
     ]
