@@ -9,7 +9,7 @@ from support.runs import succeeded
 
 from metasgd.cli.main import main
 from metasgd.meta.objectives import OBJECTIVES
-from metasgd.supervised.suite import networks as nets
+from metasgd.nn.networks import MLP
 from metasgd.supervised.suite.data import SIZES, Table
 from metasgd.supervised.suite.workload import Workload
 from metasgd.supervised.suite.workloads import SUITES
@@ -24,7 +24,7 @@ def tiny_suite(monkeypatch):
         Workload(
             name,
             "one of two",
-            partial(nets.mlp, [4, 8, outputs]),
+            partial(MLP, 4, [8], outputs),
             Table(seed=seed, n_features=4, n_classes=n_classes, rows=60),
             OBJECTIVES[loss],
             steps=6,

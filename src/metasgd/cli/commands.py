@@ -25,8 +25,8 @@ SUITE = "suite"
 
 def command_of(name: str, arguments: Sequence[str]) -> Command:
     """The command of this name, as the arguments that follow it ask for."""
-    of_suite = any(
+    of_suite = name == "compare" and any(
         argument.partition("=")[0] == f"--{SUITE}" or SUITE in (config_at(arguments, i) or {})
         for i, argument in enumerate(arguments)
     )
-    return CompareSuite if name == "compare" and of_suite else COMMANDS[name]
+    return CompareSuite if of_suite else COMMANDS[name]

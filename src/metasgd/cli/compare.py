@@ -9,11 +9,10 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 from torch import nn
 from upath import UPath
 
+from metasgd.cli.comparing import progress_of
 from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.meta.objectives import OBJECTIVES
@@ -32,8 +31,6 @@ from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
 
 LEARNED = "learned"
-MOST_SAID = 80
-"""Characters that stand beside the progress bar."""
 Baseline = Literal["SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"]
 
 
@@ -170,13 +167,7 @@ class Compare:
             trainings = "1 training is" if done == 1 else f"{done} trainings are"
             print(printable(f"resumes {cache.folder}: {trainings} done"))
         seeds = range(self.seed_everything, self.seed_everything + self.seeds)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            total = sum(self.seeds + (self.trials if c.tuned else 3) for c in candidates)
-            task = progress.add_task("Comparing", total=total)
-
-            def done_with(said: str) -> None:
-                progress.update(task, advance=1, description=escape(printable(said, MOST_SAID)))
-
+        with progress_of(sum(self.seeds + (self.trials if c.tuned else 3) for c in candidates)) as done_with:
             return compared(
                 cache, trainer.better, candidates, seeds, seeds.stop, self.trials, self.most_trials, done_with
             )

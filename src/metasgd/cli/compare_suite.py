@@ -10,9 +10,8 @@ from typing import TypeVar
 
 from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
+from metasgd.cli.comparing import progress_of
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.reporting.text import printable
 from metasgd.runs.folders import checkpoint_file
@@ -30,8 +29,6 @@ from metasgd.supervised.suite.workloads import SUITES
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace
 from metasgd.training.datamodule import default_cache_dir
 
-MOST_SAID = 80
-"""Characters that stand beside the progress bar."""
 NARROWEST = 150
 """Columns of a table at least."""
 T = TypeVar("T")
@@ -156,13 +153,7 @@ class CompareSuite:
             print(printable(f"resumes {cache.folder}: trainings done: {len(cache.traces)}"))
         first = self.seed_everything
         protocol = Protocol(range(first, first + self.seeds), first + self.seeds, self.trials, self.most_trials)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            total = len(workloads) * sum(map(protocol.trainings, contenders))
-            task = progress.add_task("Comparing", total=total)
-
-            def done_with(said: str) -> None:
-                progress.update(task, advance=1, description=escape(printable(said, MOST_SAID)))
-
+        with progress_of(len(workloads) * sum(map(protocol.trainings, contenders))) as done_with:
             return run_suite(cache, workloads, contenders, protocol, done_with)
 
     def _report(

@@ -32,21 +32,25 @@ class AutogradInnerLoop(InnerLoop):
         return graph.loss.detach(), _detached(graph.grads), graph if keep else None
 
     def _support(self, params: Params, keep: bool, s: int) -> _Graph:
-        x, y = self.examples(self.support_set, params, s)
         # without a tape nothing asks for the gradient of what does not adapt, which would keep all activations below it
         params, shared = leaves(params), self._shared_leaves() if keep else self.shared
+        loss, found = self._loss_and_grads(params, shared, keep, s)
+        return _Graph(params, shared, loss, zeros_where_unused(params, found))
+
+    def _loss_and_grads(
+        self, params: Params, shared: Params, create_graph: bool, s: int
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The support loss at leaves, and its gradient in each of ``params``: None where it depends on it in no way."""
+        x, y = self.examples(self.support_set, params, s)
         with torch.enable_grad():
             loss = self._losses(self._outputs(params, shared, x), y)
-            found = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=keep, allow_unused=True)
-        return _Graph(params, shared, loss, zeros_where_unused(params, found))
+            at = list(params.values())
+            return loss, torch.autograd.grad(loss.sum(), at, create_graph=create_graph, allow_unused=True)
 
     def unused(self) -> list[str]:
         """Names of what adapts that the support loss does not depend on."""
         params = leaves(self.start)
-        x, y = self.examples(self.support_set, params, 0)
-        with torch.enable_grad():
-            loss = self._losses(self._outputs(params, self.shared, x), y)
-            found = torch.autograd.grad(loss.sum(), list(params.values()), allow_unused=True)
+        _, found = self._loss_and_grads(params, self.shared, create_graph=False, s=0)
         return [n for n, g in zip(params, found, strict=True) if g is None]
 
     def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:

@@ -60,7 +60,8 @@ class CachedFeatures:
                 yield inputs
 
     def _decide(self, task: Episode) -> None:
-        x = self._model.as_inputs(task).support_x[0]
+        inputs = self._model.as_inputs(task)
+        x = torch.cat([inputs.support_x[0], inputs.query_x[0]])
         try:
             if changing := [type(sampler).__name__ for sampler in self._samplers if not draws_stored_examples(sampler)]:
                 raise NoPrefixError(
@@ -70,7 +71,7 @@ class CachedFeatures:
             if not isinstance(self._model.unroll, FullUnroll) or self._model.config.experience is not as_given:
                 raise NoPrefixError("runs start from other weights each time, or make their own examples")
             with without_chance(self._model.network, self._model.held.names):
-                prefix = Prefix(self._model.network, self._live, torch.cat([x, self._model.as_inputs(task).query_x[0]]))
+                prefix = Prefix(self._model.network, self._live, x)
                 self._features = Features(prefix, self._cache_dir, x[:1])
         except NoPrefixError as reason:
             rank_zero_info(f"cache_features is true, but nothing can be cached: {reason}")
@@ -104,8 +105,9 @@ class Features:
             UserError: the cache cannot be used.
         """
         x = torch.cat([tasks.support_x, tasks.query_x], dim=1)
-        examples = {key_of(one): one for one in x.flatten(0, 1)}
-        keys = [key_of(one) for one in x.flatten(0, 1)]
+        each = x.flatten(0, 1)
+        keys = [key_of(one) for one in each]
+        examples = dict(zip(keys, each, strict=True))
         store = self._store_of_weights()
         found = store.find(list(examples))
         missing = [key for key in examples if key not in found]

@@ -9,12 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def mlp(sizes: Sequence[int]) -> nn.Module:
-    """Linear layers with ReLU between them; inputs of any shape are flattened."""
-    hidden = [layer for a, b in pairwise(sizes[:-1]) for layer in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(OrderedDict(body=nn.Sequential(nn.Flatten(), *hidden), head=nn.Linear(sizes[-2], sizes[-1])))
-
-
 def plain_cnn(widths: Sequence[int], image_size: int, n_classes: int) -> nn.Module:
     """3×3 convolutions of stride 2 with ReLU and no normalisation, on grey images."""
     layers: list[nn.Module] = []

@@ -3,7 +3,7 @@
 from functools import partial
 
 from metasgd.meta.objectives import OBJECTIVES
-from metasgd.nn.networks import Conv4
+from metasgd.nn.networks import MLP, Conv4
 from metasgd.nn.residual import WideResNet
 from metasgd.supervised.suite import networks as nets
 from metasgd.supervised.suite.data import Letters, Table, Text, Textures
@@ -16,7 +16,7 @@ SMALL = (
     Workload(
         "table_long",
         "tiny MLP, 5,000 steps: tabular classification, 7 classes by a random teacher",
-        partial(nets.mlp, [20, 32, 32, 7]),
+        partial(MLP, 20, [32, 32], 7),
         Table(seed=1101, n_features=20, n_classes=7, rows=8000),
         CLASSES,
         steps=5000,
@@ -25,7 +25,7 @@ SMALL = (
     Workload(
         "raw_regression",
         "MLP: tabular regression, targets of mean 50 and standard deviation 20 as they are",
-        partial(nets.mlp, [12, 64, 64, 1]),
+        partial(MLP, 12, [64, 64], 1),
         Table(seed=1102, n_features=12, mean=50.0, sd=20.0),
         SQUARES,
         steps=1500,
@@ -34,7 +34,7 @@ SMALL = (
     Workload(
         "letters_wide",
         "MLP of 1,024 units a layer: 80 printed letters",
-        partial(nets.mlp, [784, 1024, 1024, 80]),
+        partial(MLP, 784, [1024, 1024], 80),
         Letters(seed=1103, split="test", n_classes=80),
         CLASSES,
         steps=300,
@@ -97,7 +97,7 @@ SMALL = (
     Workload(
         "letters_autoencoder",
         "autoencoder of 24 features, mean squared error: 100 printed letters",
-        partial(nets.mlp, [784, 128, 24, 128, 784]),
+        partial(MLP, 784, [128, 24, 128], 784),
         Letters(seed=1103, split="test", n_classes=100, reproduce=True),
         SQUARES,
         steps=1500,
@@ -110,7 +110,7 @@ CHOOSING = (
     Workload(
         "choose_table",
         "MLP: tabular classification, 4 classes",
-        partial(nets.mlp, [10, 48, 4]),
+        partial(MLP, 10, [48], 4),
         Table(seed=2101, n_features=10, n_classes=4),
         CLASSES,
         steps=800,
@@ -119,7 +119,7 @@ CHOOSING = (
     Workload(
         "choose_regression",
         "MLP: tabular regression, targets of mean -8 and standard deviation 300 as they are",
-        partial(nets.mlp, [16, 32, 32, 1]),
+        partial(MLP, 16, [32, 32], 1),
         Table(seed=2102, n_features=16, mean=-8.0, sd=300.0),
         SQUARES,
         steps=800,

@@ -14,7 +14,6 @@ from metasgd.supervised.suite import cost
 from metasgd.supervised.suite.contenders import Contender, all_contenders
 from metasgd.supervised.suite.cost import costs
 from metasgd.supervised.suite.muon import MuonWithAdamW
-from metasgd.supervised.suite.networks import mlp
 from metasgd.supervised.suite.running import final_loss, lower
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace, scheduled
 
@@ -24,7 +23,7 @@ ALL = all_contenders({"learned": "scaled_network_long", "learned_loss_only": "op
 @pytest.fixture(scope="module")
 def trainer():
     examples = Curve(points=40, held_out=20).examples(Path(), Path())
-    network = lambda: nn.Sequential(MLP(1, [8], 8), nn.Unflatten(1, (8, 1, 1)), nn.BatchNorm2d(8), mlp([8, 8, 1]))  # noqa: E731
+    network = lambda: nn.Sequential(MLP(1, [8], 8), nn.Unflatten(1, (8, 1, 1)), nn.BatchNorm2d(8), MLP(8, [8], 1))  # noqa: E731
     return SupervisedTrainer(network, examples, OBJECTIVES["mse"], 10, 10, 5, torch.device("cpu"))
 
 
@@ -52,7 +51,7 @@ def test_a_missing_package_or_part_is_named_with_what_to_do():
 @pytest.mark.skipif(ALL["Muon"].missing() is not None, reason="of later versions of torch")
 def test_muon_steps_hidden_matrices_alone_and_a_schedule_changes_both_parts():
     torch.manual_seed(0)
-    network = mlp([4, 6, 5, 3])
+    network = MLP(4, [6, 5], 3)
     start = {n: p.detach().clone() for n, p in network.named_parameters()}
     optimizer = MuonWithAdamW(network.named_parameters(), lr=0.1, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
