@@ -32,7 +32,7 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
 
     def import_object(name: Any, *args: Any, **options: Any) -> Any:
         by_value = threading.get_ident() == thread and options.get("check_path", True) and name not in _OWN
-        if by_value and isinstance(name, str):
+        if by_value and isinstance(name, str) and "." in name:  # without a dot it is no path, and is not imported
             try:
                 check(name)
             except UserError as error:
