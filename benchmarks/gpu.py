@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PEERS = {"higher": "higher", "torchopt": "TorchOpt"}
+PEERS = {"higher": "higher", "torchopt": "TorchOpt", "metalearn": "parallel-metalearn"}
 GOALS = {
     "Conv4-64, 5-way 1-shot, B=32, 1 step": (50, 6.0),
     "Conv4-64, 5-way 1-shot, B=32, 5 steps": (60, 25.0),

@@ -1,4 +1,4 @@
-"""One outer step of Meta-SGD: metasgd beside learn2learn, higher and TorchOpt.
+"""One outer step of Meta-SGD: metasgd beside learn2learn, higher, TorchOpt and parallel-metalearn.
 
     python benchmarks/peers.py --out peers.json
 
