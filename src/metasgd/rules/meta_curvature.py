@@ -1,14 +1,19 @@
 """Meta-curvature: the gradient of each tensor, multiplied by learned matrices along each of its modes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from metasgd.errors import raise_problems
 from metasgd.rules.base import Coefficients, Params, State, Steps, key_of
 from metasgd.rules.initial_values import Bounds, Start
 from metasgd.rules.learned_rates import LearnedRates
+
+Mode = Literal["output", "input", "kernel"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class MetaCurvature(LearnedRates):
@@ -20,13 +25,18 @@ class MetaCurvature(LearnedRates):
     g[a, b, c]``. A convolution's weight has all three modes, its kernel positions as one; a linear layer's weight has
     outputs and inputs; a vector has outputs. A mode of size 1 has no matrix, which would be a second rate: so the one
     row of a class-agnostic or prototype head serves any number of classes. All matrices start as the identity, and the
-    rule as one rate for every tensor. The code published with the paper has one variant, which multiplies vectors
-    elementwise and not by a matrix; what sets MC1 and MC2 of the paper's tables apart is not in it.
+    rule as one rate for every tensor.
+
+    The code published with the paper is ``vectors="elementwise"``. Its figures are those of MC2 in listings of the
+    paper's results; in what MC1 is simpler was not found in what could be read, and ``modes`` has what could be meant.
 
     Args:
         init: where every η starts: a number, or ``[low, high]`` from which one number is drawn for all.
         learn_rates: learn η as well, one for each tensor; otherwise it stays at ``init``, as published.
         bounds: ``[low, high]`` that the rates are clipped to; none by default.
+        modes: which of the modes have matrices: any of output, input and kernel.
+        vectors: what multiplies a vector, such as a bias or the weights of a norm: a matrix over its outputs, or the
+            diagonal of one, elementwise.
 
     Example:
         >>> rule = MetaCurvature(0.5)
@@ -44,9 +54,17 @@ class MetaCurvature(LearnedRates):
         Park and Oliva, Meta-Curvature, NeurIPS 2019 (arXiv 1902.03356).
     """
 
-    def __init__(self, init: Start = 0.1, learn_rates: bool = True, bounds: Bounds = None) -> None:
+    def __init__(
+        self,
+        init: Start = 0.1,
+        learn_rates: bool = True,
+        bounds: Bounds = None,
+        modes: Sequence[Mode] = MODES,
+        vectors: Literal["matrix", "elementwise"] = "matrix",
+    ) -> None:
         super().__init__(init, bounds)
-        self.learn_rates = learn_rates
+        raise_problems(_unfit(modes, vectors))
+        self.learn_rates, self.modes, self.vectors = learn_rates, tuple(modes), vectors
         self.output, self.input, self.kernel = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self._shapes: dict[str, torch.Size] = {}
 
@@ -54,11 +72,13 @@ class MetaCurvature(LearnedRates):
         super().bind(params, inner_steps)
         self.eta.requires_grad_(self.learn_rates)
         self._shapes = {n: p.shape for n, p in params.items()}
-        for matrices, mode in ((self.output, 0), (self.input, 1), (self.kernel, 2)):
+        for mode, matrices in enumerate((self.output, self.input, self.kernel)):
             for n, p in params.items():
                 size = modes_of(p.shape)[mode]
-                if size > 1:
-                    matrices[key_of(n)] = nn.Parameter(torch.eye(size, dtype=p.dtype, device=p.device))
+                if size > 1 and MODES[mode] in self.modes:
+                    matrix = torch.eye(size, dtype=p.dtype, device=p.device)
+                    diagonal = p.ndim == 1 and self.vectors == "elementwise"
+                    matrices[key_of(n)] = nn.Parameter(matrix.diagonal().clone() if diagonal else matrix)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return self._shapes
@@ -78,6 +98,8 @@ class MetaCurvature(LearnedRates):
         t = g.reshape(*g.shape[:lead], *modes_of(g.shape[lead:]))
         autocast = torch.is_autocast_enabled(g.device.type)
         with torch.autocast(g.device.type, enabled=False) if autocast else nullcontext():
+            if key in self.output and self.output[key].ndim == 1:
+                return g * self.output[key]
             for matrices, product in (
                 (self.output, "oa,...aik->...oik"),
                 (self.input, "ib,...obk->...oik"),
@@ -97,3 +119,14 @@ def modes_of(shape: torch.Size) -> tuple[int, int, int]:
     """
     outputs, inputs, *kernel = (*shape, 1, 1) if len(shape) < 2 else shape
     return outputs, inputs, torch.Size(kernel).numel()
+
+
+def _unfit(modes: Sequence[str], vectors: str) -> list[str]:
+    problems = []
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        problems.append(f"modes has {', '.join(map(str, unknown))}: any of {', '.join(MODES)} are allowed")
+    if not modes:
+        problems.append("modes is empty, and no matrix would be learned: give any of output, input and kernel")
+    if vectors not in ("matrix", "elementwise"):
+        problems.append(f"vectors is {vectors}: matrix and elementwise are allowed")
+    return problems

@@ -100,6 +100,7 @@ RULES = {
     "per step": lambda: PerLayerPerStep(0.003),
     "scalar": lambda: Scalar(0.003, momentum=0.5),
     "curvature": lambda: MetaCurvature(0.003),
+    "curvature as published": lambda: MetaCurvature(0.003, vectors="elementwise"),
     "alfa": lambda: ALFA(0.003),
     "adam": lambda: InnerAdam(0.003),
     "rmsprop": lambda: InnerRMSProp(0.003),

@@ -27,7 +27,7 @@ def by_equation(rule):
         whole = torch.ones(1, 1, dtype=g.dtype)
         for mode, size in zip(("output", "input", "kernel"), sizes, strict=True):
             matrix = phi.get(f"{mode}.{key_of(n)}", torch.eye(size, dtype=g.dtype))
-            whole = torch.kron(whole, matrix)
+            whole = torch.kron(whole, matrix.diag() if matrix.ndim == 1 else matrix)
         return whole
 
     def step(s, p, g, loss, m):
@@ -54,6 +54,33 @@ def test_conv4_as_unrolled_by_hand(head):
     config = config_of(Conv4(n_way=3, head=head, width=4, image_size=12), rule, 2)
     assert {p.shape[0] for n, p in rule.kernel.items()} == {9}
     validate_exact(config, tasks_of(2, 3, 1, 2, (1, 12, 12)), 2, by_equation(rule))
+
+
+@pytest.mark.parametrize(
+    ("settings", "matrices"),
+    [
+        ({"vectors": "elementwise"}, {"output": {1, 2}, "input": {2}, "kernel": {2}}),
+        ({"vectors": "elementwise", "modes": ["output"]}, {"output": {1, 2}, "input": set(), "kernel": set()}),
+        ({"modes": ["kernel"]}, {"output": set(), "input": set(), "kernel": {2}}),
+    ],
+    ids=lambda given: "-".join(f"{k}={v}" for k, v in given.items() if k in ("modes", "vectors")) or "matrices",
+)
+def test_simpler_curvatures_as_unrolled_by_hand(settings, matrices):
+    rule = MetaCurvature(0.1, **settings)
+    config = config_of(Conv4(n_way=3, head="linear", width=4, image_size=12), rule, 2)
+    found = {mode: {m.ndim for m in getattr(rule, mode).values()} for mode in matrices}
+    assert found == matrices
+    phi = validate_exact(config, tasks_of(2, 3, 1, 2, (1, 12, 12)), 2, by_equation(rule))
+    assert all(g.abs().max() > 0 for g in phi.values())
+
+
+def test_unknown_modes_are_refused():
+    with pytest.raises(UserError, match=r"modes has depth: any of output, input, kernel are allowed"):
+        MetaCurvature(modes=["depth"])
+    with pytest.raises(UserError, match="modes is empty"):
+        MetaCurvature(modes=[])
+    with pytest.raises(UserError, match="vectors is none: matrix and elementwise are allowed"):
+        MetaCurvature(vectors="none")
 
 
 def test_it_starts_as_one_rate():

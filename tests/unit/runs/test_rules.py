@@ -78,6 +78,7 @@ data: {{}}
         (ScaledOptimizerNetwork, "{schedule: none}"),
         (MetaCurvature, "{}"),
         (MetaCurvature, "{learn_rates: false}"),
+        (MetaCurvature, "{modes: [output, input], vectors: elementwise}"),
         (ALFA, "{decay: 0.1}"),
         (InnerAdam, "{beta1: 0.5, eps: 0.001}"),
         (InnerRMSProp, "{decay: 0.5}"),
