@@ -99,7 +99,8 @@ class MetaCurvature(LearnedRates):
         autocast = torch.is_autocast_enabled(g.device.type)
         with torch.autocast(g.device.type, enabled=False) if autocast else nullcontext():
             if key in self.output and self.output[key].ndim == 1:
-                return g * self.output[key]
+                diagonal: Tensor = self.output[key]
+                return g * diagonal
             for matrices, product in (
                 (self.output, "oa,...aik->...oik"),
                 (self.input, "ib,...obk->...oik"),
