@@ -19,6 +19,7 @@ from torchvision import models
 import metasgd as package
 from metasgd.cli.main import main
 from metasgd.data.images.decoding import PictureForm, read_picture
+from metasgd.data.transforms.distortion import distorted, random_maps
 from metasgd.nn.export import exported
 from metasgd.nn.networks import Conv4
 from metasgd.reporting.rates import rates_table
@@ -115,6 +116,28 @@ def test_several_checkpoints_predict_the_mean_of_their_probabilities(checkpoint,
     code, said, _ = adapt(support, query, ckpt_path=f"{checkpoint},omniglot")
     assert code == 2
     assert "takes pictures of 20×20 in 1 channel" in said
+
+
+def test_views_predict_the_mean_of_what_each_teaches(checkpoint, tmp_path, adapt):
+    support, query = (pictures(tmp_path / name, UNSEEN[:5], 2, first) for name, first in (("s", 0), ("q", 2)))
+    code, said, rows = adapt(support, query, "--inner_steps", 1, "--eval_views", 3, "--save", tmp_path / "all.pt")
+    assert code == 0
+    assert "predictions: mean of 3 views, the support pictures as they are and 2 times distorted" in said
+    classes = [f"c{c}" for c in UNSEEN[:5]]
+    labels = np.repeat(classes, 2)
+    x = np.stack([read_picture(file, FORM) for file in sorted(support.glob("*/*.png"))])
+    asked = np.stack([read_picture(query / row["file"], FORM) for row in rows])
+    learner = package.load(checkpoint)
+    each = [learner.adapt(x, labels, 1).predict_proba(asked)]
+    for view in (1, 2):
+        # by hand: Philox with key (seed 0, test) and counter (draws, view, task 0, use), on paper that is dark here
+        stream = np.random.Generator(np.random.Philox(counter=[0, view, 0, 2], key=[0, 2]))
+        moved = 255 - distorted(torch.from_numpy(255 - x), torch.from_numpy(random_maps(stream, len(x), 1.0)))
+        each.append(learner.adapt(moved, labels, 1).predict_proba(asked))
+    found = np.array([[float(row[c]) for c in classes] for row in rows])
+    assert np.abs(each[0] - each[1]).max() > 0.001
+    assert found == pytest.approx(sum(each) / 3, abs=2e-6)
+    assert len(torch.load(tmp_path / "all.pt", weights_only=True)["network"]) == 3
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -391,6 +414,14 @@ def negative_steps(support, query):
     return support, query, ["--inner_steps", "-1"]
 
 
+def views_of_sets(support, query):
+    return support, query, ["--eval_views", 4, "--coverage", 0.5]
+
+
+def no_view(support, query):
+    return support, query, ["--eval_views", 0]
+
+
 def unread_format(support, query):
     (support / "c301" / "IMG_1.HEIC").write_bytes(b"a camera's")
     return support, query, []
@@ -432,6 +463,8 @@ def white_on_nothing(support, query):
         (stray_picture, "0.png lies beside the classes"),
         (reserved_name, "a class is called label"),
         (negative_steps, "--inner_steps is -1: at least 0"),
+        (views_of_sets, "--eval_views is 4, so that predictions are means over views, and --coverage"),
+        (no_view, "--eval_views is 0: at least 1"),
         (unread_format, "--support: .*c301/IMG_1.HEIC: not of a format that is read"),
         (unread_query, "--query: .*query/IMG_1.HEIC: not of a format that is read"),
         (link_to_nothing, "--query: .*c301/9.png: a link to what is not there"),

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from metasgd.cli.adapt_learner import choose, given_learner, scaled, together
 from metasgd.cli.adapt_output import BETWEEN, SET, UNKNOWN, Conversion, Doubt, network_file, predictions
-from metasgd.cli.adapt_words import doubt_in_words, loss_in_words, show_rates, support_in_words
+from metasgd.cli.adapt_words import doubt_in_words, loss_in_words, show_rates, support_in_words, views_in_words
 from metasgd.data.images.decoding import PictureForm, read_pictures
 from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.data.transforms.views import MOST_VIEWS, support_views
+from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.learner.ensemble import AdaptedEnsemble
 from metasgd.learner.prediction_sets import rank_of_coverage, rank_of_unknown
 from metasgd.nn.export import validate_onnx_installed
@@ -43,6 +45,7 @@ def adapt(
     polarity: Polarity = "detect",
     coverage: float | None = None,
     unknown: float | None = None,
+    eval_views: int = 1,
     trust_checkpoint: bool = False,
 ) -> int:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
@@ -72,11 +75,14 @@ def adapt(
             share of pictures like the labelled ones.
         unknown: as 0.05: label a picture ``unknown`` that is unlike every class, such that at most that share of
             pictures of the classes are.
+        eval_views: V: adapt to the labelled pictures as they are and V − 1 times distorted at random, each by itself,
+            and average the probabilities; V times the work.
         trust_checkpoint: import any class that the checkpoint names, which runs code: only where you trust its maker.
             Without it, a checkpoint of your own may name any, another those of metasgd, torch, torchvision, lightning
             and timm.
     """
-    problems = too_small(("inner_steps", inner_steps, 0), where="--")
+    problems = too_small(("inner_steps", inner_steps, 0), ("eval_views", eval_views, 1), where="--")
+    problems += [f"--{said}" for said in too_large(("eval_views", eval_views, MOST_VIEWS))]
     if Path(output).suffix.lower() != ".csv":
         problems.append(f"--output is {output}: a name that ends in .csv is needed")
     suffix = None if save is None else Path(save).suffix.lower()
@@ -86,6 +92,11 @@ def adapt(
         problems.append(
             "--transductive is true, so that query pictures influence each other, and --coverage and --unknown compare"
             " them to support pictures that were predicted one by one: leave one of them out"
+        )
+    if eval_views > 1 and (coverage is not None or unknown is not None):
+        problems.append(
+            f"--eval_views is {eval_views}, so that predictions are means over views, and --coverage and --unknown"
+            " compare them to support pictures that were predicted without: leave one of them out"
         )
     raise_problems(problems)
     if suffix == ".onnx":
@@ -116,29 +127,30 @@ def adapt(
         of_pictures = [scaled(learner, support_x, labels) for learner in of_pictures]
     choices = [choose(learner, support_x, labels, inner_steps) for learner in of_pictures]
     learners = [choice.best.learner for choice in choices]
-    members = [
-        learner.adapt(support_x, labels, choice.best.inner_steps)
-        for learner, choice in zip(learners, choices, strict=True)
-    ]
+    views = support_views(torch.from_numpy(support_x), eval_views, given.ink)
+    steps = [choice.best.inner_steps for choice in choices]
+    members = [learner.adapt(view, labels, s) for view in views for learner, s in zip(learners, steps, strict=True)]
     adapted = members[0] if len(members) == 1 else AdaptedEnsemble(tuple(members))
-    verdict = choices[0] if len(members) == 1 else together(choices, labels)
-    network = None if suffix is None else network_file(suffix, adapted, learners, conversion)
+    verdict = choices[0] if len(choices) == 1 else together(choices, labels)
+    network = None if suffix is None else network_file(suffix, adapted, [*learners] * eval_views, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
     show.print(support_in_words(classes, conversion.form))
     if given.ink:
         show.print(polarity_in_words(given.ink, len(inks) - differ, len(inks), inverted, polarity))
-    for file, learner, choice, member in zip(given.files, learners, choices, members, strict=True):
-        if len(members) > 1:
+    for file, learner, choice, member in zip(given.files, learners, choices, members, strict=False):
+        if len(choices) > 1:
             show.print(printable(f"{file}:"))
         show.print(loss_in_words(member))
         for line in choice.lines:
             show.print(line)
-        if len(members) == 1:
+        if len(choices) == 1:
             show_rates(show, learner, member, support_x, labels, choice.best.inner_steps)
-    if len(members) > 1:
+    if len(choices) > 1:
         for line in verdict.lines:
             show.print(line)
+    if eval_views > 1:
+        show.print(views_in_words(eval_views))
     doubt = replace(doubt, left_out=verdict.left_out)
     found = predictions(adapted, asked, Path(query), conversion, transductive, doubt)
     for line in doubt_in_words(doubt, found, len(asked)):

@@ -51,6 +51,14 @@ def loss_in_words(adapted: AdaptedLearner) -> str:
     )
 
 
+def views_in_words(n_views: int) -> str:
+    """What the predictions are the mean of; what is said above of losses and leave-one-out is of the first view."""
+    return (
+        f"predictions: mean of {n_views} views, the support pictures as they are and {n_views - 1} times distorted;"
+        " what is said above is of the pictures as they are"
+    )
+
+
 def doubt_in_words(doubt: Doubt, found: Predictions, n: int) -> Iterator[str]:
     """What the sets and the unknown came to, of ``n`` pictures."""
     left_out = 0 if doubt.left_out is None else len(doubt.left_out.targets)

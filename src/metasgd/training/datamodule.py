@@ -15,7 +15,7 @@ from metasgd.data.plan import Plan
 from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Sampler, Source
 from metasgd.data.task_shape import TaskShape
-from metasgd.data.transforms.views import views_of
+from metasgd.data.transforms.views import MOST_VIEWS, views_of
 from metasgd.episode import Episode
 from metasgd.errors import UserError, arguments_of, at_argument, raise_problems, too_large, too_small
 from metasgd.runtime.process import allow_workers
@@ -23,7 +23,6 @@ from metasgd.training.device_pictures import DevicePictures
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
 LARGEST_SEED = 2**63 - 1
-MOST_VIEWS = 10_000
 MOST_TASKS = 10_000_000
 """Of an outer step or an evaluation, whose tasks are listed in memory."""
 

@@ -12,6 +12,20 @@ from metasgd.errors import UserError
 
 STRENGTH = 1.0
 """Of the distortions, as for ``Distorted``."""
+MOST_VIEWS = 10_000
+
+
+def support_views(pictures: Tensor, n_views: int, ink: Ink | None) -> list[Tensor]:
+    """Views of one support set: as ``views_of`` has them of test task 0 at seed 0.
+
+    Args:
+        pictures: uint8 ``[X, channels, height, width]``.
+        n_views: V, with the pictures as they are, which come first.
+        ink: as for ``views_of``.
+    """
+    x, y = pictures[None], torch.zeros(1, len(pictures), dtype=torch.int64)
+    task = Episode(x, y, x[:, :0], y[:, :0], y[:, :1], torch.zeros(1, dtype=torch.int64))
+    return [view.support_x[0] for view in views_of(task, n_views, ink, "test", 0)]
 
 
 def views_of(tasks: Episode, n_views: int, ink: Ink | None, split: Split, seed: int) -> list[Episode]:
