@@ -1,6 +1,7 @@
 """20-way one-shot classification within one alphabet, by ``adapt`` on folders of 20 files with one picture per class.
 
-    python experiments/one_shot_folders.py CHECKPOINT [--omniglot data/omniglot] [--runs 5] [--json out.json]
+    python experiments/one_shot_folders.py CHECKPOINT [--omniglot data/omniglot] [--runs 5] [--eval_views 1]
+        [--json out.json]
 
 As in Lake et al. (2015): for every evaluation alphabet with enough characters, RUNS times, 20 characters and two
 drawers; one drawer's 20 files are the support, the other's the query. Prints the share that is predicted right, by
@@ -40,7 +41,9 @@ def drawings(archive: zipfile.ZipFile) -> dict[str, dict[str, dict[int, str]]]:
     return found
 
 
-def right(checkpoint: Path, support: dict[str, bytes], query: dict[str, bytes], transductive: bool) -> float:
+def right(
+    checkpoint: Path, support: dict[str, bytes], query: dict[str, bytes], transductive: bool, eval_views: int
+) -> float:
     """The share of ``query`` that ``adapt`` predicts right; both hold a file by its class's name."""
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
         folders = {"support": support, "query": query}
@@ -49,7 +52,8 @@ def right(checkpoint: Path, support: dict[str, bytes], query: dict[str, bytes], 
             for character, content in files.items():
                 (Path(place) / name / f"{character}.png").write_bytes(content)
         answers = Path(place) / "answers.csv"
-        adapt(str(checkpoint), *(str(Path(place) / f) for f in folders), str(answers), transductive=transductive)
+        paths = (str(Path(place) / f) for f in (*folders, "answers.csv"))
+        adapt(*paths, ckpt_path=str(checkpoint), transductive=transductive, eval_views=eval_views)
         with answers.open(newline="") as file:
             rows = list(csv.DictReader(file))
     return sum(Path(row["file"]).stem == row["label"] for row in rows) / len(rows)
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--omniglot", type=Path, default=ROOT / "data" / "omniglot")
     parser.add_argument("--runs", type=int, default=5, help="of each alphabet")
+    parser.add_argument("--eval_views", type=int, default=1, help="as adapt has it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     source = metasgd.load(options.checkpoint).config["data"]["source"]["init_args"]
@@ -77,7 +82,8 @@ def main() -> None:
                 drawers = stream.choice(20, 2, replace=False) + 1
                 support, query = ({c: archive.read(characters[c][int(d)]) for c in chosen} for d in drawers)
                 for protocol, shares in found.items():
-                    shares[alphabet].append(right(options.checkpoint, support, query, protocol == "transductive"))
+                    share = right(options.checkpoint, support, query, protocol == "transductive", options.eval_views)
+                    shares[alphabet].append(share)
     title = f"{options.checkpoint}: 20-way 1-shot within one alphabet, {options.runs} runs each"
     table = Table(
         "alphabet", *found, title=title, caption=None if held_out else "not held out: trained on all alphabets"
@@ -90,7 +96,9 @@ def main() -> None:
     Console().print(table)
     if options.json:
         figures = {p: {"mean": float(every[p].mean()), "ci95": float(half[p]), "by_alphabet": found[p]} for p in found}
-        options.json.write_text(json.dumps({"held_out": held_out, "runs": options.runs, **figures}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"held_out": held_out, "runs": len(every["inductive"]), **figures}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 import yaml
+from goals import goals
 from records import load, save
 from results_tables import document, leaders, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,11 +31,12 @@ from metasgd.runs.folders import runs_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = Path(__file__).with_name("experiments.yaml")
+RUNS = ROOT / "runs"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of a table: a training run, and the tests of its best checkpoint."""
+    """One row of a table: a training run, and the tests of its best checkpoint; or the tests of given checkpoints."""
 
     name: str
     table: str
@@ -43,6 +46,7 @@ class Experiment:
     published: dict[str, str]
     seed: int
     same_as: str | None  # the experiment whose run is tested here once more
+    ckpt_path: str | None = None  # what is tested, if nothing is trained; several with commas between
 
     @property
     def config(self) -> str:
@@ -67,7 +71,16 @@ class Experiment:
         )
         options = shlex.split(" ".join(said))
         named = ["--trainer.logger.init_args.name", self.same_as or self.name]
-        return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", "best"]
+        return ["python", "-m", "metasgd", "test", *options, *named, "--ckpt_path", self.ckpt_path or "best"]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """One-shot classification of folders of pictures by ``adapt``: one command of ``one_shot_folders.py``."""
+
+    name: str
+    row: str
+    folders: str
 
 
 @dataclass(frozen=True)
@@ -79,11 +92,15 @@ class Comparison:
     compare: str
 
 
-def experiments() -> dict[str, Experiment | Comparison]:
-    found: dict[str, Experiment | Comparison] = {}
-    for name, settings in yaml.safe_load(EXPERIMENTS.read_text()).items():
+def experiments(text: str | None = None) -> dict[str, Experiment | Comparison | Folders]:
+    """What experiments.yaml says, or another text of its form."""
+    found: dict[str, Experiment | Comparison | Folders] = {}
+    for name, settings in yaml.safe_load(text or EXPERIMENTS.read_text()).items():
         if "compare" in settings:
             found[name] = Comparison(name, **settings)
+            continue
+        if "folders" in settings:
+            found[name] = Folders(name, **settings)
             continue
         for seed in settings.pop("seeds", [0]):
             own = name.format(seed=seed)
@@ -94,15 +111,18 @@ def experiments() -> dict[str, Experiment | Comparison]:
     return found
 
 
-def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
-    folder = ROOT / "runs" / (experiment.same_as or experiment.name) / "version_0"
-    if not record_only and experiment.same_as is None:
+def run(experiment: Experiment, extra: list[str], record_only: bool, runs: Path = RUNS) -> None:
+    """Train, test and record; ``extra`` are options of every command, ``runs`` is where these write."""
+    folder = runs / (experiment.same_as or experiment.name) / "version_0"
+    if not record_only and experiment.same_as is None and experiment.ckpt_path is None:
         resume = ["--ckpt_path", "last"] if (folder / "checkpoints" / "last.ckpt").is_file() else []
         execute(experiment.fit_command(*resume, *extra))
-    tests = {}
+    tests, started = {}, time.monotonic()
     for column in experiment.tests:
         command = experiment.test_command(column)
         execute([*command, *extra])
+        if experiment.ckpt_path is not None:  # which are of no run of this name: each test is a new one
+            folder = Path(str(runs_of(UPath(runs), experiment.name)[0].folder))
         results = json.loads((folder / "results.json").read_text())
         tasks = (folder / "tasks.csv").read_text().split("\n")[1:-1]
         metric = results["protocol"]["metric"]
@@ -120,15 +140,26 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
             # enough to compare learners task by task, and to see whether a checkpoint is what its card says
             "first_tasks": [float(row.split(",")[1]) for row in tasks[:1000]],
         }
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    if experiment.ckpt_path is not None:
+        made = {
+            "fit": "",
+            "evaluated": experiment.ckpt_path,
+            "outer_steps": max(test["outer_steps_of_checkpoint"] for test in tests.values()),
+            "seconds": round(time.monotonic() - started),
+        }
+    else:
+        last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        made = {
+            "fit": shlex.join(experiment.fit_command()),
+            "outer_steps": int(last["state_dict"]["outer_steps"]),
+            "seconds": round(seconds(folder)),
+        }
     record = {
         "name": experiment.name,
         "table": experiment.table,
         "row": experiment.row,
-        "fit": shlex.join(experiment.fit_command()),
+        **made,
         "seed": experiment.seed,
-        "outer_steps": int(last["state_dict"]["outer_steps"]),
-        "seconds": round(seconds(folder)),
         "machine": machine(),
         "published": experiment.published,
         "tests": tests,
@@ -136,11 +167,31 @@ def run(experiment: Experiment, extra: list[str], record_only: bool) -> None:
     save(record)
 
 
+def classify_folders(folders: Folders) -> None:
+    """Classify folders of pictures by ``adapt``, and record the shares that it predicts right."""
+    file = RUNS / f"{folders.name}.json"
+    file.parent.mkdir(exist_ok=True)
+    command = ["python", "experiments/one_shot_folders.py", *shlex.split(folders.folders)]
+    started = time.monotonic()
+    execute([*command, "--json", str(file)], bar=[])
+    save(
+        {
+            "name": folders.name,
+            "table": "one-shot-folders",
+            "row": folders.row,
+            "command": shlex.join(command),
+            "machine": machine(),
+            "seconds": round(time.monotonic() - started),
+            **json.loads(file.read_text()),
+        }
+    )
+
+
 def compare(comparison: Comparison, extra: list[str]) -> None:
     """Run a comparison; record its table, and its figure in docs/images."""
     command = ["python", "-m", "metasgd", "compare", *shlex.split(comparison.compare), "--name", comparison.name]
     execute([*command, *extra], bar=[])
-    folder = runs_of(UPath(ROOT / "runs"), comparison.name)[0].folder
+    folder = runs_of(UPath(RUNS), comparison.name)[0].folder
     found = json.loads((folder / "results.json").read_text())
     shutil.copy(folder / "comparison.png", ROOT / "docs" / "images" / f"{comparison.name}.png")
     save(
@@ -198,11 +249,11 @@ def main() -> None:
     elif options.command == "tables":
         # what a row and a table are called is said where the experiments are, and may change
         records = [
-            recorded[name] | ({} if isinstance(one, Comparison) else {"row": one.row, "table": one.table})
+            recorded[name] | ({"row": one.row, "table": one.table} if isinstance(one, Experiment) else {"row": one.row})
             for name, one in known.items()
             if name in recorded
         ]
-        (ROOT / "docs" / "results.md").write_text(document(records))
+        (ROOT / "docs" / "results.md").write_text(document(records) + goals(records))
         for name, table in (("README.md", summary(records)), ("docs/optimizer.md", leaders(records))):
             page = ROOT / name
             before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", page.read_text())
@@ -211,6 +262,8 @@ def main() -> None:
         for name in options.names:
             if isinstance(experiment := known[name], Comparison):
                 compare(experiment, extra)
+            elif isinstance(experiment, Folders):
+                classify_folders(experiment)
             else:
                 run(experiment, extra, options.record_only)
 
