@@ -25,6 +25,7 @@ from metasgd.optim.stepper import Stepper
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.schedule import Schedule
+from metasgd.rules.scheduled_adam import ScheduledAdam
 
 log = logging.getLogger("metasgd")
 
@@ -52,8 +53,8 @@ class LearnedOptimizer(Optimizer):
         weight_decay: λ, decoupled, as AdamW has it, with the rate η of each tensor.
         momentum: μ in place of the rule's own, from 0 to below 1, as OneCycleLR and CyclicLR set it; None for its own.
         max_update: the largest norm of a tensor's update relative to its weights', which count as at least as large as
-            a layer's initial ones; infinity for no limit. None: 0.1 for an optimizer network, 0.25 for a scaled one,
-            otherwise no limit.
+            a layer's initial ones; infinity for no limit. None: 0.1 for an optimizer network, 0.25 for a scaled one
+            and for ``ScheduledAdam``, otherwise no limit.
         schedule: ``trapezoid`` (the rates rise over the first 5 % of total_steps and fall to zero over the last 30 %)
             or ``none``. None: as the rule says, otherwise ``trapezoid`` for a ``ScaledOptimizerNetwork``.
         scale_free: whether a ``ScaledOptimizerNetwork`` steps the same whatever the loss's unit and zero. None: as the
@@ -232,7 +233,7 @@ class LearnedOptimizer(Optimizer):
 
     def _entries(self) -> list[list[Entry]]:
         """Those of each group that have a gradient."""
-        real = isinstance(self.rule, OptimizerNetwork)
+        real = isinstance(self.rule, OptimizerNetwork | ScheduledAdam)
         return [
             [
                 entry_of(n, p, self.state[p], group, real)

@@ -1,5 +1,6 @@
 """Which of a rule's rates serve which parameter of another network."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from metasgd.errors import raise_problems
 from metasgd.rules.base import Params, UpdateRule
 
+log = logging.getLogger("metasgd")
 WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DataParallel, ``torch.compile`` and the like put into the names of a network's parameters."""
 
@@ -66,7 +68,14 @@ def names_by_group(rule: UpdateRule, groups: Sequence[Mapping[str, Any]]) -> lis
     Raises:
         UserError: as ``names_of``.
     """
-    names = iter(names_of(rule, [*given_names(groups).items()], by_position="param_names" not in groups[0]))
+    by_position = "param_names" not in groups[0]
+    if by_position and rule.reads_names:
+        log.warning(
+            "LearnedOptimizer: %s steps embeddings and the head as other matrices, as it cannot tell them: give"
+            " network.named_parameters()",
+            type(rule).__name__,
+        )
+    names = iter(names_of(rule, [*given_names(groups).items()], by_position))
     return [[next(names) for _ in group["params"]] for group in groups]
 
 

@@ -10,6 +10,7 @@ from metasgd.rules.base import UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.rules.schedule import Schedule
+from metasgd.rules.scheduled_adam import ScheduledAdam
 
 log = logging.getLogger("metasgd")
 MAX_UPDATE, MAX_SCALED_UPDATE = 0.1, 0.25
@@ -33,7 +34,7 @@ def rule_of(checkpoint: str | Path | None, update_rule: UpdateRule | None, trust
 
 def default_max_update(rule: UpdateRule) -> float:
     """A limit for rules that fit any network, none for rates that were learned on the very parameters they serve."""
-    if isinstance(rule, ScaledOptimizerNetwork):
+    if isinstance(rule, ScaledOptimizerNetwork | ScheduledAdam):
         return MAX_SCALED_UPDATE
     return MAX_UPDATE if isinstance(rule, OptimizerNetwork) else math.inf
 

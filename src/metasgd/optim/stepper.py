@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from metasgd.optim.gradients import Entry, size_of
+from metasgd.optim.scheduled_steps import step_scheduled
 from metasgd.optim.steps import step_by_figures, step_scale_free, step_whole
 from metasgd.rules.answers import Answers
 from metasgd.rules.base import State, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import GRADIENT_SQUARE, ScaledOptimizerNetwork, scale_of
+from metasgd.rules.scheduled_adam import ScheduledAdam
 
 Memory = dict[str, Tensor | float | list[float]]
 
@@ -60,6 +62,8 @@ class Stepper:
             return {**answer.memory}
         number = self.beside.real.new_tensor(loss)
         state: State = {k: v for k, v in memory.items() if isinstance(v, Tensor)}
+        if type(self.rule) is ScheduledAdam:
+            return {**step_scheduled(self.rule, step, groups, norms, number, state)}
         if type(self.rule).forward is not UpdateRule.forward:
             return {**step_whole(self.rule, step, every, number, state)}
         found = self.rule.coefficients(step, {e.name: e.grad for e in every}, number, state)

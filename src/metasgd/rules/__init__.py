@@ -7,6 +7,7 @@ from metasgd.rules.gradient_descent import Fixed, PerBlock, PerLayerPerStep, Per
 from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+from metasgd.rules.scheduled_adam import ScheduledAdam
 
 __all__ = [
     "ALFA",
@@ -22,5 +23,6 @@ __all__ = [
     "PerParameterMomentum",
     "Scalar",
     "ScaledOptimizerNetwork",
+    "ScheduledAdam",
     "UpdateRule",
 ]

@@ -84,6 +84,8 @@ class UpdateRule(Configurable, nn.Module):
     total_steps = 1
     """The steps of a whole training, for a rule that reads how much of it is done."""
     reads_progress = False
+    reads_names = False
+    """Whether a parameter's name says how it is stepped."""
 
     fixed: tuple[str, ...] = ()
     """Its options, by name, that a step depends on beside φ."""

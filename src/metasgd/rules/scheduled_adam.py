@@ -1,0 +1,219 @@
+"""Adam with a learned scheduler: rates and momenta by how the training stands, for each tensor.
+
+Shape letters: T tensors; lead is ``[]`` for one task and ``[B]`` for several.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metasgd.errors import raise_problems, too_small
+from metasgd.rules.base import M, Params, State, Steps, UpdateRule, beside, no_momentum
+from metasgd.rules.initial_values import logit, outside
+from metasgd.rules.loss_history import KEYS, empty_history, read_loss
+from metasgd.rules.scaled_network import OF_A_VECTOR, V, W, has_gradient
+from metasgd.rules.schedule import DECAY as SHARE_OF_DECAY
+from metasgd.rules.schedule import WARM_UP, Schedule
+from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
+
+FORGETTING = 0.01
+"""1 − β₂."""
+RELATIVE_SMALLEST = 1e-4
+"""ε, as a share of the root mean square of a tensor's gradients."""
+TINY = 1e-12
+"""A mean square of weights or updates that counts as none."""
+N, U = "n.", "u."
+"""A state's keys for how much of the momentum has been seen, and for the last update's mean square."""
+OF_ALL, OF_TENSOR = 8, 5
+"""What is read of the training, and of each tensor beside its kind."""
+INPUTS_OF_A_UNIT = 0.5
+"""The exponent a that matrices, kernels and heads start from."""
+
+
+class Statistics(NamedTuple):
+    """Of each tensor, mean squares and a mean product over its entries, all ``[*lead, T]``."""
+
+    weights: Tensor
+    gradient: Tensor
+    momentum: Tensor
+    product: Tensor
+    average: Tensor
+    seen: Tensor
+    update: Tensor
+
+
+class Answer(NamedTuple):
+    """η and μ of each tensor and the factor c of its kind, ``[*lead, T]``, ``[*lead, T]`` and ``[T]``."""
+
+    rates: Tensor
+    momenta: Tensor
+    scale: Tensor
+
+
+class ScheduledAdam(UpdateRule):
+    """Adam whose rates and momenta small networks φ answer, for every tensor and step.
+
+    ``m_{s+1} = μ_s m_s + g_s,  θ_{s+1} = θ_s − η_s c m̂ / √(v̂ + ε²)``
+
+    with ``m̂`` and ``v̂`` the weighted means of g and g² that m and v stand for (v with β₂ = 0.99 and row by row, over
+    the steps in which a row has a gradient), and ``ε² = 1e-8 mean(v̂)`` of the tensor. Of a tensor with n inputs to a
+    unit, ``c = b_kind n^(−a_kind)`` with a and b learned for each of ``tensor_kinds.KINDS``. And
+
+    ``η_s = η₀ t(s) exp(o_all(x)) exp(o_own(x, z)),   μ_s = σ(σ⁻¹(μ₀) + o'_all(x) + o'_own(x, z))``
+
+    where t rises over the first 5 % of all steps and falls to zero over the last 30 %, and the two networks' last
+    layers start at zero: untrained, this is Adam with that schedule. They read
+
+    - x, of the training: how the losses compare with one another (``rules.loss_history``, the same for a L + b), how
+      much is done, and the logarithm of all steps;
+    - z, of the tensor: its kind, log n, the logarithms of its weights' size, of the last update's size relative to
+      that, and of ``mean(m̂²) / mean(v̂)``, and cos(g, m).
+
+    A loss or gradients in another unit change none of it.
+
+    Args:
+        learning_rate: η₀, above 0; the largest step of a weight relative to ``b n^(−a)``.
+        momentum: μ₀, above 0 and below 1.
+        hidden: width of the hidden layer of each network.
+
+    Raises:
+        UserError: an argument is out of its range.
+
+    Example:
+        >>> rule = ScheduledAdam(learning_rate=0.01)
+        >>> rule.bind({"w": torch.zeros(1, 4)}, inner_steps=3)
+        >>> theta, grads = {"w": torch.zeros(1, 4)}, {"w": torch.tensor([[3.0, -2.0, 1.0, 0.0]])}
+        >>> theta, _ = rule(0, theta, grads, torch.tensor(5.0), rule.init_state(theta))
+        >>> [round(x, 4) for x in theta["w"][0].tolist()]  # −η₀ sign(g) / √inputs
+        [-0.005, 0.005, -0.005, 0.0]
+
+    References:
+        Kingma and Ba, Adam, 2015 (arXiv 1412.6980); Moudgil et al., Celo, 2025 (arXiv 2501.12670).
+    """
+
+    fixed = ("learning_rate", "momentum")
+    reads_progress = True
+    reads_names = True
+    schedule: Schedule = "trapezoid"
+
+    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9, hidden: int = 16) -> None:
+        super().__init__()
+        problems = outside("learning_rate", learning_rate, 0, math.inf) + outside("momentum", momentum, 0, 1)
+        raise_problems(problems + too_small(("hidden", hidden, 1)))
+        self.learning_rate, self.momentum, self.hidden = learning_rate, momentum, hidden
+        self.of_all, self.of_tensor = nn.Sequential(), nn.Sequential()
+        vectors = torch.tensor([kind in ("vector", "embedding") for kind in KINDS])
+        self._ndims: dict[str, int] = {}
+        self.exponent = nn.Parameter(torch.where(vectors, 0.0, INPUTS_OF_A_UNIT).double())
+        self.log_scale = nn.Parameter(math.log(OF_A_VECTOR) * vectors.double())  # in bind of the weights' type
+
+    def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
+        super().bind(params, inner_steps)
+        self._ndims = {n: p.ndim for n, p in params.items()}
+        self.of_all = _network(OF_ALL, self.hidden)
+        self.of_tensor = _network(OF_ALL + OF_TENSOR + len(KINDS), self.hidden)
+        dtype = next(iter(params.values())).dtype
+        self.to(dtype.to_real() if dtype.is_complex else dtype)
+
+    def init_state(self, params: Params) -> State:
+        zero = next(iter(params.values()), self.exponent).new_zeros(())
+        state = no_momentum(params) | empty_history(zero)
+        for n, p in params.items():
+            rows = p.shape[: p.ndim - self._ndims.get(n, p.ndim) + 1]  # of each task
+            state |= {V + n: torch.zeros_like(p), W + n: p.new_zeros(rows), N + n: zero, U + n: zero}
+        return state
+
+    def progress(self, step: Steps, like: Tensor) -> tuple[Tensor, Tensor]:
+        """``(t(s), [*lead, 6])``: the schedule, and what is read of how much is done."""
+        s = torch.as_tensor(step, dtype=like.dtype, device=like.device).expand_as(like)
+        total = torch.as_tensor(self.total_steps, dtype=like.dtype, device=like.device).expand_as(like)
+        rise, fall = (WARM_UP * total).clamp_min(1), (SHARE_OF_DECAY * total).clamp_min(1)
+        factor = torch.minimum((s + 1) / rise, (total - s) / fall).clamp(0, 1)
+        done = (s / total).clamp(0, 1)
+        read = (
+            *(2 * done - 1, torch.sin(math.pi * done), torch.tanh(20 * done), torch.tanh(20 * (1 - done))),
+            *(total.log10() - 3, ((s + 1) / total).log10().clamp(-4, 0) / 2),
+        )
+        return factor, torch.stack(read, dim=-1)
+
+    def answer(
+        self, step: Steps, shapes: Mapping[str, torch.Size], loss: Tensor, history: State, of: Statistics
+    ) -> tuple[Answer, State]:
+        """What the networks answer, and the history of the losses with this one.
+
+        Args:
+            step: s, one number or one of each task.
+            shapes: of each tensor, by name.
+            loss: L_s, of shape lead.
+            history: of the losses before, by ``loss_history.KEYS``.
+            of: the tensors as they are before the step; v with this step's gradient.
+        """
+        seen = read_loss(step, loss, history)
+        factor, done = self.progress(step, loss)
+        kinds, inputs = kinds_and_inputs(shapes, self.exponent)
+        x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
+        cosine = of.product * _inverse_root(of.gradient) * _inverse_root(of.momentum)
+        average = torch.where(of.average > 0, of.average, 1.0)
+        steady = torch.where(of.average > 0, of.momentum / of.seen.clamp_min(1).square() / average, 0.0)
+        read = (
+            *(inputs.expand_as(of.weights) / 2, 0.25 * (of.weights + TINY).log10()),
+            *(0.25 * ((of.update + TINY) / (of.weights + TINY)).log10(), 0.25 * (steady + 1e-6).log10(), cosine),
+        )
+        z = torch.stack([t.to(x) for t in read], dim=-1)
+        own = torch.cat([x.unsqueeze(-2).expand(*z.shape[:-1], OF_ALL), z, kinds.expand(*z.shape[:-1], -1)], dim=-1)
+        of_all, of_tensor = self.of_all(x).unsqueeze(-2), self.of_tensor(own)
+        log_factor, shift = (of_all + of_tensor).unbind(dim=-1)
+        rates = self.learning_rate * factor.unsqueeze(-1) * log_factor.exp()
+        scale = (kinds @ self.log_scale - math.log(10) * (kinds @ self.exponent) * inputs).exp()
+        return Answer(rates, torch.sigmoid(shift + logit(self.momentum)), scale), seen.state
+
+    def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
+        lead, new = loss.ndim, dict[str, Tensor]()
+        roots: Params = {}
+        averages = []
+        for n, g in grads.items():
+            share = FORGETTING * has_gradient(g, lead)
+            new[V + n] = v = torch.lerp(state[V + n], g.square(), beside(share, g))
+            new[W + n] = w = torch.lerp(state[W + n], torch.ones_like(share), share)
+            v_hat = v / beside(w.clamp_min(FORGETTING), g)
+            averages.append(_mean(v_hat, lead))
+            roots[n] = _inverse_root(v_hat + RELATIVE_SMALLEST**2 * beside(averages[-1], g))
+        m = {n: state[M + n] for n in grads}
+        parts = ([_mean(t.square(), lead) for t in part.values()] for part in (params, grads, m))
+        weights, gradient, momentum = (torch.stack(part, dim=-1) for part in parts)
+        product = torch.stack([_mean(g * m[n], lead) for n, g in grads.items()], dim=-1)
+        seen, update = (torch.stack([state[key + n] for n in grads], dim=-1) for key in (N, U))
+        of = Statistics(weights, gradient, momentum, product, torch.stack(averages, dim=-1), seen, update)
+        shapes = {n: g.shape[lead:] for n, g in grads.items()}
+        (rates, momenta, scale), history = self.answer(step, shapes, loss, {k: state[k] for k in KEYS}, of)
+        new |= history | {"learning_rate": rates, "momentum": momenta}
+        moved = {}
+        for i, (n, g) in enumerate(grads.items()):
+            mu = momenta[..., i]
+            new[M + n] = torch.addcmul(g, beside(mu, g), m[n])
+            new[N + n] = mu * state[N + n] + 1
+            size = rates[..., i] * scale[i] / new[N + n]
+            change = beside(size, g) * new[M + n] * roots[n]
+            new[U + n] = _mean(change.square(), lead)
+            moved[n] = params[n] - change
+        return moved, new
+
+
+def _network(inputs: int, hidden: int) -> nn.Sequential:
+    last = nn.Linear(hidden, 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), last)
+
+
+def _mean(t: Tensor, lead: int) -> Tensor:
+    """Over all but the tasks."""
+    return t.flatten(lead).mean(dim=-1) if t.ndim > lead else t
+
+
+def _inverse_root(t: Tensor) -> Tensor:
+    """``1 / √t``, and 0 with a derivative of 0 where t is 0."""
+    return torch.where(t > 0, torch.where(t > 0, t, 1.0).rsqrt(), 0.0)

@@ -1,0 +1,49 @@
+"""What kind of tensor a parameter is, as far as its name and its shape say."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+KINDS = ("matrix", "convolution", "embedding", "vector", "head")
+EMBEDDING = re.compile(r"(^|[._])(pos_|tok_|token_|position_|patch_)?(emb|embed|embedding|embeddings|wte|wpe)([._]|$)")
+HEAD = re.compile(r"(^|[._])(head|heads|lm_head|classifier|logits|fc)([._]|$)")
+
+
+def kind_of(name: str, shape: torch.Size) -> int:
+    """The place of a parameter's kind in ``KINDS``.
+
+    A vector has fewer than two axes, a convolution's kernel more. Of two axes, a table of symbols or places is known by
+    a name such as ``embedding.weight`` or ``wte.weight``, the last layer by one such as ``head.weight``, ``fc.weight``
+    or ``classifier.1.weight``; without names both are matrices.
+
+    Args:
+        name: of the parameter.
+        shape: of the parameter.
+
+    Example:
+        >>> KINDS[kind_of("transformer.wte.weight", torch.Size([65, 32]))]
+        'embedding'
+        >>> KINDS[kind_of("0", torch.Size([65, 32]))], KINDS[kind_of("head.bias", torch.Size([65]))]
+        ('matrix', 'vector')
+    """
+    if len(shape) < 2:
+        return KINDS.index("vector")
+    if EMBEDDING.search(name):
+        return KINDS.index("embedding")
+    if HEAD.search(name):
+        return KINDS.index("head")
+    return KINDS.index("matrix" if len(shape) == 2 else "convolution")
+
+
+def inputs_of(shape: torch.Size) -> int:
+    """The inputs of a unit (its fan-in): 1 for a vector."""
+    return shape[1:].numel() if len(shape) > 1 else 1
+
+
+def kinds_and_inputs(shapes: Mapping[str, torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
+    """The kind of each tensor, one of ``KINDS`` as 1 among zeros ``[T, kinds]``, and log10 of its inputs ``[T]``."""
+    kinds = torch.tensor([kind_of(n, s) for n, s in shapes.items()], device=like.device)
+    inputs = torch.tensor([float(inputs_of(s)) for s in shapes.values()], dtype=like.dtype, device=like.device)
+    return torch.nn.functional.one_hot(kinds, len(KINDS)).to(like.dtype), inputs.log10()
