@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -64,9 +65,9 @@ def test_a_suite_that_is_killed_is_resumed_by_the_same_command_to_the_same_resul
     resumed = succeeded(metasgd("compare", *OPTIONS))
     assert "resumes runs/suite_tiny/version_0: trainings done: 9" in resumed.stdout
     config = str(tmp_path / "runs/suite_tiny/version_0/config.yaml")
-    whole = succeeded(metasgd("compare", "--config", config, "--timing_rounds", "0"))
+    whole = succeeded(metasgd("compare", "--config", config, "--timing_rounds", "0", "--name", "again"))
     assert "resumes" not in whole.stdout
-    first, second = (found_in(tmp_path / f"runs/suite_tiny/version_{v}") for v in (0, 1))
+    first, second = (found_in(tmp_path / f"runs/{name}/version_0") for name in ("suite_tiny", "again"))
     assert first["scores"] == second["scores"]
     for row, again in zip(first["rows"], second["rows"], strict=True):
         assert row["trials"] == again["trials"]
@@ -82,6 +83,34 @@ def test_a_suite_that_is_killed_is_resumed_by_the_same_command_to_the_same_resul
     assert [float(entry["test_loss"]) for entry in table] == [row["test_loss"] for row in first["rows"]]
     tuned = [row for row in first["rows"] if row["contender"] == "AdamW_tuned"]
     assert all(row["trials"][f"{row['learning_rate']:g}"] == min(row["trials"].values()) for row in tuned)
+
+
+def test_more_seeds_and_contenders_are_added_to_what_is_trained(metasgd, tmp_path, monkeypatch):
+    train, trained = SupervisedTrainer.train, []
+
+    def counted(self, candidate, lr, seed):
+        trained.append((candidate.name.partition(",")[0], seed))
+        return train(self, candidate, lr, seed)
+
+    monkeypatch.setattr(SupervisedTrainer, "train", counted)
+    without_time = [*OPTIONS, "--timing_rounds", "0", "--only", "first"]
+    succeeded(metasgd("compare", *without_time, "--seeds", "1", "--contenders", "learned"))
+    first = found_in(tmp_path / "runs/suite_tiny/version_0")
+    assert trained == [("learned on first", 1), *[("AdamW_tuned on first", 0)] * 3, ("AdamW_tuned on first", 1)]
+    trained.clear()
+    succeeded(metasgd("compare", *without_time))
+    found = found_in(tmp_path / "runs/suite_tiny/version_0")
+    assert trained == [
+        (f"{c} on first", seed) for c, seed in (("learned", 2), ("AdamW", 1), ("AdamW", 2), ("AdamW_tuned", 2))
+    ]
+    for row in first["rows"]:
+        (again,) = [r for r in found["rows"] if r["contender"] == row["contender"]]
+        assert (again["trials"], again["traces"][0]) == (row["trials"], row["traces"][0])
+    trained.clear()
+    more = SUITES["tiny"][0]
+    monkeypatch.setitem(SUITES, "tiny", (replace(more, steps=7), *SUITES["tiny"][1:]))
+    succeeded(metasgd("compare", *without_time, "--seeds", "1", "--contenders", "learned"))
+    assert len(trained) == 5  # another workload, by the name of the first
 
 
 def test_what_is_missing_is_left_out_in_one_line(metasgd, caplog, monkeypatch, tmp_path):

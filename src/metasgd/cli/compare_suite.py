@@ -3,14 +3,17 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
+from upath import UPath
 
+from metasgd import __version__
 from metasgd.cli.comparing import progress_of
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.reporting.text import printable
@@ -18,9 +21,11 @@ from metasgd.runs.folders import checkpoint_file
 from metasgd.runs.outputs import validate_folder
 from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
-from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
+from metasgd.supervised.comparison import Train
+from metasgd.supervised.run_cache import EXAMPLES, cached_in
 from metasgd.supervised.suite.contenders import LEARNED, LOSS_ONLY, OTHERS, REFERENCE, Contender, all_contenders
 from metasgd.supervised.suite.cost import costs
+from metasgd.supervised.suite.fingerprint import fingerprint
 from metasgd.supervised.suite.report import as_csv, as_json, figures, loss_table, summary
 from metasgd.supervised.suite.running import Protocol, Rows, run_suite
 from metasgd.supervised.suite.scores import outcome_of, scores
@@ -39,7 +44,8 @@ log = logging.getLogger("metasgd")
 class CompareSuite:
     """Train a fixed set of workloads by optimizers with one setting for all of them, and by AdamW tuned on each.
 
-    A comparison that was stopped is resumed by the same command. Those whose package is missing are named and left out;
+    What has been trained is used again: a comparison that was stopped is resumed, and one that is done is extended by
+    more seeds, contenders or workloads. Those whose package is missing are named and left out;
     ``pip install 'metasgd[suite]'`` has them all. The tuned AdamW, which ratios are to, always runs.
 
     Args:
@@ -53,7 +59,7 @@ class CompareSuite:
         trials: learning rates tried for what is tuned, a factor of √10 apart.
         most_trials: learning rates tried at most, where the best lies at the edge.
         timing_rounds: rounds in which the optimizers' steps are timed in turn, when all is trained; 0 for none.
-        seed_everything: the first seed; the search has one of its own.
+        seed_everything: the seed of the search; those of the trainings that count follow it.
         cache_dir: the folder for drawn letters; by default the user's cache folder.
         save_dir: the folder of all runs.
         name: of the run; by default suite_ and the suite's name.
@@ -93,20 +99,28 @@ class CompareSuite:
             log.warning(line)
         folder = Path(self.cache_dir or default_cache_dir()).expanduser()
         trainers = {workload.name: workload.trainer(workload.data.examples(folder)) for workload in workloads}
-        terms = {
-            "config": self.config,
-            "checkpoints": self._digests([contender.name for contender in contenders]),
-            "contenders": [contender.name for contender in contenders],
-            EXAMPLES: _digests_of(trainers),
-        }
+        checkpoints = self._digests([contender.name for contender in contenders])
+        whole, trainer_of = {}, {}
+        for workload in workloads:
+            for contender in contenders:
+                trainer = trainers[workload.name]
+                full = fingerprint(contender, workload, trainer.examples, checkpoints.get(contender.name))
+                whole[contender.on(workload.name, workload.steps).name] = full
+                trainer_of[full] = trainer
 
         def train(candidate: Candidate, lr: float, seed: int) -> Trace:
-            return trainers[candidate.name.rpartition(" on ")[2]].train(candidate, lr, seed)
+            return trainer_of[candidate.name].train(candidate, lr, seed)
 
+        def cached(candidate: Candidate, lr: float, seed: int) -> Trace:
+            return cache(replace(candidate, name=whole[candidate.name]), lr, seed)
+
+        terms = {"suite": self.suite, "version": __version__, "torch": torch.__version__}
         cache = cached_in(place, name, terms, train)
         write_whole(cache.folder / "config.yaml", self.config.encode())
-        rows = self._rows(cache, workloads, contenders)
-        self._report(rows, cache, workloads, contenders, trainers, left_out)
+        if cache.traces:
+            print(printable(f"resumes {cache.folder}: trainings done: {len(cache.traces)}"))
+        rows = self._rows(cached, workloads, contenders)
+        self._report(rows, cache.folder, workloads, contenders, trainers, left_out)
 
     def _validate_numbers(self) -> None:
         problems = too_small(
@@ -148,18 +162,16 @@ class CompareSuite:
             if name in names
         }
 
-    def _rows(self, cache: RunCache, workloads: Sequence[Workload], contenders: Sequence[Contender]) -> Rows:
-        if cache.traces:
-            print(printable(f"resumes {cache.folder}: trainings done: {len(cache.traces)}"))
+    def _rows(self, train: Train, workloads: Sequence[Workload], contenders: Sequence[Contender]) -> Rows:
         first = self.seed_everything
-        protocol = Protocol(range(first, first + self.seeds), first + self.seeds, self.trials, self.most_trials)
+        protocol = Protocol(range(first + 1, first + 1 + self.seeds), first, self.trials, self.most_trials)
         with progress_of(len(workloads) * sum(map(protocol.trainings, contenders))) as done_with:
-            return run_suite(cache, workloads, contenders, protocol, done_with)
+            return run_suite(train, workloads, contenders, protocol, done_with)
 
     def _report(
         self,
         rows: Rows,
-        cache: RunCache,
+        folder: UPath,
         workloads: Sequence[Workload],
         contenders: Sequence[Contender],
         trainers: Mapping[str, SupervisedTrainer],
@@ -172,20 +184,19 @@ class CompareSuite:
             outcomes[workload.name] = {name: outcome_of(row, trainer.evaluated_at()) for name, row in own.items()}
             candidates = {c.name: (c.on(workload.name, workload.steps), own[c.name].lr) for c in contenders}
             if self.timing_rounds:
-                cost[workload.name] = costs(trainer, candidates, self.timing_rounds)
+                cost[workload.name] = costs(trainer, candidates, self.timing_rounds, REFERENCE)
         scored = scores(outcomes, REFERENCE)
         entries = figures(rows, outcomes, cost)
         terms = {"suite": self.suite, "seeds": self.seeds, "trials": self.trials, "most_trials": self.most_trials}
         examples = _digests_of(trainers)
         described = {"workloads": {w.name: w.description for w in workloads}, "left_out": left_out, EXAMPLES: examples}
         found = as_json(rows, scored, entries, terms | described | {"checkpoints": self._checkpoints()})
-        write_whole(cache.folder / "results.json", as_bytes(found))
-        write_whole(cache.folder / "results.csv", as_csv(entries))
-        cache.forget()
+        write_whole(folder / "results.json", as_bytes(found))
+        write_whole(folder / "results.csv", as_csv(entries))
         console = Console(width=max(NARROWEST, Console().width), emoji=False)
         console.print(loss_table(outcomes, list(scored)))
         console.print(summary(scored, cost, f"suite {self.suite}"))
-        console.print(printable(f"written to {cache.folder}"), soft_wrap=True, markup=False)
+        console.print(printable(f"written to {folder}"), soft_wrap=True, markup=False)
 
 
 def _digests_of(trainers: Mapping[str, SupervisedTrainer]) -> dict[str, dict[str, str]]:

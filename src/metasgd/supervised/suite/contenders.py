@@ -105,7 +105,7 @@ OTHERS = (
     Contender("ScheduleFree", _schedule_free, 0.0025, needs=("schedulefree", "AdamWScheduleFree")),
     Contender("Prodigy", _prodigy, 1.0, "cosine", needs=("prodigyopt", "Prodigy")),
     Contender("DAdaptation", _d_adaptation, 1.0, "cosine", needs=("dadaptation", "DAdaptAdam")),
-    Contender("Muon", _muon, FIXED_RATE, "warmup_cosine", needs=("torch.optim", "Muon")),
+    Contender("Muon", _muon, FIXED_RATE, "warmup_cosine"),
 )
 """At their packages' default rates, and under the schedule that their authors give."""
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from metasgd.reporting.text import printable
 from metasgd.supervised.suite.contenders import REFERENCE
 from metasgd.supervised.suite.cost import Cost
-from metasgd.supervised.suite.running import Rows
+from metasgd.supervised.suite.running import Rows, at_edge
 from metasgd.supervised.suite.scores import Outcome, Score, as_figures, ranks
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]
@@ -23,8 +23,8 @@ MOST_NAME = 40
 LEGEND = (
     f"Ratios are to {REFERENCE} and above 1 where better than that: interquartile means over the workloads, with 95 %"
     " bootstrap intervals over workloads and seeds. loss ratio: of final test losses. speed-up: of the steps to its"
-    " last validation loss, 0 if never there. worst: the least loss ratio. rank: mean, by test loss. ms ratio: of whole"
-    " steps, median over the workloads."
+    " last validation loss, 0 if never there. worst: the least loss ratio. rank: mean, by test loss. time ratio: of the"
+    " processor time of whole steps, median over the workloads."
 )
 
 
@@ -37,6 +37,7 @@ def figures(rows: Rows, outcomes: Outcomes, costs: Costs) -> list[dict[str, Any]
             row, cost = rows[workload][name], costs.get(workload, {}).get(name)
             found.append(
                 {"workload": workload, "contender": name, "learning_rate": row.lr, "tuned": row.tuned}
+                | {"at_edge": at_edge(row.lr, row.trials)}
                 | as_figures(outcome, own[REFERENCE])
                 | {"rank": placed[name]}
                 | ({} if cost is None else asdict(cost))
@@ -75,7 +76,7 @@ def as_csv(entries: list[dict[str, Any]]) -> bytes:
 def summary(scored: Mapping[str, Score], costs: Costs, title: str) -> Table:
     """The contenders, best mean rank first."""
     printed = Table(title=escape(printable(title, MOST_NAME)), caption=LEGEND)
-    columns = ("contender", "loss ratio", "speed-up", "worst", "rank", "diverged", "ms ratio", "bytes/parameter")
+    columns = ("contender", "loss ratio", "speed-up", "worst", "rank", "diverged", "time ratio", "bytes/parameter")
     for column in columns:
         printed.add_column(column, justify="left" if column == "contender" else "right")
     for name, score in scored.items():
@@ -87,7 +88,7 @@ def summary(scored: Mapping[str, Score], costs: Costs, title: str) -> Table:
             f"{score.worst_ratio:.2f} ({score.worst_on})",
             f"{score.mean_rank:.1f}",
             f"{score.diverged} of {score.trainings}",
-            _shown(_median([own[name].seconds_per_step / own[REFERENCE].seconds_per_step for own in costs.values()])),
+            _shown(_median([own[name].time_ratio for own in costs.values()])),
             _shown(_median(of_all)),
         )
     return printed

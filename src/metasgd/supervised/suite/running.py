@@ -1,7 +1,8 @@
 """All contenders on all workloads: the rates of those that are tuned are searched, then every seed is trained."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metasgd.supervised.comparison import Row, Train, best_of, search
@@ -11,6 +12,7 @@ from metasgd.supervised.trainer import Trace
 
 Rows = dict[str, dict[str, Row]]
 """By workload and contender."""
+log = logging.getLogger("metasgd")
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,23 @@ def run_suite(
                 seed, most = protocol.search_seed, protocol.most_trials
                 trials = search(train, lower, candidate, seed, protocol.trials, most, done, figure=final_loss)
                 lr = best_of(lower, trials)
+                if at_edge(lr, trials):
+                    log.warning(
+                        "%s: the best learning rate, %g, lies at the edge of those tried: raise --most_trials",
+                        candidate.name,
+                        lr,
+                    )
             traces = []
             for seed in protocol.seeds:
                 traces.append(train(candidate, lr, seed))
                 done(f"{candidate.name}, seed {seed}")
             rows[workload.name][contender.name] = Row(contender.name, lr, contender.tuned, trials, traces)
     return rows
+
+
+def at_edge(lr: float, trials: Mapping[float, float]) -> bool:
+    """Whether a learning rate was found without another one beyond it that is worse."""
+    return len(trials) > 0 and lr in (min(trials), max(trials))
 
 
 def final_loss(trace: Trace) -> float:

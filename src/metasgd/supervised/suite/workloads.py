@@ -15,11 +15,11 @@ CLASSES, SQUARES, SYMBOLS = OBJECTIVES["cross_entropy"], OBJECTIVES["mse"], Next
 SMALL = (
     Workload(
         "table_long",
-        "tiny MLP, 5,000 steps: tabular classification, 7 classes by a random teacher",
+        "tiny MLP, 3,000 steps: tabular classification, 7 classes by a random teacher",
         partial(MLP, 20, [32, 32], 7),
         Table(seed=1101, n_features=20, n_classes=7, rows=8000),
         CLASSES,
-        steps=5000,
+        steps=3000,
         batch_size=64,
     ),
     Workload(
@@ -28,13 +28,13 @@ SMALL = (
         partial(MLP, 12, [64, 64], 1),
         Table(seed=1102, n_features=12, mean=50.0, sd=20.0),
         SQUARES,
-        steps=1500,
+        steps=1000,
         batch_size=32,
     ),
     Workload(
         "letters_wide",
-        "MLP of 1,024 units a layer: 80 printed letters",
-        partial(MLP, 784, [1024, 1024], 80),
+        "MLP of 512 units a layer: 80 printed letters",
+        partial(MLP, 784, [512, 512], 80),
         Letters(seed=1103, split="test", n_classes=80),
         CLASSES,
         steps=300,
@@ -55,7 +55,7 @@ SMALL = (
         partial(nets.plain_cnn, (16, 32, 32), 28, 60),
         Letters(seed=1103, split="test", n_classes=60),
         CLASSES,
-        steps=1200,
+        steps=800,
         batch_size=16,
     ),
     Workload(
@@ -64,7 +64,7 @@ SMALL = (
         partial(WideResNet, 24, head="linear", depth=10, width=1, image_size=16, running_statistics=True),
         Textures(seed=1104, n_classes=24),
         CLASSES,
-        steps=250,
+        steps=200,
         batch_size=32,
     ),
     Workload(
@@ -73,7 +73,7 @@ SMALL = (
         partial(nets.VisionTransformer, 28, 7, width=48, depth=2, heads=4, n_classes=60),
         Letters(seed=1103, split="test", n_classes=60),
         CLASSES,
-        steps=500,
+        steps=300,
         batch_size=64,
     ),
     Workload(
@@ -82,7 +82,7 @@ SMALL = (
         partial(nets.CharacterTransformer, len(LANGUAGES["sums"].symbols), 12, width=48, depth=2, heads=4),
         Text(seed=1105, language="sums"),
         SYMBOLS,
-        steps=800,
+        steps=500,
         batch_size=64,
     ),
     Workload(
@@ -91,7 +91,7 @@ SMALL = (
         partial(nets.CharacterGRU, len(LANGUAGES["brackets"].symbols), width=64),
         Text(seed=1106, language="brackets"),
         SYMBOLS,
-        steps=600,
+        steps=400,
         batch_size=32,
     ),
     Workload(
@@ -100,7 +100,7 @@ SMALL = (
         partial(MLP, 784, [128, 24, 128], 784),
         Letters(seed=1103, split="test", n_classes=100, reproduce=True),
         SQUARES,
-        steps=1500,
+        steps=1000,
         batch_size=64,
     ),
 )

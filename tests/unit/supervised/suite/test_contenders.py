@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from metasgd.nn.networks import MLP
 from metasgd.supervised.suite import cost
 from metasgd.supervised.suite.contenders import Contender, all_contenders
 from metasgd.supervised.suite.cost import costs
-from metasgd.supervised.suite.muon import MuonWithAdamW
-from metasgd.supervised.suite.running import final_loss, lower
+from metasgd.supervised.suite.muon import Muon, MuonWithAdamW, orthogonalised
+from metasgd.supervised.suite.running import Protocol, final_loss, lower, run_suite
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace, scheduled
 
 ALL = all_contenders({"learned": "scaled_network_long", "learned_loss_only": "optimizer_network_long"}, trust=False)
@@ -48,7 +49,30 @@ def test_a_missing_package_or_part_is_named_with_what_to_do():
     assert ALL["AdamW"].missing() is None
 
 
-@pytest.mark.skipif(ALL["Muon"].missing() is not None, reason="of later versions of torch")
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="of later versions of torch")
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
+def test_muon_steps_as_torchs_but_for_its_bfloat16(shape):
+    ours, theirs = (nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0))) for _ in range(2))
+    optimizers = (
+        Muon([ours], lr=0.1, weight_decay=0.2),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
+    )
+    start = ours.detach().clone()
+    for s in range(4):
+        for p, optimizer in zip((ours, theirs), optimizers, strict=True):
+            p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(s))
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.02 * (ours - start).norm()
+
+
+def test_orthogonalised_has_the_singular_vectors_with_values_near_one():
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ orthogonalised(matrix) @ v.T
+    torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-12)
+    assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
+
+
 def test_muon_steps_hidden_matrices_alone_and_a_schedule_changes_both_parts():
     torch.manual_seed(0)
     network = MLP(4, [6, 5], 3)
@@ -127,15 +151,28 @@ def test_weights_of_evaluation_have_statistics_of_their_own_and_are_not_trained(
 def test_the_memory_of_an_optimizer_is_that_of_its_tensors(trainer, monkeypatch):
     monkeypatch.setattr(cost, "STEPS", 1)
     tried = {n: (ALL[n].on("curve", 10), 0.01) for n in ("AdamW", "SGD_tuned", "learned")}
-    found = costs(trainer, tried, rounds=2)
+    found = costs(trainer, tried, rounds=2, reference="AdamW")
     network = trainer.network()
     n, tensors = sum(p.numel() for p in network.parameters()), len(list(network.parameters()))
     assert found["AdamW"].bytes_per_parameter == pytest.approx(8 + 4 * tensors / n)  # and a count for each tensor
     assert found["SGD_tuned"].bytes_per_parameter == 4
     assert all(own.seconds_per_step > 0 for own in found.values())
+    assert (found["AdamW"].time_ratio, found["AdamW"].time_quartiles) == (1, (1, 1))
 
 
 def test_what_is_no_number_is_never_lower():
     assert [lower(1, 2), lower(2, 1), lower(math.nan, 1), lower(1, math.nan)] == [True, False, False, True]
     assert final_loss(Trace(val_loss=[3.0, 2.0])) == 2.0
     assert replace(ALL["AdamW"], lr=1.0).on("x", 3).start == 1.0
+
+
+@pytest.mark.parametrize(("best", "warned"), [(1e-2, False), (1.0, True)])
+def test_a_best_rate_at_the_edge_is_said(best, warned, caplog):
+    def train(candidate, lr, seed):
+        return Trace(val_loss=[abs(math.log(lr / best))])
+
+    workload = SimpleNamespace(name="curve", steps=10)
+    protocol = Protocol(seeds=[1], search_seed=0, trials=3, most_trials=5)
+    rows = run_suite(train, [workload], [ALL["AdamW_tuned"]], protocol, lambda said: None)
+    assert any("lies at the edge" in message for message in caplog.messages) == warned
+    assert rows["curve"]["AdamW_tuned"].lr == pytest.approx(0.1**1.5 if warned else 0.01)

@@ -1,0 +1,36 @@
+"""What a training of a suite depends on: by it, one that is done serves a comparison of other contenders or seeds."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from metasgd.data.problems import Examples
+from metasgd.supervised.suite.contenders import Contender
+from metasgd.supervised.suite.workload import EVALUATIONS, Workload
+
+DIGITS = 16
+
+
+def fingerprint(
+    contender: Contender, workload: Workload, examples: Mapping[str, Examples], checkpoint: str | None = None
+) -> str:
+    """The contender on the workload, with a digest of all but learning rate, seed and code.
+
+    Args:
+        contender: who trains.
+        workload: on what.
+        examples: of each split.
+        checkpoint: the digest of a learned optimizer's.
+    """
+    parts = {
+        "network": str(workload.network()),
+        "objective": type(workload.objective).__name__,
+        "steps": workload.steps,
+        "batch_size": workload.batch_size,
+        "evaluations": EVALUATIONS,
+        "examples": {split: own.digest for split, own in examples.items()},
+        "schedule": contender.schedule,
+        "checkpoint": checkpoint,
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return f"{contender.name} on {workload.name}, {digest}"
