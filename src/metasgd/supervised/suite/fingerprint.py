@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 
 from metasgd.data.problems import Examples
+from metasgd.data.rng import Split
 from metasgd.supervised.suite.contenders import Contender
 from metasgd.supervised.suite.workload import EVALUATIONS, Workload
 
@@ -12,7 +13,7 @@ DIGITS = 16
 
 
 def fingerprint(
-    contender: Contender, workload: Workload, examples: Mapping[str, Examples], checkpoint: str | None = None
+    contender: Contender, workload: Workload, examples: Mapping[Split, Examples], checkpoint: str | None = None
 ) -> str:
     """The contender on the workload, with a digest of all but learning rate, seed and code.
 
