@@ -19,6 +19,9 @@ import yaml
 from goals import COLUMNS as CELLS
 from goals import GOALS, WITHIN
 from results import ROOT, Experiment, execute, experiments, run
+from upath import UPath
+
+from metasgd.runs.folders import runs_of
 
 PIECES = Path(__file__).with_name("gpu_records.yaml")
 PROBE = 12
@@ -37,11 +40,12 @@ def outer_steps(piece: Experiment, seconds: float, out: Path, options: list[str]
     written = out / f"{piece.name}.steps"
     if not written.is_file():
         named = ["--trainer.logger.init_args.name", f"{piece.name}-probe"]
-        limits = ["--trainer.max_time", f"00:00:00:{PROBE}", "--trainer.max_steps", "100000"]
-        without = ["--trainer.val_check_interval", "100000"]
+        limits = ["--trainer.max_time", f"00:00:00:{PROBE:02d}", "--trainer.max_steps", "100000"]
+        without = ["--trainer.val_check_interval", "100000", "--data.val_tasks", "2"]
         execute([*piece.fit_command(*options), *named, *limits, *without])
-        last = out / "runs" / f"{piece.name}-probe" / "version_0" / "checkpoints" / "last.ckpt"
-        reached = int(torch.load(last, weights_only=True)["state_dict"]["outer_steps"])
+        probe = Path(str(runs_of(UPath(out / "runs"), f"{piece.name}-probe")[0].folder))
+        last = torch.load(probe / "checkpoints" / "last.ckpt", weights_only=True)
+        reached = int(last["state_dict"]["outer_steps"])
         written.write_text(str(max(20, round(reached / PROBE * seconds))))
     return int(written.read_text())
 
