@@ -95,7 +95,7 @@ SECTIONS = {
     ),
     "family-glyphs": (
         "The family's rules on glyphs, at one small budget",
-        "Accuracy in % on the same 1,000 tasks of scripts never seen, 3 inner steps, after 150 outer steps of 8 tasks,"
+        "Accuracy in % on the same 500 tasks of scripts never seen, 3 inner steps, after 100 outer steps of 8 tasks,"
         " one seed. Rates start at 0.1, those of inner Adam, RMSProp and AdaGrad at 0.01.",
     ),
     "family-sinusoid": (
