@@ -239,7 +239,9 @@ def test_tasks_made_here_are_those_of_the_cpu():
     images = np.random.default_rng(0).integers(0, 256, size=(9, 6, 1, 28, 28), dtype=np.uint8)
     pool = ClassPool.of_equal_counts(images, tuple(map(str, range(9))), np.zeros(9, dtype=np.int64))
     plain = ClassSampler(pool, "train", 0, TaskShape(5, 1, 3))
-    for sampler, most in ((plain, 0), (Rotated(plain, "train", 0), 0), (Distorted(plain, 1.0, "train", 0), 1)):
+    thick = Distorted(plain, 0.0, "train", 0, thickness=1.0)
+    changed = ((Rotated(plain, "train", 0), 0), (Distorted(plain, 1.0, "train", 0), 1), (thick, 1))
+    for sampler, most in ((plain, 0), *changed):
         expected, plan = sampler.draw(np.arange(4)), sampler.plan(np.arange(4))
         there = plan._replace(**{n: t.to(DEVICE) for n, t in plan._asdict().items() if isinstance(t, torch.Tensor)})
         found = tasks_of_plan(there, torch.from_numpy(pool.images).to(DEVICE))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metasgd.data.class_pool import ROTATIONS, ClassPool
 from metasgd.data.rng import Split
-from metasgd.data.transforms.affine import distorted
+from metasgd.data.transforms.affine import distorted, thickened
 from metasgd.episode import Episode
 
 
@@ -30,6 +30,7 @@ class Plan(NamedTuple):
         rotations: ``[B, N]`` int64, how many times each class is rotated by 90°, if at all.
         maps: ``[B, N*X, 2, 3]``, an affine map of each picture, those of the support set first, if there are any: the
             bits of float64 as int64, which no change of precision touches.
+        thickness: ``[B, N*X]``, by how much the strokes of each are thickened, if at all; bits as those of ``maps``.
         pictures: ``[B, N, X, channels, height, width]`` uint8, where they were looked up before.
     """
 
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     task_index: Tensor
     rotations: Tensor | None = None
     maps: Tensor | None = None
+    thickness: Tensor | None = None
     pictures: Tensor | None = None
 
     @property
@@ -90,7 +92,10 @@ def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
     if plan.maps is not None:
         moved = distorted(
             torch.cat([support_x, query_x], dim=1).flatten(0, 1), plan.maps.view(torch.float64).flatten(0, 1)
-        ).reshape(plan.n_tasks, -1, *taken.shape[3:])
+        )
+        if plan.thickness is not None:
+            moved = thickened(moved, plan.thickness.view(torch.float64).flatten())
+        moved = moved.reshape(plan.n_tasks, -1, *taken.shape[3:])
         support_x, query_x = moved[:, : support_x.shape[1]], moved[:, support_x.shape[1] :]
     ways = torch.arange(plan.classes.shape[1], device=plan.rows.device)
 
@@ -101,9 +106,9 @@ def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
     return Episode(support_x, labels(k), query_x, labels(n_query), plan.classes, plan.task_index)
 
 
-def bits_of(maps: Sequence[NDArray[np.float64]]) -> Tensor:
-    """The maps of some tasks, as a plan has them."""
-    return torch.from_numpy(np.stack(maps)).view(torch.int64)
+def bits_of(numbers: Sequence[NDArray[np.float64]]) -> Tensor:
+    """The maps or thicknesses of some tasks, as a plan has them."""
+    return torch.from_numpy(np.stack(numbers)).view(torch.int64)
 
 
 def _rotated(pictures: Tensor, rotations: Tensor) -> Tensor:

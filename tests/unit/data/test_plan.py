@@ -14,7 +14,7 @@ from metasgd.data.transforms.distortion import Distorted
 from metasgd.data.transforms.rotation import Rotated
 
 
-@pytest.fixture(params=["plain", "one alphabet", "rotated", "distorted", "both"])
+@pytest.fixture(params=["plain", "one alphabet", "rotated", "distorted", "both", "thickened"])
 def sampler(request: pytest.FixtureRequest) -> PlanningSampler:
     images = np.random.default_rng(0).integers(0, 256, size=(12, 7, 2, 6, 6), dtype=np.uint8)
     names = tuple(f"{c // 6}/{c}" for c in range(12))
@@ -22,6 +22,7 @@ def sampler(request: pytest.FixtureRequest) -> PlanningSampler:
     plain = ClassSampler(pool, "train", 3, TaskShape(4, 2, 3, request.param == "one alphabet"))
     made = {"rotated": Rotated(plain, "train", 3), "distorted": Distorted(plain, 1.5, "train", 3)}
     made["both"] = Distorted(Rotated(plain, "train", 3), 1.5, "train", 3)
+    made["thickened"] = Distorted(plain, 0.5, "train", 3, thickness=0.8)
     found: PlanningSampler = made.get(request.param, plain)
     return found
 

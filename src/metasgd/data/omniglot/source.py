@@ -29,7 +29,7 @@ from metasgd.data.omniglot.release import BACKGROUND, EVALUATION, OFFICIAL, Rele
 from metasgd.data.rng import SPLITS, Split
 from metasgd.data.source import ClassSource, Sampler
 from metasgd.data.task_shape import TaskShape
-from metasgd.data.transforms.distortion import MOST_DISTORTION, Distorted
+from metasgd.data.transforms.distortion import MOST_DISTORTION, MOST_THICKNESS, Distorted
 from metasgd.data.transforms.rotation import Rotated
 from metasgd.errors import UserError, raise_problems
 
@@ -55,6 +55,7 @@ class Omniglot(ClassSource):
             and query alike, each time it is drawn; see ``Distorted``. 0 leaves them.
         image_size: height and width in pixels, 1 to 105.
         download: fetch the archives into ``data.root`` if they are not there, through torchvision.
+        thickness: in training, how much the strokes of every drawing are thickened or thinned at random, 0 to 1.
 
     Raises:
         UserError: an option is out of range.
@@ -79,6 +80,7 @@ class Omniglot(ClassSource):
         distortion: float = 0.0,
         image_size: int = 28,
         download: bool = False,
+        thickness: float = 0.0,
     ) -> None:
         problems = []
         if split not in ("random", "official"):
@@ -87,12 +89,15 @@ class Omniglot(ClassSource):
             problems.append(f"image_size is {image_size}: use 1 to {SIDE} pixels")
         if not 0 <= distortion <= MOST_DISTORTION:
             problems.append(f"distortion is {distortion}: use 0 to {MOST_DISTORTION}")
+        if not 0 <= thickness <= MOST_THICKNESS:
+            problems.append(f"thickness is {thickness}: use 0 to {MOST_THICKNESS}")
         raise_problems(problems)
         self.split = split
         self.rotations = rotations
         self.eval_rotations = eval_rotations
         self.mirrors = mirrors
         self.distortion = distortion
+        self.thickness = thickness
         self.image_size = image_size
         self.download = download
 
@@ -122,7 +127,8 @@ class Omniglot(ClassSource):
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         sampler = ClassSampler(self.pool(split, root, cache_dir), split, seed, shape)
         if split == "train":
-            return Distorted(sampler, self.distortion, split, seed) if self.distortion else sampler
+            changed = self.distortion or self.thickness
+            return Distorted(sampler, self.distortion, split, seed, self.thickness) if changed else sampler
         return Rotated(sampler, split, seed) if self.eval_rotations else sampler
 
     def _characters(self, root: Path, cache_dir: Path) -> ClassPool:

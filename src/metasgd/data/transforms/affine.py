@@ -1,4 +1,4 @@
-"""Pictures seen through affine maps."""
+"""Pictures seen through affine maps, and drawings by a thicker or thinner pen."""
 
 from typing import Literal
 
@@ -21,3 +21,24 @@ def distorted(pictures: Tensor, maps: Tensor, beyond: Literal["zeros", "reflecti
     grid = grid.view(-1, 2, height, width).permute(0, 2, 3, 1)
     seen = F.grid_sample(pictures.float(), grid, mode="bicubic", padding_mode=beyond, align_corners=False)
     return seen.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def thickened(pictures: Tensor, amounts: Tensor) -> Tensor:
+    """Drawings with strokes as of a thicker or thinner pen: ``x + |a| (pooled(x) − x)``, rounded.
+
+    Pooled is the greatest of a pixel and its eight neighbours where ``a > 0``, and the least where ``a < 0``.
+
+    Args:
+        pictures: uint8 ``[X, channels, height, width]``, ink on 0.
+        amounts: a, ``[X]``, from -1 to 1.
+
+    Example:
+        >>> stroke = torch.tensor([[0, 0, 200, 0, 0]], dtype=torch.uint8).expand(1, 1, 3, 5)
+        >>> [thickened(stroke, torch.tensor([a]))[0, 0, 1].tolist() for a in (0.5, -0.5)]
+        [[0, 100, 200, 100, 0], [0, 0, 100, 0, 0]]
+    """
+    x = pictures.float()
+    a = amounts.float()[:, None, None, None]
+    grown, shrunk = F.max_pool2d(x, 3, 1, 1), -F.max_pool2d(-x, 3, 1, 1)
+    pooled = torch.where(a > 0, grown, shrunk)
+    return (x + a.abs() * (pooled - x)).round_().to(torch.uint8)

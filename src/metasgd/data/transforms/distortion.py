@@ -8,9 +8,11 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.data.plan import Plan, PlanningSampler, bits_of
 from metasgd.data.rng import Split, task_stream
 from metasgd.data.transforms.affine import distorted as distorted
+from metasgd.data.transforms.affine import thickened
 from metasgd.episode import Episode
 
 MOST_DISTORTION = 3.0
+MOST_THICKNESS = 1.0
 
 
 class Distorted:
@@ -18,25 +20,33 @@ class Distorted:
 
     At strength 1, a drawing is rotated by up to 0.2 rad (11°), stretched or shrunk in width and in height by up to
     13 %, slanted by up to 0.15, and moved by up to 6 % of its size, each uniformly at random; at other strengths,
-    by as many times that. Pixels are interpolated bicubically, and black beyond the rim.
+    by as many times that. Pixels are interpolated bicubically, and black beyond the rim. Strokes are then thickened by
+    an amount of the drawing's own, uniform from −t/2, which is thinner, to t.
 
     Args:
         sampler: draws the tasks; their pictures are uint8, ink on 0.
         strength: from 0 to 3.
         split: enters the random numbers.
         seed: with the split and a task's number, determines them.
+        thickness: t, from 0 to 1; see ``thickened``.
     """
 
-    def __init__(self, sampler: PlanningSampler, strength: float, split: Split, seed: int) -> None:
+    def __init__(
+        self, sampler: PlanningSampler, strength: float, split: Split, seed: int, thickness: float = 0.0
+    ) -> None:
         self.sampler, self.strength, self.split, self.seed = sampler, strength, split, seed
+        self.thickness = thickness
 
     def draw(self, indices: NDArray[np.int64]) -> Episode:
         """The tasks with these numbers."""
         tasks = self.sampler.draw(indices)
         n_support = tasks.support_x.shape[1]
         pictures = torch.cat([tasks.support_x, tasks.query_x], dim=1)
-        maps = torch.from_numpy(np.stack(self._maps(indices, pictures.shape[1])))
-        moved = distorted(pictures.flatten(0, 1), maps.flatten(0, 1)).reshape(pictures.shape)
+        maps, amounts = self._drawn(indices, pictures.shape[1])
+        moved = distorted(pictures.flatten(0, 1), torch.from_numpy(np.concatenate(maps)))
+        if self.thickness:
+            moved = thickened(moved, torch.from_numpy(np.concatenate(amounts)))
+        moved = moved.reshape(pictures.shape)
         return tasks._replace(support_x=moved[:, :n_support], query_x=moved[:, n_support:])
 
     @property
@@ -46,12 +56,14 @@ class Distorted:
     def plan(self, indices: NDArray[np.int64]) -> Plan:
         """The tasks with these numbers, before their pictures are looked up."""
         plan = self.sampler.plan(indices)
-        return plan._replace(maps=bits_of(self._maps(indices, plan.rows.shape[1:].numel())))
+        maps, amounts = self._drawn(indices, plan.rows.shape[1:].numel())
+        return plan._replace(maps=bits_of(maps), thickness=bits_of(amounts) if self.thickness else None)
 
-    def _maps(self, indices: NDArray[np.int64], n: int) -> list[NDArray[np.float64]]:
-        """The maps of n pictures of each task."""
-        streams = (task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices)
-        return [random_maps(stream, n, self.strength) for stream in streams]
+    def _drawn(self, indices: NDArray[np.int64], n: int) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+        """The maps of n pictures of each task, and by how much their strokes are thickened."""
+        streams = [task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices]
+        maps = [random_maps(stream, n, self.strength) for stream in streams]
+        return maps, [stream.uniform(-self.thickness / 2, self.thickness, size=n) for stream in streams]
 
 
 def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:

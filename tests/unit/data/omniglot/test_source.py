@@ -46,11 +46,12 @@ def pools(source: Omniglot, root: Path, cache_dir: Path) -> dict[Split, ClassPoo
 
 def test_all_wrong_options_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        Omniglot(split="offical", image_size=106, distortion=-0.5)  # type: ignore[arg-type]
-    first, second, third = caught.value.problems
+        Omniglot(split="offical", image_size=106, distortion=-0.5, thickness=2)  # type: ignore[arg-type]
+    first, second, third, fourth = caught.value.problems
     assert "split is 'offical': use 'random' or 'official'" in first
     assert "image_size is 106: use 1 to 105 pixels" in second
     assert "distortion is -0.5: use 0 to 3" in third
+    assert "thickness is 2: use 0 to 1" in fourth
     with pytest.raises(UserError, match="image_size is 0"):
         Omniglot(image_size=0)
 

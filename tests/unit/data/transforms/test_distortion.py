@@ -8,6 +8,7 @@ import torch
 
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.rng import task_stream
 from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.distortion import Distorted, distorted, random_maps
 
@@ -120,3 +121,25 @@ def test_only_the_pictures_change_and_each_differently(sampler) -> None:
     tasks = Distorted(sampler, 1.0, "train", seed=0).draw(np.arange(2))
     pictures = torch.cat([tasks.support_x, tasks.query_x], dim=1).flatten(0, 1)
     assert len({picture.numpy().tobytes() for picture in pictures}) == 2 * SHAPE.n_way * (SHAPE.k_shot + SHAPE.n_query)
+
+
+def test_thickness_by_hand_and_the_maps_stay_as_without(sampler) -> None:
+    indices, n = np.array([7, 2]), SHAPE.n_way * (SHAPE.k_shot + SHAPE.n_query)
+    found = Distorted(sampler, 1.0, "train", seed=3, thickness=0.8).draw(indices)
+    before = Distorted(sampler, 1.0, "train", seed=3).draw(indices)
+    thinner = 0
+    for b, index in enumerate(indices):
+        stream = task_stream(3, "train", int(index), use="augmentation")
+        random_maps(stream, n, 1.0)
+        amounts = stream.uniform(-0.4, 0.8, size=n)
+        for own, was, a in zip(
+            torch.cat([found.support_x, found.query_x], dim=1)[b, :, 0].numpy(),
+            torch.cat([before.support_x, before.query_x], dim=1)[b, :, 0].numpy().astype(np.float64),
+            amounts,
+            strict=True,
+        ):
+            around = np.lib.stride_tricks.sliding_window_view(np.pad(was, 1, mode="edge"), (3, 3))
+            pooled = around.max(axis=(2, 3)) if a > 0 else around.min(axis=(2, 3))
+            assert abs(own - (was + abs(a) * (pooled - was))).max() <= 0.5 + 1e-3
+            thinner += a < 0
+    assert 0 < thinner < 2 * n
