@@ -13,7 +13,7 @@ from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, collected, inner_loop_of
 from metasgd.rules.base import Params
 
-EstimatorName = Literal["unrolled", "reptile", "implicit"]
+EstimatorName = Literal["unrolled", "reptile", "implicit", "pes"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Estimator:
     """How the outer gradient is found.
 
     Attributes:
-        name: ``unrolled`` goes back through the inner steps; ``reptile`` and ``implicit`` need none of them again.
+        name: ``unrolled`` goes back through the inner steps; ``reptile`` and ``implicit`` need none of them again;
+            ``pes`` is that of ``EvolvedUnroll``.
         solver_steps: of conjugate gradient, for ``implicit``.
     """
 
@@ -47,8 +48,10 @@ class Estimator:
             problems.append("estimator is implicit, but proximal is 0: it needs a number above, such as 1.0")
         if own and first_order:
             problems.append(f"first_order is true, but estimator {self.name} goes back over no step: use false")
-        if segments > 1 and (own or proximal):
-            problems.append(f"segments is {segments}: it takes estimator unrolled and proximal 0 alone")
+        if segments > 1 and (self.name in ("reptile", "implicit") or proximal):
+            problems.append(f"segments is {segments}: it takes estimator unrolled or pes, and proximal 0 alone")
+        if segments == 1 and self.name == "pes":
+            problems.append("estimator is pes, whose runs last several outer steps, but segments is 1: use more")
         if fresh and self.name == "implicit":
             problems.append("estimator is implicit, but every step makes its own examples: use unrolled or reptile")
         if own and passes > 1:

@@ -19,6 +19,7 @@ from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName, Objective
+from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
 from metasgd.meta.random_start import validate_long_runs
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.adapting import adapted_names
@@ -43,29 +44,25 @@ class MetaModel(nn.Module):
         update_rule: u, the learned optimizer.
         inner_steps: S, inner steps of an adaptation in training.
         eval_inner_steps: S in validation and test, if another.
-        segments: outer steps that an inner run lasts. Above 1, the update rule alone is learned, on long runs from
-            random weights, of which each outer step sees ``inner_steps``.
-        minibatch_shots: with several segments, examples of each class that an inner step sees.
+        segments: outer steps, of ``inner_steps`` each, that a run lasts; above 1 from random weights, for φ alone.
+        minibatch_shots: examples of each class in an inner step of such a run.
         first_order: leave the Hessian term out of the meta-gradient.
-        recompute: run inner steps again in the backward pass instead of saving them: slower, in memory that
-            does not grow with S. ``auto`` does so where S supports are larger than the query set.
+        recompute: run inner steps again in the backward pass: slower, in memory that does not grow with S. ``auto``
+            does so where S supports are larger than the query set.
         adapts: what the inner steps change, one or several of: ``all``, ``head`` (ANIL), ``body`` (BOIL), ``last:K``
             (blocks, of which the head is one), ``norms``, ``biases``, or patterns of parameter names such as
             ``body.3.*``.
-        transductive: let BatchNorm normalise the query set by its own statistics, as in the published
-            protocols; otherwise by the support set's.
-        loss: ``cross_entropy`` for classes, ``mse`` for regression; or an objective, such as
-            ``metasgd.rl.PolicyGradient`` of an environment.
-        estimator: of the outer gradient: ``unrolled``, back through the inner steps; ``reptile``, θ − θ_S; or
-            ``implicit``, that at the solution of the inner problem (iMAML). The last two teach θ alone.
-        proximal: λ, how strongly inner steps are drawn back to θ; they minimise
-            ``L(f(θ'; support)) + λ/2 ‖θ' − θ‖²``.
+        transductive: let BatchNorm normalise the query set by its own statistics, as published, or the support set's.
+        loss: ``cross_entropy`` of classes, ``mse``, or an objective such as ``metasgd.rl.PolicyGradient``.
+        estimator: of the outer gradient: ``unrolled``; ``reptile`` (θ − θ_S) and ``implicit`` (iMAML) for θ alone;
+            ``pes``, or a ``PersistentEvolution``, for φ alone.
+        proximal: λ of the inner steps' ``L(f(θ'; support)) + λ/2 ‖θ' − θ‖²``, which draws them back to θ.
         solver_steps: of conjugate gradient, for ``implicit``.
-        engine: how tasks are distributed: one by one (``loop``), over CPU threads (``threads``), stacked (``vmap``),
-            or stacked and recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.
+        engine: how tasks are distributed: one by one (``loop``), over CPU threads, stacked (``vmap``), or stacked and
+            recorded as a CUDA graph (``graph``); ``auto`` chooses by device and network.
 
     Raises:
-        UserError: an argument is out of its range, or the network cannot be adapted in this way.
+        UserError: an argument is out of its range, or the network cannot be adapted so.
 
     Example:
         >>> from metasgd.nn import MLP
@@ -97,13 +94,13 @@ class MetaModel(nn.Module):
         transductive: bool = True,
         loss: LossName | Objective = "cross_entropy",
         engine: EngineName = "auto",
-        estimator: EstimatorName = "unrolled",
+        estimator: EstimatorName | PersistentEvolution = "unrolled",
         proximal: float = 0.0,
         solver_steps: int = 10,
     ) -> None:
         super().__init__()
         self.objective = loss if isinstance(loss, Objective) else OBJECTIVES[loss]
-        fresh = self.objective.experience is not as_given  # also without an inner step: one policy for all tasks
+        fresh = self.objective.experience is not as_given  # also without an inner step
         raise_problems(
             too_small(
                 ("inner_steps", inner_steps, 0 if prototype_head(network) or fresh else 1),
@@ -122,7 +119,8 @@ class MetaModel(nn.Module):
                 f"loss is {type(loss).__name__}, whose examples are made as a task is learned, but segments is"
                 f" {segments} and transductive is {transductive}: use 1 and true"
             )
-        how = Estimator(estimator, solver_steps)
+        evolution = PersistentEvolution() if estimator == "pes" else estimator
+        how = Estimator("pes" if isinstance(evolution, PersistentEvolution) else evolution, solver_steps)
         how.validate(proximal, first_order, segments, fresh, self.objective.passes)
         validate_initialised(network)
         if segments > 1:
@@ -133,9 +131,11 @@ class MetaModel(nn.Module):
         self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
-        self.unroll: Unroll = (
-            TruncatedUnroll(minibatch_shots) if segments > 1 else FullUnroll(network, engine, recompute, not fresh, how)
-        )
+        self.unroll: Unroll = FullUnroll(network, engine, recompute, not fresh, how)
+        if isinstance(evolution, PersistentEvolution):
+            self.unroll = EvolvedUnroll(minibatch_shots, evolution)
+        elif segments > 1:
+            self.unroll = TruncatedUnroll(minibatch_shots)
         self.is_tried = False
         self.held = Changing()
         adapted = adapted_names(network, adapts)

@@ -18,6 +18,7 @@ from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import LossName, Objective
 from metasgd.meta.passes import meta_gradients
+from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
@@ -69,7 +70,7 @@ class MetaSGDModule(EvaluatedModule):
         loss: LossName | Objective = "cross_entropy",
         outer: OuterProblem = OuterProblem(),  # noqa: B008 - frozen
         engine: EngineName = "auto",
-        estimator: EstimatorName = "unrolled",
+        estimator: EstimatorName | PersistentEvolution = "unrolled",
         proximal: float = 0.0,
         solver_steps: int = 10,
     ) -> None:
@@ -86,8 +87,8 @@ class MetaSGDModule(EvaluatedModule):
             )
         if estimator != "unrolled" and (outer.first_order_until or outer.multi_step_until):
             raise UserError(
-                f"model.estimator is {estimator}, which does not go back through the inner steps: leave"
-                " model.outer.first_order_until and model.outer.multi_step_until at 0"
+                f"model.estimator is {getattr(estimator, 'name', estimator)}, which does not go back through the inner"
+                " steps: leave model.outer.first_order_until and model.outer.multi_step_until at 0"
             )
         if isinstance(loss, Objective) and loss.passes > 1 and outer.multi_step_until:
             raise UserError(

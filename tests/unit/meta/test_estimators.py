@@ -182,7 +182,7 @@ def test_an_outer_step_of_reptile_at_rate_one_goes_to_the_mean_of_the_ends():
         ({"proximal": -1.0}, "model.proximal is -1.0: at least 0 is needed"),
         (
             {"proximal": 1.0, "segments": 2, "outer": OuterProblem(freeze_network=True)},
-            "model.segments is 2: it takes estimator unrolled and proximal 0 alone",
+            "model.segments is 2: it takes estimator unrolled or pes, and proximal 0 alone",
         ),
         ({"estimator": "reptile", "outer": OuterProblem(multi_step_until=5)}, "model.estimator is reptile, which does"),
     ],

@@ -1,0 +1,130 @@
+"""Pairs of long inner runs by perturbed rules, side by side. Shape letters: B pairs of runs, P = 2B runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
+from metasgd.episode import Episode
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.random_start import new_run
+from metasgd.meta.truncated_unroll import minibatches
+from metasgd.nn.calling import call
+from metasgd.rules.base import CHOSEN, Params, State
+
+
+@dataclass
+class Pair:
+    """Where two antithetic runs of a task stand.
+
+    Attributes:
+        task_index: of their task.
+        step: the inner steps taken.
+        params: the weights of both, ``[2, …]``.
+        state: the memory of both, ``[2, …]``.
+        accumulated: ξ, by the names of φ.
+    """
+
+    task_index: int
+    step: int
+    params: Params
+    state: State
+    accumulated: Params
+
+
+def new_pair(config: InnerLoopConfig, n_way: int, task_index: int) -> Pair:
+    """Both from the same random weights, by ``new_run``, and nothing accumulated."""
+    run = new_run(config, n_way, task_index)
+    params, state = ({n: torch.stack([t, t]) for n, t in part.items()} for part in (run.params, run.state))
+    zeros = {n: torch.zeros_like(p) for n, p in config.rule.named_parameters() if p.requires_grad}
+    return Pair(task_index, 0, params, state, zeros)
+
+
+class PairedRuns:
+    """P runs side by side, each with weights ``[P, …]``, memory ``[P, …]`` and φ ``[P, …]`` of its own."""
+
+    def __init__(
+        self,
+        config: InnerLoopConfig,
+        tasks: Episode,
+        minibatch_shots: int,
+        pairs: Sequence[Pair],
+        phi: Params,
+        stacked: bool,
+    ) -> None:
+        self.config, self.phi, self.minibatch_shots = config, phi, minibatch_shots
+        self.of_each: Callable[..., Any] = vmap if stacked else _one_after_the_other
+        device = tasks.support_x.device
+        self.tasks = Episode(*(field.repeat_interleave(2, dim=0) for field in tasks))
+        self.steps = torch.tensor([pair.step for pair in pairs], device=device).repeat_interleave(2)
+        self.params = {n: torch.cat([pair.params[n] for pair in pairs]).to(device) for n in pairs[0].params}
+        self.state = {n: torch.cat([pair.state[n] for pair in pairs]).to(device) for n in pairs[0].state}
+
+    def step(self) -> Tensor:
+        """One inner step of every run; the losses before it, ``[P]``."""
+        config, (x, y) = self.config, self.tasks[:2]
+        n_way = self.tasks.n_way
+        rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
+        place = torch.arange(len(x), device=x.device)[:, None]
+
+        def one(phi: Params, params: Params, state: State, step: Tensor, x: Tensor, y: Tensor) -> Any:
+            def loss_of(params: Params) -> Tensor:
+                return config.loss(call(config.network, params, x, config.slots), y)
+
+            grads, loss = grad_and_value(loss_of)(params)
+            return *functional_call(config.rule, phi, (step, params, grads, loss, state)), loss
+
+        state = {n: t for n, t in self.state.items() if n not in CHOSEN}
+        stepped = self.of_each(one)(self.phi, self.params, state, self.steps, x[place, rows], y[place, rows])
+        with torch.no_grad():
+            self.params, self.state = ({n: t.detach() for n, t in part.items()} for part in stepped[:2])
+        self.steps = self.steps + 1
+        losses: Tensor = stepped[2].detach()
+        return losses
+
+    def query(self) -> tuple[Tensor, Tensor]:
+        """Losses ``[P]`` and outputs ``[P, X, …]`` on the query sets."""
+        config = self.config
+
+        def one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = call(config.network, params, x, config.slots)
+            return (config.query_loss or config.loss)(outputs, y), outputs
+
+        with torch.no_grad():
+            found: tuple[Tensor, Tensor] = self.of_each(one)(self.params, self.tasks.query_x, self.tasks.query_y)
+        return found
+
+    def pairs(self, before: Sequence[Pair], accumulated: Sequence[Params]) -> list[Pair]:
+        """The pairs as they stand."""
+        memory = {n: t for n, t in self.state.items() if n not in CHOSEN}
+        return [
+            Pair(
+                pair.task_index,
+                int(self.steps[2 * b]),
+                {n: p[2 * b : 2 * b + 2].clone() for n, p in self.params.items()},
+                {n: t[2 * b : 2 * b + 2].clone() for n, t in memory.items()},
+                xi,
+            )
+            for b, (pair, xi) in enumerate(zip(before, accumulated, strict=True))
+        ]
+
+
+def _one_after_the_other(of_one: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``vmap`` maps, by a loop."""
+
+    def mapped(*stacks: Any) -> Any:
+        def part(stack: Any, b: int) -> Any:
+            return {n: t[b] for n, t in stack.items()} if isinstance(stack, dict) else stack[b]
+
+        each = [of_one(*(part(stack, b) for stack in stacks)) for b in range(len(stacks[-1]))]
+        return tuple(
+            {n: torch.stack([found[n] for found in some]) for n in some[0]}
+            if isinstance(some[0], dict)
+            else torch.stack(some)
+            for some in zip(*each, strict=True)
+        )
+
+    return mapped

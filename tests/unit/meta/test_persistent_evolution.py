@@ -1,0 +1,205 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.by_hand import curves_of
+from torch import nn
+
+from metasgd.errors import UserError
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.model import MetaModel
+from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution, perturbation
+from metasgd.meta.random_start import new_run
+from metasgd.meta.truncated_unroll import TruncatedUnroll
+from metasgd.nn.networks import MLP
+from metasgd.rules.base import UpdateRule
+from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.training.module import MetaSGDModule
+from metasgd.training.outer import OuterProblem
+
+SEGMENTS, STEPS = 3, 2
+
+
+class Line(nn.Module):
+    """``w x``, and its weights always start from the same place."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(torch.full((1, 1), start, dtype=torch.float64))
+
+    def reset_parameters(self):
+        nn.init.constant_(self.weight, self.start)
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+class Shift(UpdateRule):
+    """``θ − 0.1 g − φ``: the loss after any number of steps is a quadratic of φ, whose gradient smoothing leaves."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = nn.Parameter(torch.full((1, 1), by, dtype=torch.float64))
+
+    def forward(self, step, params, grads, loss, state):
+        return {n: p - 0.1 * grads[n] - self.by for n, p in params.items()}, {}
+
+
+def line(start, by):
+    network, rule = Line(start), Shift(by)
+    rule.bind(dict(network.named_parameters()), SEGMENTS * STEPS)
+    return InnerLoopConfig(network, rule, F.mse_loss, frozenset({"weight"}))
+
+
+def curves(n_tasks, first=0):
+    return curves_of(n_tasks, 5, 6)._replace(task_index=torch.arange(first, first + n_tasks))
+
+
+def exact(config, tasks):
+    """The gradient of the sum of all segments' losses, through one graph of plain functions."""
+    by = config.rule.by.detach().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for x, y, qx, qy in zip(*tasks[:4], strict=True):
+        w = torch.full((1, 1), config.network.start, dtype=torch.float64)
+        for s in range(SEGMENTS * STEPS):
+            one_x, one_y = x[s % len(x)][None], y[s % len(x)][None]
+            w = w - 0.1 * (2 * one_x.T @ (one_x @ w - one_y)) - by
+            if (s + 1) % STEPS == 0:
+                total = total + (qx @ w - qy).square().mean()
+    return torch.autograd.grad(total, by)[0].item()
+
+
+def test_its_mean_is_the_gradient_through_all_segments_and_not_that_of_short_ones():
+    config, n = line(0.7, 0.05), 30
+    one = curves(1)
+    batches = []
+    for batch in range(16):
+        many = type(one)(*(field.expand(n, *field.shape[1:]) for field in one[:5]), torch.arange(n) + n * batch)
+        unroll = EvolvedUnroll(1, PersistentEvolution(0.1))
+        sums = [unroll.meta_gradient(config, many, STEPS, first_order=False).phi["by"].item() for _ in range(SEGMENTS)]
+        batches.append(sum(sums) / n)
+    means = torch.tensor(batches)
+    error = means.std().item() / math.sqrt(len(batches))
+    assert abs(means.mean().item() - exact(config, one)) < 4 * error
+    short = TruncatedUnroll(1)
+    truncated = sum(short.meta_gradient(config, one, STEPS, False).phi["by"].item() for _ in range(SEGMENTS))
+    assert abs(means.mean().item() - truncated) > 8 * error
+
+
+def test_of_an_even_function_the_two_runs_cancel():
+    config, tasks = line(0.0, 0.0), curves(4)
+    even = tasks._replace(support_y=torch.zeros_like(tasks.support_y), query_y=torch.zeros_like(tasks.query_y))
+    unroll = EvolvedUnroll(1, PersistentEvolution(0.1))
+    for _ in range(SEGMENTS):
+        gradient = unroll.meta_gradient(config, even, STEPS, first_order=False)
+        assert gradient.query_losses.min() > 0
+        assert gradient.phi["by"].item() == 0
+
+
+def adam():
+    torch.manual_seed(0)
+    network = MLP(1, [8], 1).double()
+    rule = ScheduledAdam(0.05, hidden=4)
+    rule.bind(dict(network.named_parameters()), SEGMENTS * STEPS)
+    with torch.no_grad():
+        for p in rule.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return InnerLoopConfig(network, rule, F.mse_loss, frozenset(n for n, _ in network.named_parameters()))
+
+
+def by_hand(config, tasks):
+    """The estimate of each segment: every run alone, by a rule with its own weights, step by step."""
+    phi = {n: p.detach() for n, p in config.rule.named_parameters()}
+    estimates = [{n: torch.zeros_like(p) for n, p in phi.items()} for _ in range(SEGMENTS)]
+    for b, index in enumerate(tasks.task_index.tolist()):
+        x, y, qx, qy = (field[b] for field in tasks[:4])
+        drawn = [perturbation(phi, 0.03, index, STEPS * k) for k in range(SEGMENTS)]
+        losses = {}
+        for sign in (1, -1):
+            start = new_run(config, 1, index)
+            p, state = start.params, start.state
+            for s in range(SEGMENTS * STEPS):
+                moved = {n: t + sign * drawn[s // STEPS][n] for n, t in phi.items()}
+                p = {n: t.detach().requires_grad_() for n, t in p.items()}
+                loss = F.mse_loss(
+                    torch.func.functional_call(config.network, p, (x[s % len(x)][None],)), y[s % len(x)][None]
+                )
+                grads = dict(zip(p, torch.autograd.grad(loss, list(p.values())), strict=True))
+                with torch.no_grad():
+                    arguments = (s, p, grads, loss.detach(), state)
+                    p, state = torch.func.functional_call(config.rule, moved, arguments)
+                if (s + 1) % STEPS == 0:
+                    losses[sign, s // STEPS] = F.mse_loss(
+                        torch.func.functional_call(config.network, p, (qx,)), qy
+                    ).detach()
+        for k in range(SEGMENTS):
+            for n, total in estimates[k].items():
+                xi = sum(e[n] for e in drawn[: k + 1])
+                total += xi * (losses[1, k] - losses[-1, k]) / (2 * 0.03**2)
+    return estimates
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_as_runs_made_by_hand_one_by_one(stacked):
+    config, tasks = adam(), curves(3)
+    unroll = EvolvedUnroll(1, PersistentEvolution(0.03))
+    unroll.stacked = stacked
+    for expected in by_hand(config, tasks):
+        found = unroll.meta_gradient(config, tasks, STEPS, first_order=False)
+        torch.testing.assert_close(found.phi, expected, rtol=1e-8, atol=1e-9)
+        assert all(g.abs().max() > 0 for g in found.phi.values())
+
+
+def test_resumed_to_the_bit():
+    config, tasks = adam(), curves(2)
+    first = EvolvedUnroll(1, PersistentEvolution())
+    first.meta_gradient(config, tasks, STEPS, first_order=False)
+    second = EvolvedUnroll(1, PersistentEvolution())
+    second.load_state_dict(first.state_dict())
+    for _ in range(2):
+        ours, theirs = (u.meta_gradient(config, tasks, STEPS, first_order=False) for u in (first, second))
+        assert all(torch.equal(g, theirs.phi[n]) for n, g in ours.phi.items())
+
+
+def test_a_new_task_starts_new_runs():
+    config = adam()
+    unroll, fresh = (EvolvedUnroll(1, PersistentEvolution()) for _ in range(2))
+    unroll.meta_gradient(config, curves(2), STEPS, first_order=False)
+    second = curves(2)._replace(task_index=torch.tensor([0, 7]))
+    found = unroll.meta_gradient(config, second, STEPS, first_order=False)
+    assert [pair.step for pair in unroll.pairs] == [2 * STEPS, STEPS]
+    alone = fresh.meta_gradient(config, second.tasks(1, 2), STEPS, first_order=False)
+    torch.testing.assert_close(found.query_losses[1:], alone.query_losses)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "pes"}, "segments is 1"),
+        ({"estimator": "pes", "segments": 2, "first_order": True}, "estimator pes goes back"),
+        ({"estimator": "pes", "segments": 2, "proximal": 1.0}, "unrolled or pes, and proximal 0"),
+    ],
+)
+def test_settings_that_mean_nothing_together_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        MetaModel(MLP(1, [8], 1), ScheduledAdam(), 2, loss="mse", **options)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_perturbation_out_of_its_range_is_refused(value):
+    with pytest.raises(UserError, match="perturbation is"):
+        PersistentEvolution(value)
+
+
+def test_a_module_names_its_estimator():
+    outer = OuterProblem(freeze_network=True, multi_step_until=3)
+    with pytest.raises(UserError, match="estimator is pes, which does not go back"):
+        MetaSGDModule(MLP(1, [8], 1), ScheduledAdam(), 2, segments=2, outer=outer, estimator=PersistentEvolution())
+
+
+def test_the_runs_of_another_estimator_are_not_resumed():
+    unroll = EvolvedUnroll(1, PersistentEvolution())
+    with pytest.raises(UserError, match="not made by the estimator pes"):
+        unroll.load_state_dict([vars(new_run(adam(), 1, 0))])
