@@ -37,14 +37,14 @@ class Line(nn.Module):
 
 
 class Shift(UpdateRule):
-    """``θ − 0.1 g − φ``: the loss after any number of steps is a quadratic of φ, whose gradient smoothing leaves."""
+    """``θ − 0.01 g − φ``: the loss after any number of steps is a quadratic of φ, whose gradient smoothing leaves."""
 
     def __init__(self, by):
         super().__init__()
         self.by = nn.Parameter(torch.full((1, 1), by, dtype=torch.float64))
 
     def forward(self, step, params, grads, loss, state):
-        return {n: p - 0.1 * grads[n] - self.by for n, p in params.items()}, {}
+        return {n: p - 0.01 * grads[n] - self.by for n, p in params.items()}, {}
 
 
 def line(start, by):
@@ -65,7 +65,7 @@ def exact(config, tasks):
         w = torch.full((1, 1), config.network.start, dtype=torch.float64)
         for s in range(SEGMENTS * STEPS):
             one_x, one_y = x[s % len(x)][None], y[s % len(x)][None]
-            w = w - 0.1 * (2 * one_x.T @ (one_x @ w - one_y)) - by
+            w = w - 0.01 * (2 * one_x.T @ (one_x @ w - one_y)) - by
             if (s + 1) % STEPS == 0:
                 total = total + (qx @ w - qy).square().mean()
     return torch.autograd.grad(total, by)[0].item()
