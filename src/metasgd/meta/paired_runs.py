@@ -1,7 +1,8 @@
 """Pairs of long inner runs by perturbed rules, side by side. Shape letters: B pairs of runs, P = 2B runs."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.random_start import new_run
 from metasgd.meta.truncated_unroll import minibatches
 from metasgd.nn.calling import call
-from metasgd.rules.base import CHOSEN, Params, State
+from metasgd.rules.base import CHOSEN, Params, State, beside
+
+SEED = 0x504553
+"""Keeps the perturbations, and what differs between runs, apart from other uses of a task's number."""
 
 
 @dataclass
@@ -26,6 +30,9 @@ class Pair:
         params: the weights of both, ``[2, …]``.
         state: the memory of both, ``[2, …]``.
         accumulated: ξ, by the names of φ.
+        total_steps: of the whole run.
+        repeat: how many runs of the task ended before.
+        scales: by which each weight is multiplied before the network has it, ``[2]`` of each tensor.
     """
 
     task_index: int
@@ -33,14 +40,51 @@ class Pair:
     params: Params
     state: State
     accumulated: Params
+    total_steps: int
+    repeat: int
+    scales: Params
 
 
-def new_pair(config: InnerLoopConfig, n_way: int, task_index: int) -> Pair:
-    """Both from the same random weights, by ``new_run``, and nothing accumulated."""
-    run = new_run(config, n_way, task_index)
+@dataclass(frozen=True)
+class Variety:
+    """What differs from run to run.
+
+    Attributes:
+        shortest: inner steps of the shortest runs; lengths are log-uniform up to the longest, which None takes for all.
+        reparameterise: standard deviation of the logarithm of what each tensor is multiplied by (Celo).
+    """
+
+    shortest: int | None = None
+    reparameterise: float = 0.0
+
+
+def new_pair(
+    config: InnerLoopConfig, n_way: int, task_index: int, segment: int, variety: Variety, repeat: int = 0
+) -> Pair:
+    """Both from the same random weights, by ``new_run``, and nothing accumulated.
+
+    Args:
+        config: with the rule, whose ``total_steps`` are those of the longest run.
+        n_way: N.
+        task_index: of the task.
+        segment: inner steps of a segment, of which a run's length is a multiple.
+        variety: what differs from run to run.
+        repeat: runs of the task before.
+    """
+    number = task_index + (repeat << 28)
+    run = new_run(config, n_way, number)
+    generator = torch.Generator().manual_seed(SEED + number)
+    longest = config.rule.total_steps // segment
+    shortest = longest if variety.shortest is None else max(1, min(longest, variety.shortest // segment))
+    share = torch.rand((), generator=generator).item()
+    total = segment * round(math.exp(math.log(shortest) + share * math.log(longest / shortest)))
     params, state = ({n: torch.stack([t, t]) for n, t in part.items()} for part in (run.params, run.state))
+    scales = {}
+    for n, p in params.items():
+        scales[n] = (variety.reparameterise * torch.randn((), generator=generator)).exp().to(p).expand(2).clone()
+        params[n] = p / beside(scales[n], p)
     zeros = {n: torch.zeros_like(p) for n, p in config.rule.named_parameters() if p.requires_grad}
-    return Pair(task_index, 0, params, state, zeros)
+    return Pair(task_index, 0, params, state, zeros, total, repeat, scales)
 
 
 class PairedRuns:
@@ -62,6 +106,8 @@ class PairedRuns:
         self.steps = torch.tensor([pair.step for pair in pairs], device=device).repeat_interleave(2)
         self.params = {n: torch.cat([pair.params[n] for pair in pairs]).to(device) for n in pairs[0].params}
         self.state = {n: torch.cat([pair.state[n] for pair in pairs]).to(device) for n in pairs[0].state}
+        self.scales = {n: torch.cat([pair.scales[n] for pair in pairs]).to(device) for n in pairs[0].scales}
+        self.total_steps = torch.tensor([pair.total_steps for pair in pairs], device=device).repeat_interleave(2)
 
     def step(self) -> Tensor:
         """One inner step of every run; the losses before it, ``[P]``."""
@@ -70,15 +116,25 @@ class PairedRuns:
         rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
         place = torch.arange(len(x), device=x.device)[:, None]
 
-        def one(phi: Params, params: Params, state: State, step: Tensor, x: Tensor, y: Tensor) -> Any:
+        longest = config.rule.total_steps
+
+        def one(
+            phi: Params, params: Params, scales: Params, state: State, step: Tensor, total: Tensor, x: Tensor, y: Tensor
+        ) -> Any:
             def loss_of(params: Params) -> Tensor:
-                return config.loss(call(config.network, params, x, config.slots), y)
+                weights = {n: scales[n] * p for n, p in params.items()}
+                return config.loss(call(config.network, weights, x, config.slots), y)
 
             grads, loss = grad_and_value(loss_of)(params)
+            config.rule.total_steps = total  # type: ignore[assignment] # of this run
             return *functional_call(config.rule, phi, (step, params, grads, loss, state)), loss
 
         state = {n: t for n, t in self.state.items() if n not in CHOSEN}
-        stepped = self.of_each(one)(self.phi, self.params, state, self.steps, x[place, rows], y[place, rows])
+        runs = self.phi, self.params, self.scales, state, self.steps, self.total_steps
+        try:
+            stepped = self.of_each(one)(*runs, x[place, rows], y[place, rows])
+        finally:
+            config.rule.total_steps = longest
         with torch.no_grad():
             self.params, self.state = ({n: t.detach() for n, t in part.items()} for part in stepped[:2])
         self.steps = self.steps + 1
@@ -89,24 +145,27 @@ class PairedRuns:
         """Losses ``[P]`` and outputs ``[P, X, …]`` on the query sets."""
         config = self.config
 
-        def one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            outputs = call(config.network, params, x, config.slots)
+        def one(params: Params, scales: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            weights = {n: scales[n] * p for n, p in params.items()}
+            outputs = call(config.network, weights, x, config.slots)
             return (config.query_loss or config.loss)(outputs, y), outputs
 
         with torch.no_grad():
-            found: tuple[Tensor, Tensor] = self.of_each(one)(self.params, self.tasks.query_x, self.tasks.query_y)
+            found: tuple[Tensor, Tensor] = self.of_each(one)(
+                self.params, self.scales, self.tasks.query_x, self.tasks.query_y
+            )
         return found
 
     def pairs(self, before: Sequence[Pair], accumulated: Sequence[Params]) -> list[Pair]:
         """The pairs as they stand."""
         memory = {n: t for n, t in self.state.items() if n not in CHOSEN}
         return [
-            Pair(
-                pair.task_index,
-                int(self.steps[2 * b]),
-                {n: p[2 * b : 2 * b + 2].clone() for n, p in self.params.items()},
-                {n: t[2 * b : 2 * b + 2].clone() for n, t in memory.items()},
-                xi,
+            replace(
+                pair,
+                step=int(self.steps[2 * b]),
+                params={n: p[2 * b : 2 * b + 2].clone() for n, p in self.params.items()},
+                state={n: t[2 * b : 2 * b + 2].clone() for n, t in memory.items()},
+                accumulated=xi,
             )
             for b, (pair, xi) in enumerate(zip(before, accumulated, strict=True))
         ]

@@ -3,24 +3,26 @@
 Beside exact gradients of short segments (``truncated_unroll``), which do not see what a step does to later segments.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasgd.construction import Configurable
 from metasgd.episode import Episode
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.meta.engine_check import pair_of
+from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
-from metasgd.meta.paired_runs import Pair, PairedRuns, new_pair
+from metasgd.meta.paired_runs import SEED, Pair, PairedRuns, Variety, new_pair
 from metasgd.meta.truncated_unroll import TruncatedUnroll
+from metasgd.nn.several import OneOfSeveral
 from metasgd.rules.base import CHOSEN, Params
-
-SEED = 0x504553
-"""Keeps the perturbations apart from other uses of a task's number."""
 
 
 class PersistentEvolution(Configurable):
@@ -36,6 +38,10 @@ class PersistentEvolution(Configurable):
 
     Args:
         perturbation: σ, above 0.
+        shortest_run: inner steps of the shortest runs: their lengths are log-uniform from there to ``inner_steps *
+            segments``, and a run that ends is followed by another of the same task. None: all are the longest.
+        reparameterise: standard deviation of the logarithm of a factor on each tensor of a run, by which its weights
+            come divided to the rule and multiplied to the network (Moudgil et al., Celo, 2025).
 
     Raises:
         UserError: an argument is out of its range.
@@ -58,10 +64,19 @@ class PersistentEvolution(Configurable):
 
     name = "pes"
 
-    def __init__(self, perturbation: float = 0.01) -> None:
-        if not 0 < perturbation < float("inf"):
-            raise_problems([f"perturbation is {perturbation}: a finite number above 0 is needed"])
+    def __init__(
+        self, perturbation: float = 0.01, shortest_run: int | None = None, reparameterise: float = 0.0
+    ) -> None:
+        problems = too_small(("shortest_run", shortest_run, 1))
+        for name, value, fits in (
+            ("perturbation", perturbation, 0 < perturbation < math.inf),
+            ("reparameterise", reparameterise, 0 <= reparameterise < math.inf),
+        ):
+            if not fits:
+                problems.append(f"{name} is {value}: a finite number above 0 is needed")
+        raise_problems(problems)
         self.perturbation = perturbation
+        self.variety = Variety(shortest_run, reparameterise)
 
 
 class EvolvedUnroll(TruncatedUnroll):
@@ -86,15 +101,48 @@ class EvolvedUnroll(TruncatedUnroll):
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
         """Continue every pair by ``inner_steps``; the estimate for φ, summed over the tasks."""
-        phi = {n: p.detach() for n, p in config.rule.named_parameters() if p.requires_grad}
         indices = tasks.task_index.tolist()
         current = [pair.task_index for pair in self.pairs] + [None] * (len(indices) - len(self.pairs))
-        pairs = [
-            self.pairs[place] if index == current[place] else new_pair(config, tasks.n_way, index)
-            for place, index in enumerate(indices)
-        ]
+        groups = grouped(config, tasks)
+        held: dict[int, Pair] = {}
+        parts = []
+        for of_group, places in groups:
+            new = partial(new_pair, of_group, tasks.n_way, segment=inner_steps, variety=self.settings.variety)
+            pairs = []
+            for place in places:
+                pair = self.pairs[place] if indices[place] == current[place] else new(indices[place])
+                pairs.append(pair if pair.step < pair.total_steps else new(pair.task_index, repeat=pair.repeat + 1))
+            part, pairs = self._continued(of_group, _some(tasks, places), pairs, inner_steps, query_weights)
+            finite = part.query_losses.isfinite().tolist()
+            # a pair that diverged makes a gradient that is not finite, which no outer step follows, and starts again
+            held |= {
+                place: pair if ok else new(pair.task_index, repeat=pair.repeat)
+                for place, pair, ok in zip(places, pairs, finite, strict=True)
+            }
+            parts.append(part)
+        self.pairs = [held[place] for place in range(len(indices))]
+        order = torch.tensor([place for _, places in groups for place in places]).argsort().to(parts[0].outputs.device)
+        return MetaGradient(
+            theta={n: torch.zeros_like(p) for n, p in config.network.named_parameters()},
+            phi={n: torch.stack([part.phi[n] for part in parts]).sum(dim=0) for n in parts[0].phi},
+            support_losses=torch.cat([part.support_losses for part in parts])[order],
+            query_losses=torch.cat([part.query_losses for part in parts])[order],
+            outputs=torch.cat([part.outputs for part in parts])[order],
+            chosen={c: torch.cat([part.chosen[c] for part in parts])[order] for c in parts[0].chosen},
+        )
+
+    def _continued(
+        self,
+        config: InnerLoopConfig,
+        tasks: Episode,
+        pairs: list[Pair],
+        inner_steps: int,
+        query_weights: Sequence[float] | None,
+    ) -> tuple[MetaGradient, list[Pair]]:
+        """Those of one network: the estimate, and the pairs as they stand."""
+        phi = {n: p.detach() for n, p in config.rule.named_parameters() if p.requires_grad}
         sd = self.settings.perturbation
-        drawn = [perturbation(phi, sd, pair.task_index, pair.step) for pair in pairs]
+        drawn = [perturbation(phi, sd, pair.task_index + (pair.repeat << 28), pair.step) for pair in pairs]
         summed = [{n: pair.accumulated[n].to(e[n]) + e[n] for n in e} for pair, e in zip(pairs, drawn, strict=True)]
         perturbed = {n: torch.stack([p + s * e[n] for e in drawn for s in (1, -1)]) for n, p in phi.items()}
         runs = PairedRuns(config, tasks, self.minibatch_shots, pairs, perturbed, self.stacked)
@@ -102,42 +150,50 @@ class EvolvedUnroll(TruncatedUnroll):
         total = torch.zeros(2 * len(pairs), device=tasks.support_x.device)
         for weight in last_alone(inner_steps) if query_weights is None else query_weights:
             losses.append(runs.step())
-            chosen.append({c: runs.state[c] for c in CHOSEN if c in runs.state})
+            chosen.append({c: runs.state[c].flatten(1).mean(dim=1) for c in CHOSEN if c in runs.state})
             if weight:
                 query_losses, outputs = runs.query()
                 total = total + weight * query_losses
-        plus, minus = total[::2], total[1::2]
-        # a pair that diverged makes a gradient that is not finite, which no outer step follows, and starts again
-        finite = (plus.isfinite() & minus.isfinite()).tolist()
-        parts = [
-            {n: xi * (difference / (2 * sd**2)) for n, xi in of_pair.items()}
-            for of_pair, difference in zip(summed, plus - minus, strict=True)
-        ]
-        self.pairs = [
-            pair if ok else new_pair(config, tasks.n_way, pair.task_index)
-            for pair, ok in zip(runs.pairs(pairs, summed), finite, strict=True)
-        ]
-        return MetaGradient(
-            theta={n: torch.zeros_like(p) for n, p in config.network.named_parameters()},
+        differences = (total[::2] - total[1::2]) / (2 * sd**2)
+        parts = [{n: xi * by for n, xi in of.items()} for of, by in zip(summed, differences, strict=True)]
+        found = MetaGradient(
+            theta={},
             phi={n: sum((part[n] for part in parts), torch.zeros_like(p)) for n, p in phi.items()},
             support_losses=_means(torch.stack(losses, dim=1)),
             query_losses=_means(query_losses),
             outputs=outputs[::2],
             chosen={c: _means(torch.stack([now[c] for now in chosen], dim=1)) for c in chosen[0]},
         )
+        return found, runs.pairs(pairs, summed)
+
+    def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
+        groups = grouped(config, tasks)
+        parts = [super(EvolvedUnroll, self).evaluate(c, _some(tasks, p), inner_steps, after) for c, p in groups]
+        order = torch.tensor([place for _, places in groups for place in places]).argsort()
+        return Evaluation(
+            support_losses=torch.cat([part.support_losses for part in parts])[order],
+            query_losses=torch.cat([part.query_losses for part in parts])[order],
+            outputs=torch.cat([part.outputs for part in parts])[order],
+            chosen={
+                c: torch.cat([part.chosen[c].flatten(2).mean(dim=2) for part in parts])[order] for c in parts[0].chosen
+            },
+        )
 
     def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:  # noqa: ARG002
-        two = pair_of(tasks)
-        pairs = [new_pair(config, two.n_way, index) for index in two.task_index.tolist()]
-        phi = {n: torch.stack([p.detach()] * 2 * len(pairs)) for n, p in config.rule.named_parameters()}
-        PairedRuns(config, two, self.minibatch_shots, pairs, phi, stacked=False).step()
-        # any error: the same has just been done without a stack
-        try:
-            PairedRuns(config, two, self.minibatch_shots, pairs, phi, stacked=True).step()
-        except Exception as error:
-            self.stacked = False
-            said = str(error).strip().partition("\n")[0].partition(". ")[0]
-            return f"long inner runs one after the other, as {type(config.network).__name__} cannot be stacked ({said})"
+        members = config.network.members if isinstance(config.network, OneOfSeveral) else [config.network]
+        for member in members:
+            one = of_network(config, member)
+            two = pair_of(tasks)
+            pairs = [new_pair(one, two.n_way, index, 1, Variety()) for index in two.task_index.tolist()]
+            phi = {n: torch.stack([p.detach()] * 2 * len(pairs)) for n, p in config.rule.named_parameters()}
+            PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked=False).step()
+            # any error: the same has just been done without a stack
+            try:
+                PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked=True).step()
+            except Exception as error:
+                self.stacked = False
+                said = str(error).strip().partition("\n")[0].partition(". ")[0]
+                return f"long inner runs one after the other, as {type(member).__name__} cannot be stacked ({said})"
         return None
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -150,6 +206,27 @@ class EvolvedUnroll(TruncatedUnroll):
                 " estimator unrolled as it did"
             )
         self.pairs = [Pair(**pair) for pair in state]
+
+
+def of_network(config: InnerLoopConfig, network: nn.Module) -> InnerLoopConfig:
+    """The same for one network of several."""
+    if network is config.network:
+        return config
+    return replace(config, network=network, adapted=frozenset(n for n, _ in network.named_parameters()))
+
+
+def grouped(config: InnerLoopConfig, tasks: Episode) -> list[tuple[InnerLoopConfig, list[int]]]:
+    """The places of the meta-batch that share a network, with what adapts there."""
+    if not isinstance(config.network, OneOfSeveral):
+        return [(config, list(range(tasks.n_tasks)))]
+    places: dict[nn.Module, list[int]] = {}
+    for place, index in enumerate(tasks.task_index.tolist()):
+        places.setdefault(config.network.member_of(index), []).append(place)
+    return [(of_network(config, member), of) for member, of in places.items()]
+
+
+def _some(tasks: Episode, places: list[int]) -> Episode:
+    return Episode(*(field[places] for field in tasks))
 
 
 def perturbation(phi: Params, sd: float, task_index: int, step: int) -> Params:

@@ -62,6 +62,9 @@ def _is_tensors(value: Any) -> bool:
 
 def _is_run(value: Any) -> bool:
     parts: dict[str, Check] = {"task_index": is_count, "step": is_count, "params": _is_tensors, "state": _is_tensors}
+    of_pair: dict[str, Check] = {"accumulated": _is_tensors, "scales": _is_tensors}
+    of_pair |= {"total_steps": is_count, "repeat": is_count}
+    parts |= of_pair if isinstance(value, dict) and "accumulated" in value else {}
     return _has(value, **parts) and set(value) == set(parts)
 
 
