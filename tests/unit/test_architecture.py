@@ -17,7 +17,7 @@ PACKAGES = sorted(p.name for p in SOURCE.iterdir() if (p / "__init__.py").is_fil
 BELOW = {
     "rules": {"construction", "errors"},
     "nn": {"rules", "construction", "errors"},
-    "meta": {"nn", "rules", "errors", "episode"},
+    "meta": {"nn", "rules", "errors", "episode", "construction"},
     "optim": {"rules", "runs", "errors"},
     "data": {"construction", "errors", "episode"},
     "runs": {"rules", "errors"},

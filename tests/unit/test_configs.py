@@ -59,7 +59,8 @@ def test_a_configuration_is_built_whole(path, built):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_takes_overrides(path, built):
-    arguments = ("--data.meta_batch_size", "2", "--model.inner_steps", "3", "--model.first_order", "true")
+    arguments = ["--data.meta_batch_size", "2", "--model.inner_steps", "3", "--model.first_order", "true"]
+    arguments += ["--model.estimator", "unrolled"]
     cli = built(path, *arguments, "--model.update_rule", "Scalar", "--data.seed", "7", "--data.root", "elsewhere")
     assert cli.datamodule.meta_batch_size == 2
     assert cli.datamodule.seed == 7
