@@ -1,11 +1,12 @@
-"""What a step of the learned optimizer costs beside SGD with momentum, on Conv4 with 64 filters.
+"""What a step of the learned optimizer costs beside AdamW, on Conv4 with 64 filters and on a small transformer.
 
-    python benchmarks/optimizer_step.py [--rounds 40] [--threads 1] [--json out.json]
+    python benchmarks/optimizer_step.py [--network conv4] [--rounds 40] [--threads 1] [--json out.json]
 
-Times the optimizer's step alone (the fastest of 20 in a round, so that what else the machine does counts little) and a
-whole training step (batch of 64 images, forward and backward pass included), the contenders in turn in every round;
-prints each one's median and the median over rounds of its ratio to torch.optim.SGD(momentum=0.9, foreach=True) in the
-same round, with the ratio's quartiles. Also the bytes that a step allocates, as torch's profiler counts them.
+Times the optimizer's step alone (the fastest of 20 in a round) and a whole training step (a batch of 64, forward and
+backward pass included), the contenders in turn in every round, in processor time, so that what else the machine does
+counts little; prints each one's median and the median over rounds of its ratio to torch.optim.AdamW(foreach=True) in
+the same round, with the ratio's quartiles. Also the bytes that a step allocates, as torch's profiler counts them, and
+those that the optimizer holds for each parameter.
 """
 
 import argparse
@@ -30,6 +31,9 @@ from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.supervised.suite.cost import bytes_of
+from metasgd.supervised.suite.workloads import SMALL
 
 STEPS = 20  # of the optimizer alone, in a round
 BATCH = 64
@@ -48,18 +52,34 @@ CONTENDERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "optimizer network: loss, gradient norm": learned(lambda: OptimizerNetwork(inputs=["loss", "gradient_norm"])),
     "optimizer network, per layer": learned(lambda: OptimizerNetwork(per_layer=True)),
     "scaled optimizer network": learned(lambda: ScaledOptimizerNetwork(inputs=["loss", "trend", "progress"])),
+    "scheduled Adam": learned(ScheduledAdam),
     "AdamW, foreach": lambda network: AdamW(network.parameters(), lr=1e-5, foreach=True),
     "Meta-SGD": learned(PerParameter),
     "Meta-SGD with momentum": learned(PerParameterMomentum),
 }
 
 
+REFERENCE = "AdamW, foreach"
+
+
+def conv4() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    return Conv4(n_way=5, head="linear", width=64), torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 5
+
+
+def transformer() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    [workload] = [w for w in SMALL if w.name == "sums_transformer"]
+    symbols = torch.randint(12, (BATCH, 12))
+    return nn.Sequential(workload.network(), nn.Flatten(0, 1)), symbols[:, :-1], symbols[:, 1:].flatten()
+
+
+NETWORKS = {"conv4": conv4, "transformer": transformer}
+
+
 class Contestant:
-    def __init__(self, make: Callable[[nn.Module], Optimizer]) -> None:
+    def __init__(self, make: Callable[[nn.Module], Optimizer], network: str) -> None:
         torch.manual_seed(0)
-        self.network = Conv4(n_way=5, head="linear", width=64)
+        self.network, self.x, self.y = NETWORKS[network]()
         self.optimizer = make(self.network)
-        self.x, self.y = torch.rand(BATCH, 1, 28, 28), torch.arange(BATCH) % 5
         self.loss = self.backward()
 
     def backward(self) -> torch.Tensor:
@@ -80,32 +100,38 @@ class Contestant:
             self.step()
         return sum(max(event.self_cpu_memory_usage, 0) for event in seen.events())
 
+    def held(self) -> float:
+        return bytes_of(self.optimizer) / sum(p.numel() for p in self.network.parameters())
+
 
 def seconds(work: Callable[[], object], times: int) -> float:
     """Of the fastest of some times."""
-    ends = [time.perf_counter()]
+    ends = [time.process_time()]
     for _ in range(times):
         work()
-        ends.append(time.perf_counter())
+        ends.append(time.process_time())
     return min(b - a for a, b in itertools.pairwise(ends))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, default="conv4")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    contestants = {name: Contestant(make) for name, make in CONTENDERS.items()}
-    found: dict[str, dict[str, Any]] = {name: {"bytes": c.allocated()} for name, c in contestants.items()}
+    contestants = {name: Contestant(make, arguments.network) for name, make in CONTENDERS.items()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"bytes": c.allocated(), "held": c.held()} for name, c in contestants.items()
+    }
     alone: dict[str, list[float]] = {name: [] for name in contestants}
     whole: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
         for name, c in contestants.items():
             alone[name].append(seconds(c.step, STEPS))
             whole[name].append(seconds(lambda c=c: (c.backward(), c.step()), 1))  # type: ignore[misc]
-    table = Table(title=f"One step on Conv4-64, {arguments.threads} thread(s), {arguments.rounds} rounds")
+    table = Table(title=f"One step on {arguments.network}, {arguments.threads} thread(s), {arguments.rounds} rounds")
     for column in (
         "",
         "step, µs",
@@ -113,20 +139,22 @@ def main() -> None:
         "whole training step, ms",
         "ratio (quartiles)",
         "bytes allocated",
+        "held per parameter",
     ):
         table.add_column(column, justify="left" if not column else "right")
-    first = next(iter(contestants))
     for name, row in found.items():
         cells = []
         for kind, times, scale in (("step", alone, 1e6), ("training_step", whole, 1e3)):
-            ratios = np.array(times[name]) / np.array(times[first])
+            ratios = np.array(times[name]) / np.array(times[REFERENCE])
             low, ratio, high = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
             row[kind] = {"seconds": float(np.median(times[name])), "ratio": ratio, "quartiles": [low, high]}
             cells += [f"{scale * np.median(times[name]):.1f}", f"{ratio:.2f} ({low:.2f}–{high:.2f})"]
-        table.add_row(name, *cells, str(row["bytes"]))
+        table.add_row(name, *cells, str(row["bytes"]), f"{row['held']:.2f}")
     Console(width=160).print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"threads": arguments.threads, "rows": found}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"network": arguments.network, "threads": arguments.threads, "rows": found}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from metasgd.rules.answers import GradientSize
 HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A parameter with its gradient.
 
@@ -62,7 +62,7 @@ def entry_of(name: str, p: Tensor, state: dict[str, Any], group: dict[str, Any],
         group: the settings of its group.
         real: take complex numbers as pairs of real ones.
     """
-    theta, grad = p.detach(), p.grad
+    theta, grad = p, p.grad
     assert grad is not None
     if grad.layout != torch.strided:
         grad = grad.to_dense()
@@ -70,7 +70,9 @@ def entry_of(name: str, p: Tensor, state: dict[str, Any], group: dict[str, Any],
         theta = theta.float()
     if real and p.is_complex():
         theta, grad = torch.view_as_real(theta), torch.view_as_real(grad.resolve_conj())
-    return Entry(name, p, p.shape, theta, grad.to(theta.dtype), state, group)
+    if grad.dtype != theta.dtype:
+        grad = grad.to(theta.dtype)
+    return Entry(name, p, p.shape, theta, grad, state, group)
 
 
 def norms_of(tensors: list[Tensor]) -> list[float]:

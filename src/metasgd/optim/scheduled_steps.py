@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from metasgd.optim.gradients import Entry, stacked
-from metasgd.optim.steps import BUFFER, V, W, decay, limit_factors
+from metasgd.optim.steps import BUFFER, V, decay, limit_factors
+from metasgd.optim.tensor_list import W
 from metasgd.rules.base import State
 from metasgd.rules.loss_history import KEYS
 from metasgd.rules.scaled_network import has_gradient

@@ -8,6 +8,7 @@ from torch import Tensor
 from metasgd.optim.gradients import Entry, size_of
 from metasgd.optim.scheduled_steps import step_scheduled
 from metasgd.optim.steps import step_by_figures, step_scale_free, step_whole
+from metasgd.optim.tensor_list import TensorList, tensor_lists
 from metasgd.rules.answers import Answers
 from metasgd.rules.base import State, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -22,6 +23,7 @@ class Stepper:
 
     Attributes:
         beside: a tensor of the rule's type, where the rule is.
+        lists: what the tensors that step together have in common, from step to step.
 
     Args:
         rule: with the weights and settings that it steps by; made anew when they change.
@@ -31,11 +33,15 @@ class Stepper:
         self.rule = rule
         self.beside: Tensor = next(rule.parameters(), torch.empty(0))
         self.answers: Answers | None = None
+        self.lists: dict[Any, TensorList] = {}
         if isinstance(rule, OptimizerNetwork):
             exact = type(rule)  # a subclass may answer in another way
             scale_free = isinstance(rule, ScaledOptimizerNetwork) and bool(rule.scale_free)
             if exact is OptimizerNetwork or (exact is ScaledOptimizerNetwork and scale_free):
                 self.answers = Answers(rule)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"lists": {}}  # a copy's states hold tensors of their own
 
     def step(
         self, step: int, groups: list[list[Entry]], norms: list[list[float]], loss: float, memory: Memory
@@ -53,10 +59,11 @@ class Stepper:
         if self.answers is not None:
             size = size_of(every, [norm for of_group in norms for norm in of_group])
             answer = self.answers(step, [e.name for e in every], loss, size, memory)
-            for entries, of_group in zip(groups, norms, strict=True):
+            for i, (entries, of_group) in enumerate(zip(groups, norms, strict=True)):
                 if self.answers.scale_free:
                     square: Any = answer.memory[GRADIENT_SQUARE]
-                    step_scale_free(entries, float(square), answer.rates, answer.momenta)
+                    for part, tensors in tensor_lists(entries, self.lists, i):
+                        step_scale_free(part, tensors, float(square), answer.rates, answer.momenta)
                 else:
                     step_by_figures(entries, of_group, answer.rates, answer.momenta)
             return {**answer.memory}

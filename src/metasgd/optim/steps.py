@@ -15,15 +15,16 @@ from torch import Tensor
 from metasgd.errors import UserError
 from metasgd.optim.gradients import Entry, norms_of, stacked
 from metasgd.optim.in_place import step_in_place
+from metasgd.optim.tensor_list import TensorList
 from metasgd.rules.base import M, State, UpdateRule
-from metasgd.rules.scaled_network import DECAY, RELATIVE_SMALLEST, has_gradient, scale_of
+from metasgd.rules.scaled_network import DECAY, RELATIVE_SMALLEST, scale_of
 
 BUFFER = "momentum_buffer"
 """The key of a parameter's momentum in ``state``, as ``torch.optim.SGD`` has it."""
 NORM = "momentum_norm"
 """The key of an upper bound of its norm."""
-V, W = "square_average", "square_average_seen"
-"""The keys of a parameter's mean square gradient, and of how much of it each row has seen."""
+V = "square_average"
+"""The key of a parameter's mean square gradient."""
 Figures = Mapping[str, Tensor] | Mapping[str, float]
 
 
@@ -119,12 +120,17 @@ def _step_of_shaped_rates(
 
 
 def step_scale_free(
-    entries: list[Entry], gradient_square: float, rates: Mapping[str, float], momenta: Mapping[str, float]
+    entries: list[Entry],
+    tensors: TensorList,
+    gradient_square: float,
+    rates: Mapping[str, float],
+    momenta: Mapping[str, float],
 ) -> None:
-    """The step of a scale-free ``ScaledOptimizerNetwork``, as its equation has it, over the entries of one group.
+    """The step of a scale-free ``ScaledOptimizerNetwork``, as its equation has it, over entries of one group.
 
     Args:
-        entries: of one group.
+        entries: of one group, type and device.
+        tensors: of these.
         gradient_square: G².
         rates: η by name.
         momenta: μ by name.
@@ -132,34 +138,27 @@ def step_scale_free(
     group = entries[0].group
     lr, own = float(group["lr"]), group["momentum"]
     thetas, grads = [e.theta for e in entries], [e.grad for e in entries]
-    m, v, w = (
-        [e.buffer(BUFFER) for e in entries],
-        [e.buffer(V) for e in entries],
-        [e.buffer(W, rows=True) for e in entries],
-    )
-    scaled = [lr * rates[e.name] * scale_of(e.shape) for e in entries]
-    decay(entries, [rates[e.name] * scale_of(e.shape) for e in entries], lr * float(group["weight_decay"]))
-
-    shares = [has_gradient(g) for g in grads]
-    torch._foreach_mul_(shares, 1 - DECAY)
-    keep = torch._foreach_neg(shares)
-    torch._foreach_add_(keep, 1.0)
-    torch._foreach_mul_(v, [_beside(k, g) for k, g in zip(keep, grads, strict=True)])
+    m, v = [e.buffer(BUFFER) for e in entries], [e.buffer(V) for e in entries]
+    scaled = [rates[e.name] * c for e, c in zip(entries, tensors.scales, strict=True)]
+    decay(entries, scaled, lr * float(group["weight_decay"]))
+    tensors.take_in(grads, 1 - DECAY)
+    torch._foreach_mul_(v, tensors.keep)
     torch._foreach_addcmul_(v, grads, grads, value=1 - DECAY)  # where a row has no gradient this adds nothing
-    torch._foreach_mul_(w, keep)
-    torch._foreach_add_(w, shares)
     torch._foreach_mul_(m, float(own) if own is not None else [momenta[e.name] for e in entries])
     torch._foreach_add_(m, grads)
 
-    updates = torch._foreach_div(v, [_beside(seen.clamp_min(1 - DECAY), g) for seen, g in zip(w, grads, strict=True)])
-    torch._foreach_add_(updates, RELATIVE_SMALLEST**2 * gradient_square)
-    torch._foreach_sqrt_(updates)
-    torch._foreach_reciprocal_(updates)
+    # as long as there has been no gradient m and v are 0, of which the root's inverse must be a number
+    smallest = max(RELATIVE_SMALLEST**2 * gradient_square, torch.finfo(thetas[0].dtype).tiny)
+    updates = list(torch._foreach_addcdiv([thetas[0].new_tensor(smallest)] * len(v), v, tensors.seen))
+    torch._foreach_rsqrt_(updates)
     torch._foreach_mul_(updates, m)
-    torch._foreach_mul_(updates, scaled)
+    etas = [lr * rate for rate in scaled]
     if math.isfinite(group["max_update"]):
-        torch._foreach_mul_(updates, limit_factors(entries, list(updates)))
-    torch._foreach_sub_(thetas, updates)
+        limited = tensors.limited(etas, updates, thetas, group["max_update"])
+        torch._foreach_addcmul_(thetas, updates, limited, value=-1)
+    else:
+        torch._foreach_mul_(updates, etas)
+        torch._foreach_sub_(thetas, updates)
 
 
 def step_whole(rule: UpdateRule, step: int, entries: list[Entry], loss: Tensor, memory: State) -> State:
@@ -170,7 +169,7 @@ def step_whole(rule: UpdateRule, step: int, entries: list[Entry], loss: Tensor, 
                 f"{type(rule).__name__} has a step of its own: momentum and weight_decay cannot be set for it; leave"
                 " momentum at None and weight_decay at 0"
             )
-    params, grads = {e.name: e.theta for e in entries}, {e.name: e.grad for e in entries}
+    params, grads = {e.name: e.theta.detach() for e in entries}, {e.name: e.grad for e in entries}
     state = rule.init_state({e.name: e.theta for e in entries if BUFFER not in e.state})
     state |= memory | {M + e.name: e.state[BUFFER] for e in entries if BUFFER in e.state}
     moved, state = rule(step, params, grads, loss, state)
@@ -208,8 +207,3 @@ def limit_factors(entries: list[Entry], updates: list[Tensor]) -> Any:
     most = lengths.new_tensor([e.group["max_update"] for e in entries])
     factors = (most * torch.maximum(of_theta, floors) / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1)
     return [f.to(u.device, u.real.dtype) for f, u in zip(factors.unbind(), updates, strict=True)]
-
-
-def _beside(rows: Tensor, t: Tensor) -> Tensor:
-    """A figure for each row, shaped to broadcast against the whole."""
-    return rows.reshape(rows.shape + (1,) * (t.ndim - rows.ndim))

@@ -79,7 +79,7 @@ class Answers:
         for weight, bias in self.layers[:-1]:
             x = np.tanh(weight @ x + bias)
         weight, bias = self.layers[-1]
-        log_factors, shifts = np.split(weight @ x + bias, 2)
+        log_factors, shifts = (weight @ x + bias).reshape(2, -1)
         scheduled = rule.learning_rate * schedule_factor(rule.schedule, step, rule.total_steps)
         # of any weights and features the answer is a number that a step can be made with
         etas = (scheduled * np.exp(np.minimum(log_factors, 80.0))).tolist()

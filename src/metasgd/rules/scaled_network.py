@@ -144,7 +144,7 @@ class ScaledOptimizerNetwork(OptimizerNetwork):
 
 def scale_of(shape: torch.Size) -> float:
     """c, of a parameter ``[units, inputs of a unit …]`` or of a vector."""
-    return shape[1:].numel() ** -0.5 if len(shape) > 1 else OF_A_VECTOR
+    return max(1, shape[1:].numel()) ** -0.5 if len(shape) > 1 else OF_A_VECTOR
 
 
 def has_gradient(g: Tensor, lead: int = 0) -> Tensor:

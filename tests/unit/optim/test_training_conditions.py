@@ -117,6 +117,47 @@ def test_a_layer_that_comes_late_starts_as_all_did():
     assert [optimizer.state[p]["step"] for p in network.parameters()] == [101, 101, 1, 1]
 
 
+def test_where_no_gradient_has_been_a_scaled_step_changes_nothing():
+    network, x, y = problem(torch.float32)
+    before = weights(network)
+    optimizer = LearnedOptimizer(network.parameters(), update_rule=ScaledOptimizerNetwork(0.05, 0.8))
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step(1.0)
+    assert torch.equal(weights(network), before)
+    steps(network, optimizer, x, y, 3)
+    assert weights(network).isfinite().all()
+
+
+def test_tensors_of_any_type_and_shape_step_as_the_rule_has_it_and_copies_go_on_alone():
+    stream = torch.Generator().manual_seed(0)
+    shapes, types = [(), (3,), (2, 3, 2), (4, 3), (0, 2), (2, 0)], [torch.float64, torch.float32]
+    made = [torch.randn(shape, generator=stream, dtype=torch.float64).to(d) for shape in shapes for d in types]
+    params = [nn.Parameter(t) for t in made]
+    rule = reading(ScaledOptimizerNetwork(0.05, 0.8, inputs=["gradient_norm"], scale_free=True))
+    optimizer = LearnedOptimizer(params, update_rule=rule, max_update=math.inf)
+    theta = {str(i): t.double().clone() for i, t in enumerate(made)}
+    state = rule.init_state(theta)
+    for s in range(4):
+        grads = {str(i): torch.randn(t.shape, generator=stream).to(t) for i, t in enumerate(made)}
+        if s == 1:
+            grads["6"][1] = 0  # a row without
+        for p, g in zip(params, grads.values(), strict=True):
+            p.grad = g
+        with torch.no_grad():
+            theta, state = rule(s, theta, {n: g.double() for n, g in grads.items()}, torch.tensor(1.0).double(), state)
+        optimizer.step(1.0)
+        if s == 2:
+            copied = copy.deepcopy(optimizer)
+    for p, expected in zip(params, theta.values(), strict=True):
+        torch.testing.assert_close(p.double(), expected, rtol=1e-5, atol=1e-6)
+    of_copy = [p for group in copied.param_groups for p in group["params"]]
+    for p, g in zip(of_copy, grads.values(), strict=True):
+        p.grad = g
+    copied.step(1.0)
+    assert all(torch.equal(p, q) for p, q in zip(params, of_copy, strict=True))
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_an_embeddings_row_that_comes_late_or_rarely_steps_as_others_do(sparse):
     table = nn.Embedding(3, 4, sparse=sparse).double()
