@@ -24,6 +24,7 @@ import yaml
 from goals import goals
 from records import load, save
 from results_tables import document, leaders, summary
+from suite_table import suite_section
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
@@ -193,6 +194,19 @@ def compare(comparison: Comparison, extra: list[str]) -> None:
     execute([*command, *extra], bar=[])
     folder = runs_of(UPath(RUNS), comparison.name)[0].folder
     found = json.loads((folder / "results.json").read_text())
+    if "--suite" in command:
+        save(
+            {
+                "name": comparison.name,
+                "table": "suite",
+                "row": comparison.row,
+                "command": shlex.join(command),
+                "machine": machine(),
+                **{part: found[part] for part in ("terms", "scores")},
+                "rows": [{k: v for k, v in row.items() if k != "traces"} for row in found["rows"]],
+            }
+        )
+        return
     shutil.copy(folder / "comparison.png", ROOT / "docs" / "images" / f"{comparison.name}.png")
     save(
         {
@@ -253,7 +267,7 @@ def main() -> None:
             for name, one in known.items()
             if name in recorded
         ]
-        (ROOT / "docs" / "results.md").write_text(document(records) + goals(records))
+        (ROOT / "docs" / "results.md").write_text(document(records) + suite_section(records) + goals(records))
         for name, table in (("README.md", summary(records)), ("docs/optimizer.md", leaders(records))):
             page = ROOT / name
             before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", page.read_text())
