@@ -129,7 +129,7 @@ def test_where_no_gradient_has_been_a_scaled_step_changes_nothing():
     assert weights(network).isfinite().all()
 
 
-def test_tensors_of_any_type_and_shape_step_as_the_rule_has_it_and_copies_go_on_alone():
+def test_tensors_of_any_type_and_shape_step_as_the_rule_has_it_and_so_do_copies():
     stream = torch.Generator().manual_seed(0)
     shapes, types = [(), (3,), (2, 3, 2), (4, 3), (0, 2), (2, 0)], [torch.float64, torch.float32]
     made = [torch.randn(shape, generator=stream, dtype=torch.float64).to(d) for shape in shapes for d in types]
