@@ -23,7 +23,7 @@ import torch
 import yaml
 from goals import goals
 from records import load, save
-from results_tables import document, leaders, summary
+from results_tables import HEAD, document, leaders, summary
 from suite_table import suite_section
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
@@ -267,7 +267,8 @@ def main() -> None:
             for name, one in known.items()
             if name in recorded
         ]
-        (ROOT / "docs" / "results.md").write_text(document(records) + suite_section(records) + goals(records))
+        text = document(records).replace(HEAD, HEAD + goals(records)) + suite_section(records)
+        (ROOT / "docs" / "results.md").write_text(text)
         for name, table in (("README.md", summary(records)), ("docs/optimizer.md", leaders(records))):
             page = ROOT / name
             before, after = re.split(r"(?s)(?<=<!-- results -->\n).*(?=<!-- end of results -->)", page.read_text())

@@ -101,7 +101,7 @@ SECTIONS = {
     "family-sinusoid": (
         "The family's rules on sinusoid, at one small budget",
         "Mean squared error on the same 10,000 curves, 3 inner steps, after 2,000 outer steps of 4 curves (of 60,000 in"
-        " the table above). All rates start at 0.01, chosen for none of them.",
+        " the table above), one seed. All rates start at 0.01, chosen for none of them.",
     ),
     "optimizer-network": (
         "The optimizer network against hand-chosen rates",
