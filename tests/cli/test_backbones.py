@@ -22,6 +22,16 @@ NETWORKS = {
     "resnet18": {"model": "resnet18", "image_size": 32},
     "timm/vit_tiny_patch16_224": {"model": "timm/vit_tiny_patch16_224", "image_size": 32},
     "convnext_tiny": {"model": "convnext_tiny", "image_size": 32},
+    "vit_b_16, shortened": {
+        "model": "torchvision.models.VisionTransformer",
+        "image_size": 32,
+        "model.init_args.image_size": 32,
+        "model.init_args.patch_size": 16,
+        "model.init_args.num_layers": 2,
+        "model.init_args.num_heads": 2,
+        "model.init_args.hidden_dim": 16,
+        "model.init_args.mlp_dim": 32,
+    },
 }
 
 
@@ -79,7 +89,9 @@ def test_a_backbone_goes_through_every_command(network, folder, caplog):
         n.removeprefix("update_rule.eta.") for n in state(checkpoint)["state_dict"] if n.startswith("update_rule.")
     }
     assert "head" in rates
-    assert len(rates - {"body/norm", "body/classifier/0"}) == 2  # of a norm behind the last block, its own
+    assert (
+        len(rates - {"body/norm", "body/classifier/0", "body/encoder"}) == 2
+    )  # of a norm behind the last block, its own
     places = ["--support", "data/val", "--query", "data/val", "--output", "out.csv"]
     assert main(["adapt", "--ckpt_path", checkpoint, *places, "--save", "net.onnx", "--inner_steps", "1"]) in (0, 3)
     session = onnxruntime.InferenceSession("net.onnx")
@@ -146,11 +158,16 @@ class Transformer(nn.Module):
 
     def forward(self, x):
         return self.layers(x)
+
+
+class GRU(nn.GRU):
+    def __init__(self):
+        super().__init__(4, 6, batch_first=True)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["Transformer"])
+@pytest.mark.parametrize("network", ["GRU", "Transformer"])
 def test_networks_of_sequences_go_through_every_command(network, folder, monkeypatch):
     """On tasks of one's own, which adapt in Python: the command reads pictures."""
     (folder / "waves.py").write_text(SEQUENCES)

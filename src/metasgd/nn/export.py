@@ -1,6 +1,9 @@
 """An adapted network as a plain one: no inner loop, no statistics of batches, nothing of ours to run it."""
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -118,15 +121,16 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
         UserError: the packages that write ONNX are not installed.
     """
     validate_onnx_installed()
-    program = torch.onnx.export(
-        network,
-        (example,),
-        input_names=["x"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    with _without_warnings_of_torch():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=["x"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
@@ -135,7 +139,17 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
 
 def as_program(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
     """A plain network as a ``torch.export`` archive; arguments as for ``as_onnx``."""
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with _without_warnings_of_torch():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=metadata)
     return file.getvalue()
+
+
+@contextmanager
+def _without_warnings_of_torch() -> Iterator[None]:
+    """Of how torch exports its own recurrent layers, which a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "_check_is_size will be removed", FutureWarning)
+        warnings.filterwarnings("ignore", "(?s).*_flat_weights", UserWarning)
+        yield
