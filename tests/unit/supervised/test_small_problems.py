@@ -190,6 +190,7 @@ def trained(folder, steps, resume=None):
     return torch.load(folder / "run/version_0/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_the_middle_of_its_runs_resumes_to_the_bit(tmp_path):
     straight = trained(tmp_path / "straight", 5)
     half = trained(tmp_path / "half", 2)
