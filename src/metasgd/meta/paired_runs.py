@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
@@ -71,9 +72,9 @@ def new_pair(
         variety: what differs from run to run.
         repeat: runs of the task before.
     """
-    number = task_index + (repeat << 28)
+    number = int(np.random.SeedSequence([SEED, task_index, repeat]).generate_state(1)[0])
     run = new_run(config, n_way, number)
-    generator = torch.Generator().manual_seed(SEED + number)
+    generator = torch.Generator().manual_seed(number)
     longest = config.rule.total_steps // segment
     shortest = longest if variety.shortest is None else max(1, min(longest, variety.shortest // segment))
     share = torch.rand((), generator=generator).item()
@@ -85,6 +86,13 @@ def new_pair(
         params[n] = p / beside(scales[n], p)
     zeros = {n: torch.zeros_like(p) for n, p in config.rule.named_parameters() if p.requires_grad}
     return Pair(task_index, 0, params, state, zeros, total, repeat, scales)
+
+
+def perturbation(phi: Params, sd: float, task_index: int, repeat: int, step: int) -> Params:
+    """ε of a pair's segment that begins at a step: a function of task, runs of it before, and step."""
+    # not torch's generator, which reads 32 bits of a seed
+    stream = np.random.default_rng([SEED, task_index, repeat, step])
+    return {n: sd * torch.from_numpy(stream.standard_normal(tuple(p.shape))).to(p) for n, p in phi.items()}
 
 
 class PairedRuns:

@@ -19,10 +19,10 @@ from metasgd.meta.engine_check import pair_of
 from metasgd.meta.evaluate import Evaluation
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone
-from metasgd.meta.paired_runs import SEED, Pair, PairedRuns, Variety, new_pair
+from metasgd.meta.paired_runs import Pair, PairedRuns, Variety, new_pair, perturbation
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.several import OneOfSeveral
-from metasgd.rules.base import CHOSEN, Params
+from metasgd.rules.base import CHOSEN
 
 
 class PersistentEvolution(Configurable):
@@ -73,7 +73,8 @@ class PersistentEvolution(Configurable):
             ("reparameterise", reparameterise, 0 <= reparameterise < math.inf),
         ):
             if not fits:
-                problems.append(f"{name} is {value}: a finite number above 0 is needed")
+                least = "above 0" if name == "perturbation" else "of 0 or above"
+                problems.append(f"{name} is {value}: a finite number {least} is needed")
         raise_problems(problems)
         self.perturbation = perturbation
         self.variety = Variety(shortest_run, reparameterise)
@@ -113,8 +114,8 @@ class EvolvedUnroll(TruncatedUnroll):
                 pair = self.pairs[place] if indices[place] == current[place] else new(indices[place])
                 pairs.append(pair if pair.step < pair.total_steps else new(pair.task_index, repeat=pair.repeat + 1))
             part, pairs = self._continued(of_group, _some(tasks, places), pairs, inner_steps, query_weights)
-            finite = part.query_losses.isfinite().tolist()
-            # a pair that diverged makes a gradient that is not finite, which no outer step follows, and starts again
+            finite = (part.query_losses.isfinite() & part.support_losses.isfinite().all(dim=1)).tolist()
+            # a pair that diverged starts again; where its query loss is no number either, no outer step follows
             held |= {
                 place: pair if ok else new(pair.task_index, repeat=pair.repeat)
                 for place, pair, ok in zip(places, pairs, finite, strict=True)
@@ -142,7 +143,7 @@ class EvolvedUnroll(TruncatedUnroll):
         """Those of one network: the estimate, and the pairs as they stand."""
         phi = {n: p.detach() for n, p in config.rule.named_parameters() if p.requires_grad}
         sd = self.settings.perturbation
-        drawn = [perturbation(phi, sd, pair.task_index + (pair.repeat << 28), pair.step) for pair in pairs]
+        drawn = [perturbation(phi, sd, pair.task_index, pair.repeat, pair.step) for pair in pairs]
         summed = [{n: pair.accumulated[n].to(e[n]) + e[n] for n in e} for pair, e in zip(pairs, drawn, strict=True)]
         perturbed = {n: torch.stack([p + s * e[n] for e in drawn for s in (1, -1)]) for n, p in phi.items()}
         runs = PairedRuns(config, tasks, self.minibatch_shots, pairs, perturbed, self.stacked)
@@ -168,7 +169,12 @@ class EvolvedUnroll(TruncatedUnroll):
 
     def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
         groups = grouped(config, tasks)
-        parts = [super(EvolvedUnroll, self).evaluate(c, _some(tasks, p), inner_steps, after) for c, p in groups]
+        longest = config.rule.total_steps
+        config.rule.total_steps = max(1, inner_steps)  # a whole run, as those of other lengths in training
+        try:
+            parts = [super(EvolvedUnroll, self).evaluate(c, _some(tasks, p), inner_steps, after) for c, p in groups]
+        finally:
+            config.rule.total_steps = longest
         order = torch.tensor([place for _, places in groups for place in places]).argsort()
         return Evaluation(
             support_losses=torch.cat([part.support_losses for part in parts])[order],
@@ -209,9 +215,18 @@ class EvolvedUnroll(TruncatedUnroll):
 
 
 def of_network(config: InnerLoopConfig, network: nn.Module) -> InnerLoopConfig:
-    """The same for one network of several."""
+    """The same for one network of several.
+
+    Raises:
+        UserError: the rule is for one network alone.
+    """
     if network is config.network:
         return config
+    if config.rule.serves() is not None:
+        raise UserError(
+            f"the network is one of several, but {type(config.rule).__name__} has rates for the parameters of one: use"
+            " a rule for any network, such as ScheduledAdam"
+        )
     return replace(config, network=network, adapted=frozenset(n for n, _ in network.named_parameters()))
 
 
@@ -227,12 +242,6 @@ def grouped(config: InnerLoopConfig, tasks: Episode) -> list[tuple[InnerLoopConf
 
 def _some(tasks: Episode, places: list[int]) -> Episode:
     return Episode(*(field[places] for field in tasks))
-
-
-def perturbation(phi: Params, sd: float, task_index: int, step: int) -> Params:
-    """ε of a pair's segment that begins at a step: a function of the task's number and of the step."""
-    generator = torch.Generator().manual_seed(SEED + (task_index << 24) + step)
-    return {n: sd * torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device) for n, p in phi.items()}
 
 
 def _means(of_runs: Tensor) -> Tensor:

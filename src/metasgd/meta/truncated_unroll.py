@@ -12,7 +12,7 @@ So the rule meets weights at every stage of a training: random, partly trained a
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class TruncatedUnroll(Unroll):
 
     Args:
         minibatch_shots: examples of each class in a minibatch. The support set is walked in order, again and
-            again, every time in other combinations.
+            again; of several classes, every time in other combinations.
     """
 
     def __init__(self, minibatch_shots: int) -> None:
@@ -152,6 +152,11 @@ class TruncatedUnroll(Unroll):
         return [vars(run) for run in self.runs]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        if any("accumulated" in run for run in state):
+            raise UserError(
+                "the checkpoint's runs were made by the estimator pes: start a new run from its weights, or use the"
+                " estimator pes as it did"
+            )
         self.runs = [Run(**run) for run in state]
 
 
@@ -176,7 +181,7 @@ class _Stack:
             n_way = self.tasks.n_way
             rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
             place = torch.arange(len(x), device=x.device)[:, None]
-            losses, _ = self._losses(x[place, rows], y[place, rows])
+            losses, _ = self._losses(x[place, rows], y[place, rows], self.config.loss)
             grads = torch.autograd.grad(
                 losses.sum(),
                 list(self.params.values()),
@@ -195,12 +200,13 @@ class _Stack:
 
     def query(self) -> tuple[Tensor, Tensor]:
         """Losses ``[B]`` and outputs ``[B, X, …]`` on the query sets."""
-        return self._losses(self.tasks.query_x, self.tasks.query_y)
+        config = self.config
+        return self._losses(self.tasks.query_x, self.tasks.query_y, config.query_loss or config.loss)
 
-    def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         def of_one(params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             outputs = call(self.config.network, params, x, self.config.slots)
-            return self.config.loss(outputs, y), outputs
+            return loss(outputs, y), outputs
 
         if self.stacked:
             params = {n: contiguous(p, True) for n, p in self.params.items()}

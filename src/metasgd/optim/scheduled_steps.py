@@ -33,7 +33,12 @@ def step_scheduled(
         loss: L_s.
         memory: the history of the losses.
     """
+    some = [[i for i, e in enumerate(entries) if e.theta.numel()] for entries in groups]  # a mean of nothing is none
+    groups = [[entries[i] for i in held] for entries, held in zip(groups, some, strict=True)]
+    norms = [[of_group[i] for i in held] for of_group, held in zip(norms, some, strict=True)]
     every = [e for entries in groups for e in entries]
+    if not every:
+        return memory
     averages = _square_averages(every)
     sizes = [e.theta.numel() for e in every]
     grads, m = [e.grad for e in every], [e.buffer(BUFFER) for e in every]
@@ -56,13 +61,13 @@ def step_scheduled(
         seen=of([e.state.get(SEEN, 0.0) for e in every]),
         update=of([e.state.get(UPDATE, 0.0) for e in every]),
     )
-    shapes = {e.name: e.theta.shape for e in every}
+    shapes = {e.name: e.shape for e in every}
     history = {key: memory[key] for key in KEYS}
     answer, left = rule.answer(step, shapes, loss, history, statistics)
     roots = torch._foreach_add(averages, [RELATIVE_SMALLEST**2 * x for x in mean])
     torch._foreach_sqrt_(roots)
     first = 0
-    for entries in groups:
+    for entries in filter(None, groups):
         of_group = slice(first, first := first + len(entries))
         rates, momenta = (answer.rates * answer.scale)[of_group].tolist(), answer.momenta[of_group].tolist()
         _step(entries, rates, momenta, list(roots[of_group]))

@@ -116,7 +116,7 @@ class ScheduledAdam(UpdateRule):
         self.of_all = _network(OF_ALL, self.hidden)
         self.of_tensor = _network(OF_ALL + OF_TENSOR + len(KINDS), self.hidden)
         dtype = next(iter(params.values())).dtype
-        self.to(dtype.to_real() if dtype.is_complex else dtype)
+        self.to(torch.promote_types(dtype.to_real(), torch.float32))  # squares of half precision vanish
 
     def init_state(self, params: Params) -> State:
         zero = next(iter(params.values()), self.exponent).new_zeros(())
@@ -151,7 +151,9 @@ class ScheduledAdam(UpdateRule):
             history: of the losses before, by ``loss_history.KEYS``.
             of: the tensors as they are before the step; v with this step's gradient.
         """
-        seen = read_loss(step, loss, history)
+        given, loss = of.weights.dtype, loss.to(self.exponent.dtype)
+        seen = read_loss(step, loss, {key: t.to(loss) for key, t in history.items()})
+        of = Statistics(*(t.to(loss) for t in of))
         factor, done = self.progress(step, loss)
         kinds, inputs = kinds_and_inputs(shapes, self.exponent)
         x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
@@ -162,13 +164,14 @@ class ScheduledAdam(UpdateRule):
             *(inputs.expand_as(of.weights) / 2, 0.25 * (of.weights + TINY).log10()),
             *(0.25 * ((of.update + TINY) / (of.weights + TINY)).log10(), 0.25 * (steady + 1e-6).log10(), cosine),
         )
-        z = torch.stack([t.to(x) for t in read], dim=-1)
+        z = torch.stack(read, dim=-1)
         own = torch.cat([x.unsqueeze(-2).expand(*z.shape[:-1], OF_ALL), z, kinds.expand(*z.shape[:-1], -1)], dim=-1)
         of_all, of_tensor = self.of_all(x).unsqueeze(-2), self.of_tensor(own)
         log_factor, shift = (of_all + of_tensor).unbind(dim=-1)
         rates = self.learning_rate * factor.unsqueeze(-1) * log_factor.exp()
         scale = (kinds @ self.log_scale - math.log(10) * (kinds @ self.exponent) * inputs).exp()
-        return Answer(rates, torch.sigmoid(shift + logit(self.momentum)), scale), seen.state
+        momenta = torch.sigmoid(shift + logit(self.momentum))
+        return Answer(rates.to(given), momenta.to(given), scale.to(given)), seen.state
 
     def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         lead, new = loss.ndim, dict[str, Tensor]()

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 KINDS = ("matrix", "convolution", "embedding", "vector", "head")
-EMBEDDING = re.compile(r"(^|[._])(pos_|tok_|token_|position_|patch_)?(emb|embed|embedding|embeddings|wte|wpe)([._]|$)")
-HEAD = re.compile(r"(^|[._])(head|heads|lm_head|classifier|logits|fc)([._]|$)")
+EMBEDDING = re.compile(r"(^|[._])(emb|embed|embedding|embeddings|wte|wpe)(_[^.]*)?(\.weight)?$")
+HEAD = re.compile(r"(^|[.])(head|lm_head|classifier|logits|fc)([.]|$)")
 
 
 def kind_of(name: str, shape: torch.Size) -> int:
     """The place of a parameter's kind in ``KINDS``.
 
-    A vector has fewer than two axes, a convolution's kernel more. Of two axes, a table of symbols or places is known by
-    a name such as ``embedding.weight`` or ``wte.weight``, the last layer by one such as ``head.weight``, ``fc.weight``
-    or ``classifier.1.weight``; without names both are matrices.
+    A vector has fewer than two axes, a convolution's kernel more. A table of symbols or places is known by a name that
+    ends as ``embedding.weight``, ``wte.weight`` or ``pos_embed``, the last layer by one such as ``head.weight``,
+    ``fc.weight`` or ``classifier.1.weight``. Without names both are matrices.
 
     Args:
         name: of the parameter.
@@ -27,6 +27,8 @@ def kind_of(name: str, shape: torch.Size) -> int:
         'embedding'
         >>> KINDS[kind_of("0", torch.Size([65, 32]))], KINDS[kind_of("head.bias", torch.Size([65]))]
         ('matrix', 'vector')
+        >>> KINDS[kind_of("mlp.c_fc.weight", torch.Size([64, 16]))], KINDS[kind_of("pos_embed", torch.Size([1, 9, 8]))]
+        ('matrix', 'embedding')
     """
     if len(shape) < 2:
         return KINDS.index("vector")

@@ -275,3 +275,50 @@ def test_without_names_it_says_what_it_cannot_tell(caplog):
 def test_options_out_of_their_range_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         ScheduledAdam(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_steps_as_its_values_in_float32(dtype):
+    torch.manual_seed(0)
+    halves = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)).to(dtype)
+    wide = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))
+    optimizers = [
+        LearnedOptimizer(net.named_parameters(), update_rule=ScheduledAdam(0.02), total_steps=8)
+        for net in (halves, wide)
+    ]
+    for s in range(6):
+        for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
+            q.data.copy_(p)  # what half precision can hold
+            p.grad = torch.full_like(p, 1e-4 * (s + 1))  # its square is nothing in float16
+            q.grad = p.grad.float()
+        for optimizer in optimizers:
+            optimizer.step(1.0 + s)
+    for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
+        assert torch.equal(p, q.to(dtype))
+        assert p.isfinite().all()
+
+
+def test_a_parameter_without_entries_stays_and_changes_nothing_of_the_others():
+    moved = []
+    for inputs in (None, 0):
+        torch.manual_seed(0)
+        network = nn.Linear(3, 2)
+        named = list(network.named_parameters())
+        if inputs is not None:
+            named.append(("empty", nn.Parameter(torch.zeros(8, inputs))))
+        optimizer = LearnedOptimizer(named, update_rule=ScheduledAdam(0.02), total_steps=5)
+        for _ in range(3):
+            for _, p in named:
+                p.grad = torch.ones_like(p)
+            optimizer.step(1.0)
+        moved.append(network.weight.detach())
+    assert torch.equal(*moved)
+
+
+def test_a_complex_matrix_is_a_matrix_and_a_complex_vector_a_vector():
+    for shape, size in (((3,), 0.1), ((2, 4), 0.5)):
+        theta = nn.Parameter(torch.zeros(shape, dtype=torch.complex64))
+        optimizer = LearnedOptimizer([("w", theta)], update_rule=ScheduledAdam(0.01), total_steps=10)
+        theta.grad = torch.full_like(theta, 1 + 1j)
+        optimizer.step(1.0)
+        torch.testing.assert_close(theta.detach().real, torch.full(shape, -0.01 * size))

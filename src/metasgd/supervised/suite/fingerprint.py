@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
 
 from metasgd.data.problems import Examples
 from metasgd.data.rng import Split
@@ -23,7 +25,7 @@ def fingerprint(
         examples: of each split.
         checkpoint: the digest of a learned optimizer's.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "network": str(workload.network()),
         "objective": type(workload.objective).__name__,
         "steps": workload.steps,
@@ -33,5 +35,8 @@ def fingerprint(
         "schedule": contender.schedule,
         "checkpoint": checkpoint,
     }
+    package = contender.needs[0]
+    if not package.startswith("torch."):  # torch's version is among the terms of every training
+        parts["version"] = metadata.version(package)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
     return f"{contender.name} on {workload.name}, {digest}"
