@@ -51,8 +51,11 @@ SECTIONS = {
         " class in equal parts. That code also"
         " rotates each of a task's test characters by a multiple of 90° at random, and so do the rows that say that:"
         " those that resemble one another then mostly come in different rotations. A learner with the"
-        " class-agnostic head and one inner step, as all of these, tells classes by a learned dot product with the"
-        " support set's features: the body does not adapt. Normalised features, all of one length, make it a cosine.",
+        " class-agnostic head and one inner step, as all of these that say nothing of what adapts, tells"
+        " classes by a learned dot product with the support set's features: the body does not adapt."
+        " Normalised features, all of one length, make it a cosine. The two of prototypes, of one seed each,"
+        " start from the body of 32 to 256 filters: learned rates bring what they were trained for, 20-way"
+        " 5-shot, and take from the other three columns.",
     ),
     "omniglot-official": (
         "Omniglot, 30 background and 20 evaluation alphabets",
