@@ -125,17 +125,17 @@ class MetaModel(nn.Module):
         validate_initialised(network)
         if segments > 1:
             validate_long_runs(network, segments, adapts, transductive)
-        self.network = network
-        self.update_rule = update_rule
+        self.network, self.update_rule = network, update_rule
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps * segments if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
-        self.unroll: Unroll = FullUnroll(network, engine, recompute, not fresh, how)
         if isinstance(evolution, PersistentEvolution):
-            self.unroll = EvolvedUnroll(minibatch_shots, evolution)
+            self.unroll: Unroll = EvolvedUnroll(minibatch_shots, evolution)
         elif segments > 1:
             self.unroll = TruncatedUnroll(minibatch_shots)
+        else:
+            self.unroll = FullUnroll(network, engine, recompute, not fresh, how)
         self.is_tried = False
         self.held = Changing()
         adapted = adapted_names(network, adapts)

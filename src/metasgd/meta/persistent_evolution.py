@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,15 @@ from metasgd.construction import Configurable
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.meta.engine_check import pair_of
-from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.evaluate import Evaluation, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.meta_gradient import MetaGradient, last_alone
+from metasgd.meta.meta_gradient import MetaGradient, last_alone, merge_gradients
 from metasgd.meta.paired_runs import Pair, PairedRuns, Variety, new_pair, perturbation
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.several import OneOfSeveral
 from metasgd.rules.base import CHOSEN
+
+Found = TypeVar("Found", MetaGradient, Evaluation)
 
 
 class PersistentEvolution(Configurable):
@@ -122,15 +124,8 @@ class EvolvedUnroll(TruncatedUnroll):
             }
             parts.append(part)
         self.pairs = [held[place] for place in range(len(indices))]
-        order = torch.tensor([place for _, places in groups for place in places]).argsort().to(parts[0].outputs.device)
-        return MetaGradient(
-            theta={n: torch.zeros_like(p) for n, p in config.network.named_parameters()},
-            phi={n: torch.stack([part.phi[n] for part in parts]).sum(dim=0) for n in parts[0].phi},
-            support_losses=torch.cat([part.support_losses for part in parts])[order],
-            query_losses=torch.cat([part.query_losses for part in parts])[order],
-            outputs=torch.cat([part.outputs for part in parts])[order],
-            chosen={c: torch.cat([part.chosen[c] for part in parts])[order] for c in parts[0].chosen},
-        )
+        theta = {n: torch.zeros_like(p) for n, p in config.network.named_parameters()}
+        return replace(_in_order(merge_gradients(parts), groups), theta=theta)
 
     def _continued(
         self,
@@ -175,15 +170,9 @@ class EvolvedUnroll(TruncatedUnroll):
             parts = [super(EvolvedUnroll, self).evaluate(c, _some(tasks, p), inner_steps, after) for c, p in groups]
         finally:
             config.rule.total_steps = longest
-        order = torch.tensor([place for _, places in groups for place in places]).argsort()
-        return Evaluation(
-            support_losses=torch.cat([part.support_losses for part in parts])[order],
-            query_losses=torch.cat([part.query_losses for part in parts])[order],
-            outputs=torch.cat([part.outputs for part in parts])[order],
-            chosen={
-                c: torch.cat([part.chosen[c].flatten(2).mean(dim=2) for part in parts])[order] for c in parts[0].chosen
-            },
-        )
+        # the networks' rates differ in number, and are averaged
+        parts = [replace(p, chosen={c: t.flatten(2).mean(dim=2) for c, t in p.chosen.items()}) for p in parts]
+        return _in_order(merge_evaluations(parts), groups)
 
     def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:  # noqa: ARG002
         members = config.network.members if isinstance(config.network, OneOfSeveral) else [config.network]
@@ -192,14 +181,12 @@ class EvolvedUnroll(TruncatedUnroll):
             two = pair_of(tasks)
             pairs = [new_pair(one, two.n_way, index, 1, Variety()) for index in two.task_index.tolist()]
             phi = {n: torch.stack([p.detach()] * 2 * len(pairs)) for n, p in config.rule.named_parameters()}
-            PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked=False).step()
-            # any error: the same has just been done without a stack
-            try:
-                PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked=True).step()
-            except Exception as error:
-                self.stacked = False
-                said = str(error).strip().partition("\n")[0].partition(". ")[0]
-                return f"long inner runs one after the other, as {type(member).__name__} cannot be stacked ({said})"
+            alone, stack = (
+                PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked) for stacked in (False, True)
+            )
+            alone.step()
+            if unable := self.try_stack(stack.step, member):
+                return unable
         return None
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -238,6 +225,18 @@ def grouped(config: InnerLoopConfig, tasks: Episode) -> list[tuple[InnerLoopConf
     for place, index in enumerate(tasks.task_index.tolist()):
         places.setdefault(config.network.member_of(index), []).append(place)
     return [(of_network(config, member), of) for member, of in places.items()]
+
+
+def _in_order(found: Found, groups: list[tuple[InnerLoopConfig, list[int]]]) -> Found:
+    """What was found of the groups' tasks, one group after the other, in the order of the meta-batch."""
+    order = torch.tensor([place for _, places in groups for place in places]).argsort().to(found.outputs.device)
+    return replace(
+        found,
+        support_losses=found.support_losses[order],
+        query_losses=found.query_losses[order],
+        outputs=found.outputs[order],
+        chosen={c: t[order] for c, t in found.chosen.items()},
+    )
 
 
 def _some(tasks: Episode, places: list[int]) -> Episode:

@@ -137,15 +137,23 @@ class TruncatedUnroll(Unroll):
         validate_differentiable(lambda: attempt(False), config, first_order)
         if not first_order:
             validate_second_order(config, tasks)
-        # any error: the same has just been done without a stack
-        try:
+        return self.try_stack(lambda: attempt(True), config.network)
+
+    def try_stack(self, attempt: Callable[[], object], network: nn.Module) -> str | None:
+        """Make the runs one after the other if an attempt with a stack fails; then a line that says so.
+
+        Args:
+            attempt: what has just been done without a stack, with one.
+            network: whose runs they are.
+        """
+        try:  # any error: without a stack there was none
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "There is a performance drop")
-                attempt(True)
+                attempt()
         except Exception as error:
             self.stacked = False
             said = str(error).strip().partition("\n")[0].partition(". ")[0]
-            return f"long inner runs one after the other, as {type(config.network).__name__} cannot be stacked ({said})"
+            return f"long inner runs one after the other, as {type(network).__name__} cannot be stacked ({said})"
         return None
 
     def state_dict(self) -> list[dict[str, Any]]:

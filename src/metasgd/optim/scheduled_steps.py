@@ -9,10 +9,10 @@ from torch import Tensor
 from metasgd.optim.gradients import Entry, stacked
 from metasgd.optim.steps import BUFFER, V, decay, limit_factors
 from metasgd.optim.tensor_list import W
-from metasgd.rules.base import State
+from metasgd.rules.base import State, beside
 from metasgd.rules.loss_history import KEYS
-from metasgd.rules.scaled_network import has_gradient
-from metasgd.rules.scheduled_adam import FORGETTING, RELATIVE_SMALLEST, ScheduledAdam, Statistics
+from metasgd.rules.scaled_network import RELATIVE_SMALLEST, has_gradient
+from metasgd.rules.scheduled_adam import FORGETTING, ScheduledAdam, Statistics
 
 SEEN = "momentum_seen"
 """The key of how much of a parameter's momentum has been seen, a number."""
@@ -82,11 +82,11 @@ def _square_averages(entries: list[Entry]) -> list[Tensor]:
     torch._foreach_mul_(shares, FORGETTING)
     keep = torch._foreach_neg(shares)
     torch._foreach_add_(keep, 1.0)
-    torch._foreach_mul_(v, [_beside(k, g) for k, g in zip(keep, grads, strict=True)])
+    torch._foreach_mul_(v, [beside(k, g) for k, g in zip(keep, grads, strict=True)])
     torch._foreach_addcmul_(v, grads, grads, value=FORGETTING)  # where a row has no gradient this adds nothing
     torch._foreach_mul_(w, keep)
     torch._foreach_add_(w, shares)
-    seen = [_beside(t.clamp_min(FORGETTING), g) for t, g in zip(w, grads, strict=True)]
+    seen = [beside(t.clamp_min(FORGETTING), g) for t, g in zip(w, grads, strict=True)]
     return list(torch._foreach_div(v, seen))
 
 
@@ -117,7 +117,3 @@ def _step(entries: list[Entry], rates: list[float], momenta: list[float], roots:
     torch._foreach_sub_([e.theta for e in entries], updates)
     for e, length in zip(entries, stacked(torch._foreach_norm(updates)).tolist(), strict=True):
         e.state[UPDATE] = length**2 / e.theta.numel()
-
-
-def _beside(rows: Tensor, t: Tensor) -> Tensor:
-    return rows.reshape(rows.shape + (1,) * (t.ndim - rows.ndim))

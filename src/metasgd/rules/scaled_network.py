@@ -19,7 +19,7 @@ DECAY = 0.99
 SMALLEST = 1e-6
 """What counts as no gradient: below it a parameter's rate grows no more."""
 RELATIVE_SMALLEST = 1e-4
-"""The same, as a share of the root mean square of all gradients."""
+"""The same, as a share of the root mean square of the gradients that are looked at together."""
 OF_A_VECTOR = 0.1
 """The scale of biases and of a normalisation's weights, which have no inputs to count: as of a layer of 100."""
 

@@ -1,6 +1,6 @@
 """How the rates of a whole training rise and fall: warm-up, and a decay to zero."""
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ DECAY = 0.3
 """The share of the steps over which it falls."""
 
 
-def schedule_factor(schedule: Schedule | None, step: S, total_steps: int) -> S | float:
+def schedule_factor(schedule: Schedule | None, step: S, total_steps: S | int) -> S | float:
     """The factor on the rates of step s, counted from 0, of S in all.
 
     ``trapezoid``: ``min(1, (s + 1) / (0.05 S), (S − s) / (0.3 S))``, which rises linearly from the first step on, stays
@@ -23,7 +23,7 @@ def schedule_factor(schedule: Schedule | None, step: S, total_steps: int) -> S |
     Args:
         schedule: which.
         step: s, one number or one of each task, ``[B]``.
-        total_steps: S.
+        total_steps: S, likewise.
 
     Example:
         >>> [round(schedule_factor("trapezoid", s, 20), 2) for s in (0, 1, 13, 14, 15, 17, 19, 20, 21)]
@@ -31,7 +31,11 @@ def schedule_factor(schedule: Schedule | None, step: S, total_steps: int) -> S |
     """
     if schedule != "trapezoid":
         return 1.0
-    rise, fall = max(1.0, WARM_UP * total_steps), max(1.0, DECAY * total_steps)
+    total: Any = total_steps
+    rise, fall = (
+        span.clamp_min(1) if isinstance(span, Tensor) else max(1.0, span) for span in (WARM_UP * total, DECAY * total)
+    )
     if isinstance(step, Tensor):
-        return torch.minimum((step + 1) / rise, (total_steps - step) / fall).clamp(0, 1)
-    return max(0.0, min(1.0, (step + 1) / rise, (total_steps - step) / fall))
+        return torch.minimum((step + 1) / rise, (total - step) / fall).clamp(0, 1)
+    factor: float = max(0.0, min(1.0, (step + 1) / rise, (total - step) / fall))
+    return factor

@@ -14,15 +14,12 @@ from metasgd.errors import raise_problems, too_small
 from metasgd.rules.base import M, Params, State, Steps, UpdateRule, beside, no_momentum
 from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import KEYS, empty_history, read_loss
-from metasgd.rules.scaled_network import OF_A_VECTOR, V, W, has_gradient
-from metasgd.rules.schedule import DECAY as SHARE_OF_DECAY
-from metasgd.rules.schedule import WARM_UP, Schedule
+from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W, has_gradient
+from metasgd.rules.schedule import Schedule, schedule_factor
 from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
 
 FORGETTING = 0.01
 """1 − β₂."""
-RELATIVE_SMALLEST = 1e-4
-"""ε, as a share of the root mean square of a tensor's gradients."""
 TINY = 1e-12
 """A mean square of weights or updates that counts as none."""
 N, U = "n.", "u."
@@ -130,8 +127,7 @@ class ScheduledAdam(UpdateRule):
         """``(t(s), [*lead, 6])``: the schedule, and what is read of how much is done."""
         s = torch.as_tensor(step, dtype=like.dtype, device=like.device).expand_as(like)
         total = torch.as_tensor(self.total_steps, dtype=like.dtype, device=like.device).expand_as(like)
-        rise, fall = (WARM_UP * total).clamp_min(1), (SHARE_OF_DECAY * total).clamp_min(1)
-        factor = torch.minimum((s + 1) / rise, (total - s) / fall).clamp(0, 1)
+        factor: Tensor = schedule_factor(self.schedule, s, total)  # type: ignore[assignment] # of a tensor
         done = (s / total).clamp(0, 1)
         read = (
             *(2 * done - 1, torch.sin(math.pi * done), torch.tanh(20 * done), torch.tanh(20 * (1 - done))),

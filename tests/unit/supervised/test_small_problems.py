@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import seed_everything
 from support.runs import ROOT, assert_same
+from support.trainers import plain_trainer
 from torch import nn
 
 from metasgd.data.rng import task_stream
@@ -170,22 +170,7 @@ def trained(folder, steps, resume=None):
     data = EpisodicDataModule(
         SmallProblems(), n_way=1, k_shot=24, n_query=8, meta_batch_size=4, val_tasks=2, outer_steps_per_task=3
     )
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[LastCheckpoint()],
-        log_every_n_steps=1,
-        logger=TensorBoardLogger(folder, name="run", version=0),
-        val_check_interval=2,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
-        plugins=[WholeCheckpointIO()],
-    )
+    trainer = plain_trainer(folder, steps, callbacks=[LastCheckpoint()], plugins=[WholeCheckpointIO()])
     trainer.fit(module, data, ckpt_path=resume)
     return torch.load(folder / "run/version_0/checkpoints/last.ckpt", weights_only=True)
 

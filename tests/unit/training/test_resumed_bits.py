@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from support.runs import assert_same
+from support.trainers import plain_trainer
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
@@ -38,23 +38,13 @@ def trained(folder, steps, outer, precision=None, callbacks=(), resume=None, val
     """The last checkpoint of a run, with validations after every second outer step, and its module."""
     seed_everything(0, verbose=False)
     module, data = of(outer)
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=1,
-        accelerator="cpu",
+    trainer = plain_trainer(
+        folder,
+        steps,
         precision=precision,
         callbacks=[LastCheckpoint(), *callbacks],
-        logger=TensorBoardLogger(folder, name="run", version=0),
-        log_every_n_steps=1,
-        val_check_interval=2,
         limit_val_batches=1.0 if validations else 0,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
         enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
         plugins=[WholeCheckpointIO()],
     )
     trainer.fit(module, data, ckpt_path=resume)

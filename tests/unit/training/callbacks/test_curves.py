@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from support.trainers import plain_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metasgd.data.sinusoid import Sinusoid
@@ -21,22 +20,7 @@ NOWHERE = Path("nowhere")
 
 def log_of(folder, rule, callbacks, eval_inner_steps=None):
     """What TensorBoard shows of four outer steps with validations after the second and the fourth."""
-    trainer = Trainer(
-        max_steps=4,
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="run", version=0),
-        log_every_n_steps=2,
-        val_check_interval=2,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
-    )
+    trainer = plain_trainer(folder, 4, callbacks=callbacks, log_every_n_steps=2, enable_checkpointing=False)
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, val_tasks=17)  # the last one alone
     module = MetaSGDModule(MLP(1, [8], 1), rule, inner_steps=2, eval_inner_steps=eval_inner_steps, loss="mse")
     trainer.fit(module, data)
