@@ -43,7 +43,7 @@ class Built(MetaSGDCLI):
 def counted(name: str) -> dict[str, int]:
     """θ and φ of a configuration, and the operations of one task's meta-gradient."""
     cli = Built(["fit", "--config", str(CONFIGS / f"{name}.yaml"), "--trainer.accelerator", "cpu"])
-    module, shape = cli.model, cli.datamodule.train_shape
+    module, shape = cli.model, cli.datamodule.train_shapes[0]
     inputs = getattr(module.network, "image_shape", (1,))
 
     def examples(per_class: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from metasgd.data.cache import default_cache_dir
 from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.rng import Split
 from metasgd.data.source import Sampler
@@ -38,7 +39,6 @@ from metasgd.meta.engines import Vmap
 from metasgd.meta.evaluate import evaluate, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.rules.gradient_descent import PerParameter
-from metasgd.training.datamodule import default_cache_dir
 
 WORK = Work("conv", n_tasks=16, n_way=5, k_shot=1, n_query=5, inner_steps=1, rate=0.1)
 OWN_HEAD = "metasgd, its own head"

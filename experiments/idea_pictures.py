@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 import metasgd
+from metasgd.data.cache import default_cache_dir
 from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.data.task_shape import TaskShape
 from metasgd.meta.model import MetaModel
 from metasgd.rules.base import key_of
 from metasgd.rules.optimizer_network import OptimizerNetwork
-from metasgd.training.datamodule import default_cache_dir
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 4.9

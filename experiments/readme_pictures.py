@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 import metasgd
+from metasgd.data.cache import default_cache_dir
 from metasgd.data.omniglot.source import Omniglot
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.data.task_shape import TaskShape
 from metasgd.meta.evaluate import evaluate
 from metasgd.training.callbacks.curves import curves_figure
 from metasgd.training.callbacks.tensorboard import task_figure
-from metasgd.training.datamodule import default_cache_dir
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

@@ -53,7 +53,7 @@ def test_a_configuration_is_built_whole(path, built):
     scheduler = cli.model.outer.make_scheduler(optimizer, cli.trainer.max_steps)
     assert scheduler.get_last_lr()[0] > 0
     if path.stem in WAYS:
-        shape = cli.datamodule.train_shape
+        shape = cli.datamodule.train_shapes[0]
         assert (shape.n_way, shape.k_shot) == WAYS[path.stem]
 
 

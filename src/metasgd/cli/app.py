@@ -237,7 +237,7 @@ class MetaSGDCLI(LightningCLI):
         self.datamodule.trainer = self.trainer
         self.datamodule.prepare_data()
         self.datamodule.setup(stage)
-        validate_members(self.members, self.datamodule.contents, self.datamodule.example(), stage)
+        validate_members(self.members, self.datamodule, stage)
         if self.dry:
             return
         validate_run_folder(self.run.folder, stage, self.option)

@@ -15,6 +15,7 @@ from upath import UPath
 
 from metasgd import __version__
 from metasgd.cli.comparing import progress_of
+from metasgd.data.cache import default_cache_dir
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.reporting.text import printable
 from metasgd.runs.folders import checkpoint_file
@@ -32,7 +33,6 @@ from metasgd.supervised.suite.scores import outcome_of, scores
 from metasgd.supervised.suite.workload import Workload
 from metasgd.supervised.suite.workloads import SUITES
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace
-from metasgd.training.datamodule import default_cache_dir
 
 NARROWEST = 150
 """Columns of a table at least."""

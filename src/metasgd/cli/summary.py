@@ -6,7 +6,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from metasgd.data.class_sampler import ClassSampler
+from metasgd.data.plan import PlanningSampler
 from metasgd.reporting.text import printable
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
@@ -31,18 +31,20 @@ def say_what_begins(module: MetaSGDModule, data: EpisodicDataModule, trainer: Tr
 def _rows(
     module: MetaSGDModule, data: EpisodicDataModule, trainer: Trainer, folder: str | None
 ) -> Iterator[tuple[str, str]]:
-    network, rule, shape = module.network, module.update_rule, data.train_shape
+    network, rule = module.network, module.update_rule
     yield "network", f"{type(network).__name__}: {', '.join(_parts(network, module.config.adapted))}"
     rates = sum(rate.numel() for rate in rule.learned_rates().values())
     learned = sum(p.numel() for p in rule.parameters())
     yield "rule", f"{type(rule).__name__}: {learned:,} learned values" + (f", {rates:,} of them rates" if rates else "")
     environment, metric = module.objective.environment, module.objective.metric
-    shown = f"{shape.k_shot} {'trajectories' if metric == 'return' else 'points'}"
-    task = f"{shape.n_way}-way {shape.k_shot}-shot" if metric == "accuracy" else shown
+    unit = "trajectories" if metric == "return" else "points"
+    classes = metric == "accuracy"
+    shapes = [f"{s.n_way}-way {s.k_shot}-shot" if classes else f"{s.k_shot} {unit}" for s in data.train_shapes]
+    task = ", ".join(shapes) + " in turn" * (len(shapes) > 1)
     source = type(data.source if environment is None else environment).__name__
     steps = f"{module.inner_steps} inner step{'s' * (module.inner_steps != 1)}"
     yield "tasks", f"{task} of {source}, {steps}; {data.meta_batch_size} to an outer step"
-    pools = {split: len(s.pool.names) for split, s in data.samplers.items() if isinstance(s, ClassSampler)}
+    pools = {split: len(s.images_of.names) for split, s in data.samplers.items() if isinstance(s, PlanningSampler)}
     listed = {split: len(names) for split, names in data.contents.items()}  # of some sources groups of classes
     if pools:
         counts = {**pools, **(listed if pools.items() <= listed.items() else {})}

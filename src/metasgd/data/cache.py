@@ -34,6 +34,12 @@ ABANDONED_AFTER = 24 * 3600
 """Seconds; no build takes nearly as long. Asked only where a file system has no locks."""
 
 
+def default_cache_dir() -> str:
+    """``$XDG_CACHE_HOME/metasgd``, by default ``~/.cache/metasgd``."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return f"{base}/metasgd"
+
+
 @dataclass(frozen=True)
 class PoolStream:
     """A pool whose images come one after the other, so that they need never be in memory together.

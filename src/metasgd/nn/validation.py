@@ -74,6 +74,24 @@ def validate_tasks(network: nn.Module, support_x: Tensor, support_y: Tensor, n_w
         )
 
 
+def validate_ways(network: nn.Module, ways: Sequence[int]) -> None:
+    """Refuse tasks of different numbers of classes for a network with a row for each.
+
+    Args:
+        network: f.
+        ways: N of each shape of tasks.
+
+    Raises:
+        UserError: says what to do.
+    """
+    if len(set(ways)) > 1 and not class_agnostic_names(network):
+        listed = ", ".join(map(str, sorted(set(ways))))
+        raise UserError(
+            f"data.train_shapes have {listed} ways, but {type(network).__name__} has outputs for one number of classes:"
+            " give all the same number, or use a head for any number of them, class_agnostic or prototype"
+        )
+
+
 def validate_classes_differ(network: nn.Module, adapted: frozenset[str], adapts: str | Sequence[str]) -> None:
     """Refuse to adapt everything but a class-agnostic head, whose classes would all keep one output.
 

@@ -21,6 +21,11 @@ OWN_FILES = 10
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
+def most_workers() -> int:
+    """More processes than this are not started: each has all of the program in memory."""
+    return max(64, 4 * (os.cpu_count() or 1))
+
+
 def allow_workers(n: int) -> None:
     """See to it that this process may open the files that n processes which fetch batches take, and some of its own.
 

@@ -8,11 +8,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from torch.utils.data.sampler import BatchSampler
 
+from metasgd.data.cache import default_cache_dir
 from metasgd.data.problems import Batch, Examples, Problem, ShuffledBatches
 from metasgd.data.rng import Split
 from metasgd.errors import UserError, arguments_of, at_argument
 from metasgd.runtime.process import allow_workers
-from metasgd.training.datamodule import default_cache_dir
 from metasgd.training.loader import ResumingLoader
 
 EVAL_BATCH = 500

@@ -1,6 +1,5 @@
 """Supplies meta-batches of tasks to the Trainer."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,32 +9,23 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from metasgd.data.cache import default_cache_dir
 from metasgd.data.contents import Contents
 from metasgd.data.plan import Plan
 from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Sampler, Source
 from metasgd.data.task_shape import TaskShape
+from metasgd.data.transforms.in_turn import in_turn
 from metasgd.data.transforms.views import MOST_VIEWS, views_of
 from metasgd.episode import Episode
 from metasgd.errors import UserError, arguments_of, at_argument, raise_problems, too_large, too_small
-from metasgd.runtime.process import allow_workers
+from metasgd.runtime.process import allow_workers, most_workers
 from metasgd.training.device_pictures import DevicePictures
 from metasgd.training.loader import FromStep, MetaBatches, OuterSteps, ResumingLoader
 
 LARGEST_SEED = 2**63 - 1
 MOST_TASKS = 10_000_000
 """Of an outer step or an evaluation, whose tasks are listed in memory."""
-
-
-def most_workers() -> int:
-    """More processes than this are not started: each has all of the program in memory."""
-    return max(64, 4 * (os.cpu_count() or 1))
-
-
-def default_cache_dir() -> str:
-    """``$XDG_CACHE_HOME/metasgd``, by default ``~/.cache/metasgd``."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return f"{base}/metasgd"
 
 
 class EpisodicDataModule(LightningDataModule):
@@ -59,6 +49,8 @@ class EpisodicDataModule(LightningDataModule):
         eval_views: V, views of each support set whose predictions evaluations average; it is adapted to as it is, and
             V − 1 times with every picture distorted; see ``views_of``.
         one_alphabet: draw a task's classes from one alphabet (group of classes).
+        train_shapes: pairs of N and K that outer steps take in turn, in place of ``n_way`` and ``k_shot``, which
+            evaluations have.
         outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
@@ -71,7 +63,7 @@ class EpisodicDataModule(LightningDataModule):
     Example:
         >>> from metasgd.data import Sinusoid
         >>> tasks = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, meta_batch_size=4)
-        >>> tasks.train_shape.k_shot, tasks.meta_batch_size
+        >>> tasks.train_shapes[0].k_shot, tasks.meta_batch_size
         (5, 4)
     """
 
@@ -89,6 +81,7 @@ class EpisodicDataModule(LightningDataModule):
         test_tasks: int = 1000,
         eval_views: int = 1,
         one_alphabet: bool = False,
+        train_shapes: list[tuple[int, int]] | None = None,
         outer_steps_per_task: int = 1,
         seed: int = 0,
         num_workers: int = 0,
@@ -116,8 +109,12 @@ class EpisodicDataModule(LightningDataModule):
             )
             if seed > LARGEST_SEED:
                 problems.append(f"seed is {seed}: use at most {LARGEST_SEED}")
+            if train_shapes is not None and (not train_shapes or outer_steps_per_task > 1):
+                why = "a task of long runs stays for several outer steps: use null" if train_shapes else "give pairs"
+                problems.append(f"train_shapes is {train_shapes}: {why}")
             raise_problems(problems)
-            self.train_shape = TaskShape(n_way, k_shot, n_query, one_alphabet)
+            pairs = train_shapes or [(n_way, k_shot)]
+            self.train_shapes = [TaskShape(n, k, n_query, one_alphabet) for n, k in pairs]
             self.eval_shape = TaskShape(n_way, k_shot, n_query if eval_n_query is None else eval_n_query, one_alphabet)
         self.root = Path(root).expanduser()
         self.cache_dir = Path(cache_dir or default_cache_dir()).expanduser()
@@ -151,11 +148,8 @@ class EpisodicDataModule(LightningDataModule):
         problems: list[str] = []
         world_size = self.trainer.world_size if self.trainer else 1
         if stage == "fit" and self.meta_batch_size % world_size:
-            near = [
-                world_size * k
-                for k in (self.meta_batch_size // world_size, -(-self.meta_batch_size // world_size))
-                if k
-            ]
+            share = self.meta_batch_size // world_size
+            near = [world_size * k for k in (share, share + 1) if k]
             problems.append(
                 f"meta_batch_size is {self.meta_batch_size}, which cannot be divided over {world_size}"
                 f" processes: use {' or '.join(map(str, near))}"
@@ -166,11 +160,14 @@ class EpisodicDataModule(LightningDataModule):
                     f"{split}_tasks is {self.eval_tasks[split]}, but there are {world_size} processes, each of"
                     f" which needs a task: use at least {world_size}"
                 )
-            shape = self.train_shape if split == "train" else self.eval_shape
-            try:
-                self.samplers[split] = self.source.sampler(split, self.root, self.cache_dir, self.seed, shape)
-            except UserError as error:
-                problems += error.problems
+            samplers = []
+            for shape in self.train_shapes if split == "train" else [self.eval_shape]:
+                try:
+                    samplers.append(self.source.sampler(split, self.root, self.cache_dir, self.seed, shape))
+                except UserError as error:
+                    problems += error.problems
+            if samplers:
+                self.samplers[split] = in_turn(samplers, self.meta_batch_size)
         raise_problems(problems)
         self.contents = self.source.contents(self.root, self.cache_dir)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from metasgd.data.contents import Contents
 from metasgd.data.source import Source
-from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems
 from metasgd.learner.load import learner_of
 from metasgd.meta.model import MetaModel
+from metasgd.nn.validation import validate_ways
 from metasgd.runs.compatibility import PROTOCOL, other_protocol, other_split, saved_config
 from metasgd.runs.folders import Start
+from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.start import validate_ink, validate_pictures
 
 
@@ -89,22 +89,24 @@ def joined(
     return members
 
 
-def validate_members(members: Sequence[Member], contents: Contents, example: Episode, stage: str) -> None:
+def validate_members(members: Sequence[Member], data: EpisodicDataModule, stage: str) -> None:
     """Try every model on a task, and refuse one that was trained on what it is to be evaluated on.
 
     Args:
         members: of the ensemble, the configured one first.
-        contents: the classes and pictures that there are.
-        example: a meta-batch of one task.
-        stage: what evaluates.
+        data: set up for the stage.
+        stage: what is to come.
 
     Raises:
         UserError: names the checkpoints that do not serve these tasks.
     """
     problems: list[str] = []
+    example = data.example()
     for member in members:
-        validate_pictures(member.start, contents, stage)
+        validate_pictures(member.start, data.contents, stage)
         try:
+            if stage == "fit":
+                validate_ways(member.model.network, [shape.n_way for shape in data.train_shapes])
             member.model.as_inputs(example)
         except UserError as error:
             problems += (error.after(f"{member.start.checkpoint}: ") if len(members) > 1 else error).problems

@@ -20,6 +20,7 @@ from metasgd.meta.objectives import LossName, Objective
 from metasgd.meta.passes import meta_gradients
 from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.nn.networks import class_agnostic_names, prototype_head
+from metasgd.nn.validation import validate_ways
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.runs.checkpoint_schema import CONFIG_KEY, RUNS_KEY, SKIPPED_KEY
 from metasgd.runtime.allocator import keep_freed_memory
@@ -136,6 +137,8 @@ class MetaSGDModule(EvaluatedModule):
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+        if stage == "fit" and isinstance(data, EpisodicDataModule):
+            validate_ways(self.network, [shape.n_way for shape in data.train_shapes])
         wanted = isinstance(data, EpisodicDataModule) and data.cache_features
         self.features = CachedFeatures(self, self.learned, data.samplers.values(), data.cache_dir) if wanted else None
         with _naming_options():

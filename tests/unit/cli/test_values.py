@@ -4,7 +4,8 @@ import pytest
 
 from metasgd.cli.values import validate_values
 from metasgd.errors import UserError
-from metasgd.training.datamodule import EpisodicDataModule, most_workers
+from metasgd.runtime.process import most_workers
+from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 
 CLASSES = {"model": MetaSGDModule, "data": EpisodicDataModule}

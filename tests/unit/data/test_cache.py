@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metasgd.data import cache
-from metasgd.data.cache import load_or_build, staging_folder
+from metasgd.data.cache import default_cache_dir, load_or_build, staging_folder
 from metasgd.data.class_pool import ClassPool
 from metasgd.errors import UserError
 
@@ -297,3 +297,10 @@ def test_a_stream_that_breaks_its_word_leaves_nothing(tmp_path: Path, announced:
     with pytest.raises(ValueError, match=f"6 images came, {announced} were announced"):
         load_or_build(tmp_path, "key", lambda: stream)
     assert os.listdir(tmp_path) == []
+
+
+def test_the_cache_is_where_the_system_keeps_caches(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache_dir() == "/somewhere/metasgd"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == "~/.cache/metasgd"

@@ -11,19 +11,27 @@ from metasgd.data.sinusoid import Sinusoid
 from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.augmentation import Augmented
 from metasgd.data.transforms.distortion import Distorted
+from metasgd.data.transforms.in_turn import in_turn
 from metasgd.data.transforms.rotation import Rotated
 
 
-@pytest.fixture(params=["plain", "one alphabet", "rotated", "distorted", "both", "thickened"])
+@pytest.fixture(params=["plain", "one alphabet", "rotated", "distorted", "both", "thickened", "in turn"])
 def sampler(request: pytest.FixtureRequest) -> PlanningSampler:
     images = np.random.default_rng(0).integers(0, 256, size=(12, 7, 2, 6, 6), dtype=np.uint8)
     names = tuple(f"{c // 6}/{c}" for c in range(12))
     pool = ClassPool.of_equal_counts(images, names, np.arange(12) // 6).select(np.arange(11, 0, -1))
     plain = ClassSampler(pool, "train", 3, TaskShape(4, 2, 3, request.param == "one alphabet"))
-    made = {"rotated": Rotated(plain, "train", 3), "distorted": Distorted(plain, 1.5, "train", 3)}
+    made: dict[str, PlanningSampler] = {
+        "rotated": Rotated(plain, "train", 3),
+        "distorted": Distorted(plain, 1.5, "train", 3),
+    }
     made["both"] = Distorted(Rotated(plain, "train", 3), 1.5, "train", 3)
     made["thickened"] = Distorted(plain, 0.5, "train", 3, thickness=0.8)
-    found: PlanningSampler = made.get(request.param, plain)
+    found = made.get(request.param, plain)
+    if request.param == "in turn":
+        turns = in_turn([made["distorted"], plain], 10)
+        assert isinstance(turns, PlanningSampler)
+        return turns
     return found
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
-from metasgd.nn.validation import validate_initialised, validate_tasks
+from metasgd.nn.validation import validate_initialised, validate_tasks, validate_ways
 
 
 def test_layers_without_shapes_are_refused_together():
@@ -52,3 +52,14 @@ def test_outputs_that_are_no_tensor_are_refused():
 def test_tasks_that_fit_are_not():
     validate_tasks(Conv4(width=2), torch.randn(20, 1, 28, 28), classes(20), 20)
     validate_tasks(MLP(1, [4], 3), torch.randn(5, 1), torch.randn(5, 3), 1)
+
+
+@pytest.mark.parametrize("head", ["prototype", "class_agnostic", "linear"])
+def test_ways_in_turn_need_a_head_for_any_number_of_them(head):
+    network = Conv4(head=head)
+    validate_ways(network, [5, 5])
+    if head == "linear":
+        with pytest.raises(UserError, match="5, 20 ways, but Conv4 has outputs for one number of classes"):
+            validate_ways(network, [20, 5])
+    else:
+        validate_ways(network, [20, 5])

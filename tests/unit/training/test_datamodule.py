@@ -5,7 +5,7 @@ import torch
 
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
-from metasgd.training.datamodule import EpisodicDataModule, default_cache_dir
+from metasgd.training.datamodule import EpisodicDataModule
 
 
 def module(rank=0, world_size=1, done=0, max_steps=6, stage="fit", device="cpu", **options):
@@ -109,8 +109,29 @@ def test_an_evaluation_may_have_another_number_of_queries():
     assert next(iter(data.val_dataloader())).query_x.shape[1] == 3
 
 
-def test_the_cache_is_where_the_system_keeps_caches(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert default_cache_dir() == "/somewhere/metasgd"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache_dir() == "~/.cache/metasgd"
+def test_outer_steps_take_shapes_in_turn():
+    data = module(meta_batch_size=4, train_shapes=[(1, 5), (1, 2), (1, 7)])
+    shots = [batch.support_x.shape[1] for batch in data.train_dataloader()]
+    assert shots == [5, 2, 7, 5, 2, 7]
+    assert next(iter(data.val_dataloader())).support_x.shape[1] == 5
+    alone = module(meta_batch_size=4, train_shapes=[(1, 2)])
+    mixed, only = (list(d.train_dataloader())[1] for d in (data, alone))
+    assert all(torch.equal(a, b) for a, b in zip(mixed, only, strict=True))  # a task is of (seed, split, index, shape)
+
+
+@pytest.mark.parametrize("done", [1, 4])
+def test_a_resumed_run_and_another_process_have_the_same_shapes(done):
+    shapes = {"meta_batch_size": 4, "train_shapes": [(1, 5), (1, 2)]}
+    whole = list(module(**shapes).train_dataloader())
+    resumed = list(module(done=done, **shapes).train_dataloader())
+    of_second = list(module(rank=1, world_size=2, **shapes).train_dataloader())
+    assert all(torch.equal(a.query_y, b.query_y) for a, b in zip(whole[done:], resumed, strict=True))
+    assert all(torch.equal(a.support_x[2:], b.support_x) for a, b in zip(whole, of_second, strict=True))
+
+
+def test_shapes_that_no_outer_step_can_take():
+    for shapes, more in (([], {}), ([(1, 5)], {"outer_steps_per_task": 2})):
+        with pytest.raises(UserError, match=r"data\.train_shapes is \["):
+            module(train_shapes=shapes, **more)
+    with pytest.raises(UserError, match="k_shot is 0: at least 1 is needed"):
+        module(train_shapes=[(1, 0)])

@@ -100,7 +100,7 @@ def test_a_shipped_configuration(name, monkeypatch):
     monkeypatch.setattr("sys.argv", ["metasgd"])
     torch.manual_seed(0)
     built = MetaSGDCLI(["fit", "--config", str(ROOT / "configs" / f"{name}.yaml")])
-    shape = built.datamodule.train_shape
+    shape = built.datamodule.train_shapes[0]
     task = task_for(built.model, shape.n_way, shape.k_shot, shape.n_query)
     assert_close(built.model, task)
 
