@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 
 from metasgd.episode import Episode
-from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.autograd import leaves, zeros_where_unused
+from metasgd.meta.inner_loop import InnerLoopConfig, Loss
 from metasgd.meta.random_start import new_run
 from metasgd.meta.truncated_unroll import minibatches
 from metasgd.nn.calling import call
@@ -88,11 +89,25 @@ def new_pair(
     return Pair(task_index, 0, params, state, zeros, total, repeat, scales)
 
 
-def perturbation(phi: Params, sd: float, task_index: int, repeat: int, step: int) -> Params:
-    """ε of a pair's segment that begins at a step: a function of task, runs of it before, and step."""
+def perturbations(phi: Params, sd: float, numbers: Sequence[tuple[int, int, int]]) -> Params:
+    """ε of each pair's segment that begins at a step, ``[B, …]``.
+
+    Args:
+        phi: φ.
+        sd: σ.
+        numbers: of each pair its task, how many runs of it ended before, and the step, of which its ε are a function.
+    """
     # not torch's generator, which reads 32 bits of a seed
-    stream = np.random.default_rng([SEED, task_index, repeat, step])
-    return {n: sd * torch.from_numpy(stream.standard_normal(tuple(p.shape))).to(p) for n, p in phi.items()}
+    sizes = [p.numel() for p in phi.values()]
+    drawn = [np.random.default_rng([SEED, *of_pair]).standard_normal(sum(sizes)) for of_pair in numbers]
+    parts = (sd * torch.from_numpy(np.stack(drawn))).split(sizes, dim=1)
+    return {n: part.reshape(-1, *p.shape).to(p) for (n, p), part in zip(phi.items(), parts, strict=True)}
+
+
+def saved(pair: Pair) -> dict[str, Any]:
+    """What a checkpoint has of a pair, without the others that lie in the same memory."""
+    parts = vars(pair)
+    return {k: {n: t.clone() for n, t in v.items()} if isinstance(v, dict) else v for k, v in parts.items()}
 
 
 class PairedRuns:
@@ -123,56 +138,66 @@ class PairedRuns:
         n_way = self.tasks.n_way
         rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
         place = torch.arange(len(x), device=x.device)[:, None]
+        with torch.enable_grad():
+            params = leaves(self.params)
+            losses, _ = self._losses(params, x[place, rows], y[place, rows], config.loss)
+            # no run knows of another: of the sum of all losses each has its own gradient
+            found = torch.autograd.grad(losses.sum(), list(params.values()), allow_unused=True)
+        with torch.no_grad():
+            grads = {n: g.contiguous() for n, g in zeros_where_unused(self.params, found).items()}
+            self._move(grads, losses.detach())
+        self.steps = self.steps + 1
+        return losses.detach()
 
-        longest = config.rule.total_steps
+    def _move(self, grads: Params, losses: Tensor) -> None:
+        rule = self.config.rule
+        longest = rule.total_steps
 
         def one(
-            phi: Params, params: Params, scales: Params, state: State, step: Tensor, total: Tensor, x: Tensor, y: Tensor
-        ) -> Any:
-            def loss_of(params: Params) -> Tensor:
-                weights = {n: scales[n] * p for n, p in params.items()}
-                return config.loss(call(config.network, weights, x, config.slots), y)
+            phi: Params, params: Params, grads: Params, state: State, step: Tensor, loss: Tensor, total: Tensor
+        ) -> tuple[Params, State]:
+            rule.total_steps = total  # type: ignore[assignment] # of this run
+            moved: tuple[Params, State] = functional_call(rule, phi, (step, params, grads, loss, state))
+            return moved
 
-            grads, loss = grad_and_value(loss_of)(params)
-            config.rule.total_steps = total  # type: ignore[assignment] # of this run
-            return *functional_call(config.rule, phi, (step, params, grads, loss, state)), loss
-
+        of_all = one if vars(type(rule)).get("takes_stacks") else self.of_each(one)
         state = {n: t for n, t in self.state.items() if n not in CHOSEN}
-        runs = self.phi, self.params, self.scales, state, self.steps, self.total_steps
         try:
-            stepped = self.of_each(one)(*runs, x[place, rows], y[place, rows])
+            moved = of_all(self.phi, self.params, grads, state, self.steps, losses, self.total_steps)
         finally:
-            config.rule.total_steps = longest
-        with torch.no_grad():
-            self.params, self.state = ({n: t.detach() for n, t in part.items()} for part in stepped[:2])
-        self.steps = self.steps + 1
-        losses: Tensor = stepped[2].detach()
-        return losses
+            rule.total_steps = longest
+        self.params, self.state = moved
 
     def query(self) -> tuple[Tensor, Tensor]:
         """Losses ``[P]`` and outputs ``[P, X, …]`` on the query sets."""
+        with torch.no_grad():
+            loss = self.config.query_loss or self.config.loss
+            return self._losses(self.params, self.tasks.query_x, self.tasks.query_y, loss)
+
+    def _losses(self, params: Params, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         config = self.config
 
         def one(params: Params, scales: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             weights = {n: scales[n] * p for n, p in params.items()}
             outputs = call(config.network, weights, x, config.slots)
-            return (config.query_loss or config.loss)(outputs, y), outputs
+            return loss(outputs, y), outputs
 
-        with torch.no_grad():
-            found: tuple[Tensor, Tensor] = self.of_each(one)(
-                self.params, self.scales, self.tasks.query_x, self.tasks.query_y
-            )
+        found: tuple[Tensor, Tensor] = self.of_each(one)(params, self.scales, x, y)
         return found
 
     def pairs(self, before: Sequence[Pair], accumulated: Sequence[Params]) -> list[Pair]:
         """The pairs as they stand."""
-        memory = {n: t for n, t in self.state.items() if n not in CHOSEN}
+        of_pairs = [
+            {n: t.unflatten(0, (-1, 2)).unbind() for n, t in part.items() if n not in CHOSEN}
+            for part in (self.params, self.state)
+        ]
+        steps = self.steps[::2].tolist()
         return [
             replace(
                 pair,
-                step=int(self.steps[2 * b]),
-                params={n: p[2 * b : 2 * b + 2].clone() for n, p in self.params.items()},
-                state={n: t[2 * b : 2 * b + 2].clone() for n, t in memory.items()},
+                step=steps[b],
+                params={n: parts[b] for n, parts in of_pairs[0].items()},
+                state={n: parts[b] for n, parts in of_pairs[1].items()},
                 accumulated=xi,
             )
             for b, (pair, xi) in enumerate(zip(before, accumulated, strict=True))

@@ -19,10 +19,10 @@ from metasgd.meta.engine_check import pair_of
 from metasgd.meta.evaluate import Evaluation, merge_evaluations
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, last_alone, merge_gradients
-from metasgd.meta.paired_runs import Pair, PairedRuns, Variety, new_pair, perturbation
+from metasgd.meta.paired_runs import Pair, PairedRuns, Variety, new_pair, perturbations, saved
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.several import OneOfSeveral
-from metasgd.rules.base import CHOSEN
+from metasgd.rules.base import CHOSEN, beside
 
 Found = TypeVar("Found", MetaGradient, Evaluation)
 
@@ -138,9 +138,10 @@ class EvolvedUnroll(TruncatedUnroll):
         """Those of one network: the estimate, and the pairs as they stand."""
         phi = {n: p.detach() for n, p in config.rule.named_parameters() if p.requires_grad}
         sd = self.settings.perturbation
-        drawn = [perturbation(phi, sd, pair.task_index, pair.repeat, pair.step) for pair in pairs]
-        summed = [{n: pair.accumulated[n].to(e[n]) + e[n] for n in e} for pair, e in zip(pairs, drawn, strict=True)]
-        perturbed = {n: torch.stack([p + s * e[n] for e in drawn for s in (1, -1)]) for n, p in phi.items()}
+        numbers = [(pair.task_index, pair.repeat, pair.step) for pair in pairs]
+        drawn = perturbations(phi, sd, numbers)
+        summed = {n: torch.stack([pair.accumulated[n].to(e) for pair in pairs]) + e for n, e in drawn.items()}
+        perturbed = {n: torch.stack([phi[n] + e, phi[n] - e], dim=1).flatten(0, 1) for n, e in drawn.items()}
         runs = PairedRuns(config, tasks, self.minibatch_shots, pairs, perturbed, self.stacked)
         losses, chosen = [], []
         total = torch.zeros(2 * len(pairs), device=tasks.support_x.device)
@@ -151,16 +152,16 @@ class EvolvedUnroll(TruncatedUnroll):
                 query_losses, outputs = runs.query()
                 total = total + weight * query_losses
         differences = (total[::2] - total[1::2]) / (2 * sd**2)
-        parts = [{n: xi * by for n, xi in of.items()} for of, by in zip(summed, differences, strict=True)]
         found = MetaGradient(
             theta={},
-            phi={n: sum((part[n] for part in parts), torch.zeros_like(p)) for n, p in phi.items()},
+            phi={n: (beside(differences, xi) * xi).sum(dim=0) for n, xi in summed.items()},
             support_losses=_means(torch.stack(losses, dim=1)),
             query_losses=_means(query_losses),
             outputs=outputs[::2],
             chosen={c: _means(torch.stack([now[c] for now in chosen], dim=1)) for c in chosen[0]},
         )
-        return found, runs.pairs(pairs, summed)
+        each = {n: xi.unbind() for n, xi in summed.items()}
+        return found, runs.pairs(pairs, [{n: xi[b] for n, xi in each.items()} for b in range(len(pairs))])
 
     def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
         groups = grouped(config, tasks)
@@ -190,7 +191,7 @@ class EvolvedUnroll(TruncatedUnroll):
         return None
 
     def state_dict(self) -> list[dict[str, Any]]:
-        return [vars(pair) for pair in self.pairs]
+        return [saved(pair) for pair in self.pairs]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         if any("accumulated" not in pair for pair in state):

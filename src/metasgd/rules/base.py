@@ -86,6 +86,8 @@ class UpdateRule(Configurable, nn.Module):
     reads_progress = False
     reads_names = False
     """Whether a parameter's name says how it is stepped."""
+    takes_stacks = False
+    """Whether its own ``forward`` takes φ that differs from task to task, ``[B, …]``, as θ, g and m do."""
 
     fixed: tuple[str, ...] = ()
     """Its options, by name, that a step depends on beside φ."""

@@ -150,4 +150,6 @@ def scale_of(shape: torch.Size) -> float:
 def has_gradient(g: Tensor, lead: int = 0) -> Tensor:
     """1 for each row of a tensor with a gradient that is not zero, otherwise 0: ``[*lead, rows]``, or ``[*lead]``."""
     rows = g.detach()
-    return (rows.flatten(lead + 1).any(dim=-1) if rows.ndim > lead + 1 else rows != 0).to(g.dtype)
+    if rows.ndim > lead + 1:  # ``any`` takes five times as long
+        rows = rows.flatten(lead + 1).abs().sum(dim=-1)
+    return (rows != 0).to(g.dtype)

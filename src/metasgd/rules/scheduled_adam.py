@@ -4,7 +4,7 @@ Shape letters: T tensors; lead is ``[]`` for one task and ``[B]`` for several.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """η and μ of each tensor and the factor c of its kind, ``[*lead, T]``, ``[*lead, T]`` and ``[T]``."""
+    """η and μ of each tensor, ``[*lead, T]``, and the factor c of its kind, ``[T]``, or where φ is stacked ``[B, T]``."""
 
     rates: Tensor
     momenta: Tensor
@@ -94,6 +94,7 @@ class ScheduledAdam(UpdateRule):
     fixed = ("learning_rate", "momentum")
     reads_progress = True
     reads_names = True
+    takes_stacks = True
     schedule: Schedule = "trapezoid"
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9, hidden: int = 16) -> None:
@@ -162,43 +163,58 @@ class ScheduledAdam(UpdateRule):
         )
         z = torch.stack(read, dim=-1)
         own = torch.cat([x.unsqueeze(-2).expand(*z.shape[:-1], OF_ALL), z, kinds.expand(*z.shape[:-1], -1)], dim=-1)
-        of_all, of_tensor = self.of_all(x).unsqueeze(-2), self.of_tensor(own)
+        of_all, of_tensor = _answers(self.of_all, x.unsqueeze(-2)), _answers(self.of_tensor, own)
         log_factor, shift = (of_all + of_tensor).unbind(dim=-1)
         rates = self.learning_rate * factor.unsqueeze(-1) * log_factor.exp()
-        scale = (kinds @ self.log_scale - math.log(10) * (kinds @ self.exponent) * inputs).exp()
+        scale = (self.log_scale @ kinds.T - math.log(10) * (self.exponent @ kinds.T) * inputs).exp()
         momenta = torch.sigmoid(shift + logit(self.momentum))
         return Answer(rates.to(given), momenta.to(given), scale.to(given)), seen.state
 
     def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
-        lead, new = loss.ndim, dict[str, Tensor]()
-        roots: Params = {}
-        averages = []
+        lead = loss.ndim
+        weights = _seen({n: state[W + n] for n in grads}, grads, lead)
+        averages: Params = {}
+        new: State = {W + n: w for n, (_, w) in weights.items()}
         for n, g in grads.items():
-            share = FORGETTING * has_gradient(g, lead)
-            new[V + n] = v = torch.lerp(state[V + n], g.square(), beside(share, g))
-            new[W + n] = w = torch.lerp(state[W + n], torch.ones_like(share), share)
-            v_hat = v / beside(w.clamp_min(FORGETTING), g)
-            averages.append(_mean(v_hat, lead))
-            roots[n] = _inverse_root(v_hat + RELATIVE_SMALLEST**2 * beside(averages[-1], g))
+            share, w = weights[n]
+            new[V + n] = v = torch.lerp(state[V + n], g * g, beside(share, g))
+            averages[n] = v / beside(w.clamp_min(FORGETTING), g)
         m = {n: state[M + n] for n in grads}
-        parts = ([_mean(t.square(), lead) for t in part.values()] for part in (params, grads, m))
-        weights, gradient, momentum = (torch.stack(part, dim=-1) for part in parts)
-        product = torch.stack([_mean(g * m[n], lead) for n, g in grads.items()], dim=-1)
-        seen, update = (torch.stack([state[key + n] for n in grads], dim=-1) for key in (N, U))
-        of = Statistics(weights, gradient, momentum, product, torch.stack(averages, dim=-1), seen, update)
+        of = Statistics(
+            weights=_means((params[n] * params[n] for n in grads), lead),
+            gradient=_means((g * g for g in grads.values()), lead),
+            momentum=_means((t * t for t in m.values()), lead),
+            product=_means((g * m[n] for n, g in grads.items()), lead),
+            average=_means(averages.values(), lead),
+            seen=torch.stack([state[N + n] for n in grads], dim=-1),
+            update=torch.stack([state[U + n] for n in grads], dim=-1),
+        )
         shapes = {n: g.shape[lead:] for n, g in grads.items()}
         (rates, momenta, scale), history = self.answer(step, shapes, loss, {k: state[k] for k in KEYS}, of)
-        new |= history | {"learning_rate": rates, "momentum": momenta}
-        moved = {}
+        counts = momenta * of.seen + 1
+        sizes = rates * scale / counts
+        # a derivative of 1/√0 would be infinite; where the mean is 0 so are v̂ and m
+        smallest = torch.where(of.average > 0, RELATIVE_SMALLEST**2 * of.average, 1.0)
+        changes, moved = {}, {}
         for i, (n, g) in enumerate(grads.items()):
-            mu = momenta[..., i]
-            new[M + n] = torch.addcmul(g, beside(mu, g), m[n])
-            new[N + n] = mu * state[N + n] + 1
-            size = rates[..., i] * scale[i] / new[N + n]
-            change = beside(size, g) * new[M + n] * roots[n]
-            new[U + n] = _mean(change.square(), lead)
-            moved[n] = params[n] - change
-        return moved, new
+            new[M + n] = torch.addcmul(g, beside(momenta[..., i], g), m[n])
+            changes[n] = new[M + n] * (averages[n] + beside(smallest[..., i], g)).rsqrt()
+            moved[n] = torch.addcmul(params[n], beside(sizes[..., i], g), changes[n], value=-1)
+        updates = sizes * sizes * _means((t * t for t in changes.values()), lead)
+        for part, of_all in ((N, counts), (U, updates)):
+            new |= {part + n: t for n, t in zip(grads, of_all.unbind(dim=-1), strict=True)}
+        return moved, new | history | {"learning_rate": rates, "momentum": momenta}
+
+
+def _seen(before: Params, grads: Params, lead: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each row, its share of a step in v, and w afterwards; all rows are one operation."""
+    found = torch.cat([has_gradient(g, lead).reshape(*g.shape[:lead], -1) for g in grads.values()], dim=-1)
+    share = FORGETTING * found
+    w = torch.cat([t.reshape(*t.shape[:lead], -1) for t in before.values()], dim=-1)
+    w = torch.lerp(w, torch.ones_like(w), share)
+    sizes = [t.shape[lead:].numel() for t in before.values()]
+    parts = zip(before.items(), share.split(sizes, dim=-1), w.split(sizes, dim=-1), strict=True)
+    return {n: (of_step.reshape(t.shape).to(t), w.reshape(t.shape).to(t)) for (n, t), of_step, w in parts}
 
 
 def _network(inputs: int, hidden: int) -> nn.Sequential:
@@ -208,9 +224,19 @@ def _network(inputs: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), last)
 
 
-def _mean(t: Tensor, lead: int) -> Tensor:
-    """Over all but the tasks."""
-    return t.flatten(lead).mean(dim=-1) if t.ndim > lead else t
+def _answers(network: nn.Sequential, x: Tensor) -> Tensor:
+    """Of ``[*lead, T, inputs]``, by weights that are the same for all or stacked, ``[B, …]``."""
+    first, last = network[0], network[2]
+    x = torch.tanh(x @ first.weight.mT + first.bias.unsqueeze(-2))
+    found: Tensor = x @ last.weight.mT + last.bias.unsqueeze(-2)
+    return found
+
+
+def _means(tensors: Iterable[Tensor], lead: int) -> Tensor:
+    """Of each tensor, over all but the tasks: ``[*lead, T]``."""
+    sums, sizes = zip(*((t.flatten(lead).sum(dim=-1) if t.ndim > lead else t, t[(0,) * lead].numel()) for t in tensors))
+    found = torch.stack(sums, dim=-1)
+    return found / found.new_tensor(sizes)
 
 
 def _inverse_root(t: Tensor) -> Tensor:

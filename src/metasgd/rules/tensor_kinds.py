@@ -1,7 +1,9 @@
 """What kind of tensor a parameter is, as far as its name and its shape say."""
 
+import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,6 +48,11 @@ def inputs_of(shape: torch.Size) -> int:
 
 def kinds_and_inputs(shapes: Mapping[str, torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
     """The kind of each tensor, one of ``KINDS`` as 1 among zeros ``[T, kinds]``, and log10 of its inputs ``[T]``."""
-    kinds = torch.tensor([kind_of(n, s) for n, s in shapes.items()], device=like.device)
-    inputs = torch.tensor([float(inputs_of(s)) for s in shapes.values()], dtype=like.dtype, device=like.device)
-    return torch.nn.functional.one_hot(kinds, len(KINDS)).to(like.dtype), inputs.log10()
+    kinds, inputs = _by_number(tuple(shapes.items()))
+    return like.new_tensor(kinds), like.new_tensor(inputs)
+
+
+@lru_cache
+def _by_number(shapes: tuple[tuple[str, torch.Size], ...]) -> tuple[list[list[float]], list[float]]:
+    kinds = [[float(kind_of(n, shape) == kind) for kind in range(len(KINDS))] for n, shape in shapes]
+    return kinds, [math.log10(inputs_of(shape)) for _, shape in shapes]

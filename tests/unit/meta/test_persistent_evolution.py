@@ -10,7 +10,7 @@ from torch import nn
 from metasgd.errors import UserError
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.model import MetaModel
-from metasgd.meta.paired_runs import Variety, new_pair, perturbation
+from metasgd.meta.paired_runs import Variety, new_pair, perturbations
 from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
 from metasgd.meta.random_start import new_run
 from metasgd.meta.truncated_unroll import TruncatedUnroll
@@ -117,13 +117,13 @@ def by_hand(config, tasks):
     estimates = [{n: torch.zeros_like(p) for n, p in phi.items()} for _ in range(SEGMENTS)]
     for b, index in enumerate(tasks.task_index.tolist()):
         x, y, qx, qy = (field[b] for field in tasks[:4])
-        drawn = [perturbation(phi, 0.03, index, 0, STEPS * k) for k in range(SEGMENTS)]
+        drawn = [perturbations(phi, 0.03, [(index, 0, STEPS * k)]) for k in range(SEGMENTS)]
         losses = {}
         for sign in (1, -1):
             p = {n: t[0] for n, t in new_pair(config, 1, index, STEPS, Variety()).params.items()}
             state = config.rule.init_state(p)
             for s in range(SEGMENTS * STEPS):
-                moved = {n: t + sign * drawn[s // STEPS][n] for n, t in phi.items()}
+                moved = {n: t + sign * drawn[s // STEPS][n][0] for n, t in phi.items()}
                 p = {n: t.detach().requires_grad_() for n, t in p.items()}
                 loss = F.mse_loss(
                     torch.func.functional_call(config.network, p, (x[s % len(x)][None],)), y[s % len(x)][None]
@@ -138,7 +138,7 @@ def by_hand(config, tasks):
                     ).detach()
         for k in range(SEGMENTS):
             for n, total in estimates[k].items():
-                xi = sum(e[n] for e in drawn[: k + 1])
+                xi = sum(e[n][0] for e in drawn[: k + 1])
                 total += xi * (losses[1, k] - losses[-1, k]) / (2 * 0.03**2)
     return estimates
 
@@ -210,9 +210,9 @@ def test_the_runs_of_another_estimator_are_not_resumed():
 def test_every_task_run_and_segment_has_perturbations_and_a_start_of_its_own():
     phi = {"a": torch.zeros(3)}
     keys = [(0, 0, 0), (256, 0, 0), (0, 1, 0), (0, 16, 0), (0, 0, 2), (1 << 33, 0, 0)]
-    drawn = [tuple(perturbation(phi, 1.0, *key)["a"].tolist()) for key in keys]
-    assert len(set(drawn)) == len(keys)
-    assert perturbation(phi, 1.0, 256, 0, 0)["a"].tolist() == list(drawn[1])
+    drawn = perturbations(phi, 1.0, keys)["a"].tolist()
+    assert len({tuple(e) for e in drawn}) == len(keys)
+    assert perturbations(phi, 1.0, [(256, 0, 0)])["a"][0].tolist() == drawn[1]
     network, rule = MLP(1, (3,), 1), ScheduledAdam()
     rule.bind(dict(network.named_parameters()), 4)
     config = InnerLoopConfig(network, rule, F.mse_loss, frozenset(n for n, _ in network.named_parameters()))
