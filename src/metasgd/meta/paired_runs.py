@@ -100,7 +100,7 @@ def perturbations(phi: Params, sd: float, numbers: Sequence[tuple[int, int, int]
     # not torch's generator, which reads 32 bits of a seed
     sizes = [p.numel() for p in phi.values()]
     drawn = [np.random.default_rng([SEED, *of_pair]).standard_normal(sum(sizes)) for of_pair in numbers]
-    parts = (sd * torch.from_numpy(np.stack(drawn))).split(sizes, dim=1)
+    parts = torch.split(sd * torch.from_numpy(np.stack(drawn)), sizes, dim=1)
     return {n: part.reshape(-1, *p.shape).to(p) for (n, p), part in zip(phi.items(), parts, strict=True)}
 
 
@@ -188,7 +188,7 @@ class PairedRuns:
     def pairs(self, before: Sequence[Pair], accumulated: Sequence[Params]) -> list[Pair]:
         """The pairs as they stand."""
         of_pairs = [
-            {n: t.unflatten(0, (-1, 2)).unbind() for n, t in part.items() if n not in CHOSEN}
+            {n: t.reshape(-1, 2, *t.shape[1:]).unbind() for n, t in part.items() if n not in CHOSEN}
             for part in (self.params, self.state)
         ]
         steps = self.steps[::2].tolist()

@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """η and μ of each tensor, ``[*lead, T]``, and the factor c of its kind, ``[T]``, or where φ is stacked ``[B, T]``."""
+    """η and μ of each tensor, ``[*lead, T]``, and the factor c of its kind, ``[T]``; ``[B, T]`` where φ is stacked."""
 
     rates: Tensor
     momenta: Tensor
@@ -213,7 +213,7 @@ def _seen(before: Params, grads: Params, lead: int) -> dict[str, tuple[Tensor, T
     w = torch.cat([t.reshape(*t.shape[:lead], -1) for t in before.values()], dim=-1)
     w = torch.lerp(w, torch.ones_like(w), share)
     sizes = [t.shape[lead:].numel() for t in before.values()]
-    parts = zip(before.items(), share.split(sizes, dim=-1), w.split(sizes, dim=-1), strict=True)
+    parts = zip(before.items(), torch.split(share, sizes, dim=-1), torch.split(w, sizes, dim=-1), strict=True)
     return {n: (of_step.reshape(t.shape).to(t), w.reshape(t.shape).to(t)) for (n, t), of_step, w in parts}
 
 
@@ -226,15 +226,17 @@ def _network(inputs: int, hidden: int) -> nn.Sequential:
 
 def _answers(network: nn.Sequential, x: Tensor) -> Tensor:
     """Of ``[*lead, T, inputs]``, by weights that are the same for all or stacked, ``[B, …]``."""
-    first, last = network[0], network[2]
-    x = torch.tanh(x @ first.weight.mT + first.bias.unsqueeze(-2))
-    found: Tensor = x @ last.weight.mT + last.bias.unsqueeze(-2)
-    return found
+    weight, bias, last_weight, last_bias = network.parameters()
+    hidden = torch.tanh(x @ weight.mT + bias.unsqueeze(-2))
+    return hidden @ last_weight.mT + last_bias.unsqueeze(-2)
 
 
 def _means(tensors: Iterable[Tensor], lead: int) -> Tensor:
     """Of each tensor, over all but the tasks: ``[*lead, T]``."""
-    sums, sizes = zip(*((t.flatten(lead).sum(dim=-1) if t.ndim > lead else t, t[(0,) * lead].numel()) for t in tensors))
+    sums, sizes = [], []
+    for t in tensors:
+        sums.append(t.flatten(lead).sum(dim=-1) if t.ndim > lead else t)
+        sizes.append(t.shape[lead:].numel())
     found = torch.stack(sums, dim=-1)
     return found / found.new_tensor(sizes)
 
