@@ -49,7 +49,26 @@ def _table(record: Record) -> str:
         *terms["left_out"],
     ]
     made = f"`{record['command']}` ({record['machine']})"
-    return f"\n**{record['row']}.** {made}:\n\n{markdown(head, rows)}\n{' '.join(said)}\n"
+    losses = f"Test losses, by workload, means over the seeds:\n\n{_losses(record)}"
+    return f"\n**{record['row']}.** {made}:\n\n{markdown(head, rows)}\n{' '.join(said)}\n\n{losses}"
+
+
+def _losses(record: Record) -> str:
+    """The mean test losses of each workload, in the order of the scores; the least of the untuned in bold."""
+    names = list(record["scores"])
+    found = {(row["workload"], row["contender"]): row for row in record["rows"]}
+    rows = []
+    for workload in record["terms"]["workloads"]:
+        own = [found[workload, name] for name in names]
+        least = min((row["test_loss"] for row in own if not row["tuned"] and not row["diverged"]), default=None)
+        rows.append([f"`{workload}`", *(_loss(row, row["test_loss"] == least and not row["tuned"]) for row in own)])
+    return markdown(["", *names], rows)
+
+
+def _loss(row: Record, least: bool) -> str:
+    if row["diverged"]:
+        return f"diverged ({row['diverged']})"
+    return f"**{row['test_loss']:.3g}**" if least else f"{row['test_loss']:.3g}"
 
 
 def _with_interval(value: float, interval: list[float]) -> str:
