@@ -87,7 +87,7 @@ def validate_ways(network: nn.Module, ways: Sequence[int]) -> None:
     if len(set(ways)) > 1 and not class_agnostic_names(network):
         listed = ", ".join(map(str, sorted(set(ways))))
         raise UserError(
-            f"data.train_shapes have {listed} ways, but {type(network).__name__} has outputs for one number of classes:"
+            f"train_shapes has {listed} ways, but {type(network).__name__} has outputs for one number of classes:"
             " give all the same number, or use a head for any number of them, class_agnostic or prototype"
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from metasgd.data.source import Source
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, at_argument, raise_problems
 from metasgd.learner.load import learner_of
 from metasgd.meta.model import MetaModel
 from metasgd.nn.validation import validate_ways
@@ -106,7 +106,8 @@ def validate_members(members: Sequence[Member], data: EpisodicDataModule, stage:
         validate_pictures(member.start, data.contents, stage)
         try:
             if stage == "fit":
-                validate_ways(member.model.network, [shape.n_way for shape in data.train_shapes])
+                with at_argument("data", {"train_shapes"}):
+                    validate_ways(member.model.network, [shape.n_way for shape in data.train_shapes])
             member.model.as_inputs(example)
         except UserError as error:
             problems += (error.after(f"{member.start.checkpoint}: ") if len(members) > 1 else error).problems

@@ -138,7 +138,8 @@ class MetaSGDModule(EvaluatedModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
         if stage == "fit" and isinstance(data, EpisodicDataModule):
-            validate_ways(self.network, [shape.n_way for shape in data.train_shapes])
+            with at_argument("data", {"train_shapes"}):
+                validate_ways(self.network, [shape.n_way for shape in data.train_shapes])
         wanted = isinstance(data, EpisodicDataModule) and data.cache_features
         self.features = CachedFeatures(self, self.learned, data.samplers.values(), data.cache_dir) if wanted else None
         with _naming_options():
