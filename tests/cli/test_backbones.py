@@ -1,5 +1,6 @@
 """Networks that others designed, through the real commands: meta-trained, evaluated, adapted and exported."""
 
+import csv
 import json
 import sys
 
@@ -14,6 +15,7 @@ from torchvision.models import mobilenet_v3_small
 
 import metasgd
 from metasgd.cli.main import main
+from metasgd.data.images.decoding import PictureForm, read_picture
 from metasgd.data.task_shape import TaskShape
 from metasgd.nn.export import as_onnx
 
@@ -205,3 +207,34 @@ def test_a_checkpoint_holds_what_was_pretrained(folder, capsys):
     assert all(torch.equal(saved[f"network.body.{n}"], t) for n, t in stored.items())
     assert main(["fit", *given]) == 2
     assert "model.network" in (said := capsys.readouterr().err) or "weights is first.pt" in said
+
+
+@pytest.mark.slow
+def test_a_linear_probe_is_exported_as_it_predicts(tmp_path, capsys):
+    """Classes that a shade tells apart, in pictures whose brightness differs much more."""
+    rng = np.random.default_rng(0)
+    for name, colour in {"red": (12, -12, 0), "blue": (0, -12, 12)}.items():
+        for k in range(18):
+            part = tmp_path / ("support" if k < 12 else "query") / name
+            part.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(40, 215) + np.array(colour) + rng.integers(-20, 20, (40, 50, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(part / f"{k}.png")
+    torch.manual_seed(0)
+    network = mobilenet_v3_small()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network(torch.rand(16, 3, 64, 64))  # whose statistics it stores, as a trained network has them
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    places = {"weights": "w.pt", "support": "support", "query": "query", "output": "out.csv", "save": "net.onnx"}
+    given = [*(f"--{o}={tmp_path / name}" for o, name in places.items()), "--coverage=0.9", "--unknown=0.1"]
+    assert main(["adapt", "--backbone", "mobilenet_v3_small", *given]) == 0
+    assert "linear probe taken" in capsys.readouterr().out
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["label"] in row["set"].split("|") for row in rows if row["label"] != "unknown")
+    pictures = [read_picture(tmp_path / "query" / row["file"], PictureForm(3, 224, 224)) for row in rows]
+    x = np.stack(pictures).astype(np.float32) / 255
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"x": x})
+    expected = [[float(row[c]) for c in ("blue", "red")] for row in rows]
+    np.testing.assert_allclose(torch.from_numpy(logits).softmax(dim=1), expected, atol=1e-4)

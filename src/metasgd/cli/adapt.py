@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from metasgd.cli.adapt_learner import choose, given_learner, scaled, together
+from metasgd.cli.adapt_choice import choose, together
+from metasgd.cli.adapt_learner import given_learner
 from metasgd.cli.adapt_output import BETWEEN, SET, UNKNOWN, Conversion, Doubt, network_file, predictions
 from metasgd.cli.adapt_words import doubt_in_words, loss_in_words, show_rates, support_in_words, views_in_words
 from metasgd.data.images.decoding import PictureForm, read_pictures
@@ -50,9 +51,9 @@ def adapt(
 ) -> int:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
 
-    By leave-one-out on the labelled pictures, the checkpoint's inner steps are compared to nearest centroids of its
-    features, and what predicts more of them right is used. Exit code 3: everything is written, but that is no better
-    than chance.
+    By leave-one-out on the labelled pictures, the checkpoint's inner steps, nearest centroids of the network's features
+    and a linear probe on them are compared, and what predicts most of them right is used; of equals, the first of
+    these. Exit code 3: everything is written, but that is no better than chance.
 
     Args:
         support: the labelled pictures: a folder with a subfolder per class, or with one picture per class and
@@ -62,7 +63,7 @@ def adapt(
         ckpt_path: a checkpoint that fit wrote; or the name of one that comes with metasgd, as omniglot; or several with
             commas between, whose probabilities are averaged.
         backbone: in place of a checkpoint, a pretrained network of torchvision or timm, as resnet18: pictures are
-            classified by the nearest centroid of its features.
+            classified by nearest centroids of its features, or by a linear probe.
         weights: of the backbone: a file, or the library's name for them; by default those it recommends, downloaded.
         save: a file for the adapted network, in the format of its suffix: .pt (a state_dict with its class
             names), .onnx, or .pt2 (torch.export).
@@ -122,10 +123,7 @@ def adapt(
     conversion = Conversion(given.form, inverted)
     support_x = 255 - pictures if inverted else pictures
 
-    of_pictures = given.learners
-    if backbone is not None:
-        of_pictures = [scaled(learner, support_x, labels) for learner in of_pictures]
-    choices = [choose(learner, support_x, labels, inner_steps) for learner in of_pictures]
+    choices = [choose(learner, support_x, labels, inner_steps, backbone is not None) for learner in given.learners]
     learners = [choice.best.learner for choice in choices]
     views = support_views(torch.from_numpy(support_x), eval_views, given.ink)
     steps = [choice.best.inner_steps for choice in choices]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from metasgd.cli.adapt_learner import Labels, Pictures
+from metasgd.cli.adapt_choice import Labels, Pictures
 from metasgd.cli.adapt_output import Doubt, Predictions
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.files import ClassFiles

@@ -137,6 +137,14 @@ class MetaLearner:
         return alike(beside_one, beside_another)
 
     @torch.no_grad()
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the network's prototype head reads of each example, ``[X, D]``."""
+        network = self.model.network.eval()
+        found = prototype_head(network)
+        assert found is not None
+        return features_read(network, found[0], inputs)
+
+    @torch.no_grad()
     def left_out_logits(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The outputs for each example without an inner step, by prototypes of all the others, ``[X, N]``.
 
@@ -144,12 +152,9 @@ class MetaLearner:
             inputs: the support set, ``[X, …]``, of a network with a prototype head.
             targets: its classes 0 … N − 1, ``[X]``.
         """
-        network = self.model.network.eval()
-        found = prototype_head(network)
+        found = prototype_head(self.model.network)
         assert found is not None
-        name, head = found
-        features = features_read(network, name, inputs)
-        return head.left_out(features, targets) * head.log_temperature.exp()
+        return found[1].left_out(self.features(inputs), targets) * found[1].log_temperature.exp()
 
     def n_left_out(self, y: ArrayLike | Tensor) -> int:
         """How many examples ``leave_one_out`` predicts."""

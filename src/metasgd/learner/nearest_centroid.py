@@ -3,6 +3,7 @@
 Shape letters: X examples, N classes, D features.
 """
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import torch
@@ -50,14 +51,35 @@ def by_nearest_centroid(learner: MetaLearner) -> MetaLearner | None:
     """
     network = network_copy(learner.model.network, share=False)
     if prototype_head(network) is None:
-        found = next(((n, m) for n, m in network.named_modules() if isinstance(m, ClassAgnosticHead)), None)
+        found = class_agnostic_head(network)
         if found is None:
             return None
         name, head = found
-        parent, _, own = name.rpartition(".")
-        made = PrototypeHead(head.weight.shape[1]).to(head.weight)
-        setattr(network.get_submodule(parent), own, made)
+        with_head(network, name, PrototypeHead(head.weight.shape[1]).to(head.weight))
+    return without_steps(learner, network)
+
+
+def class_agnostic_head(network: nn.Module) -> tuple[str, ClassAgnosticHead] | None:
+    """The name and the module of the network's head, if it is one of ours for any number of classes."""
+    return next(((n, m) for n, m in network.named_modules() if isinstance(m, ClassAgnosticHead)), None)
+
+
+def with_head(network: nn.Module, name: str, head: nn.Module) -> None:
+    """Put ``head`` where the network has the module ``name``."""
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, head)
+
+
+def without_steps(learner: MetaLearner, network: nn.Module) -> MetaLearner:
+    """The learner with another network, of a prototype head, and no inner steps."""
     return replace(learner, model=_without_steps(network, learner.model.config.transductive))
+
+
+def head_alone(learner: MetaLearner) -> MetaLearner:
+    """Of a learner without inner steps the prototype head alone, the same module: it takes features for examples."""
+    found = prototype_head(learner.model.network)
+    assert found is not None
+    return without_steps(learner, nn.Sequential(OrderedDict(head=found[1])))
 
 
 def _without_steps(network: nn.Module, transductive: bool = True) -> MetaModel:
