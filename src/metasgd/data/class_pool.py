@@ -96,6 +96,23 @@ class ClassPool:
         own = self._own_images()
         return self._with_variants({"": own, "@mirrored": own[..., ::-1]})
 
+    def with_recomposed(self) -> "ClassPool":
+        """Two classes for each one: as it is, and its left half beside the right half of the next of its alphabet.
+
+        Image i is made of the images i of both, in Omniglot by one hand; where the next class has fewer, they are taken
+        again from the first on. The last class of an alphabet goes with the first; one that is alone has no partner.
+        Copies the images of the pool's own classes, twice over.
+        """
+        own_number, nexts = np.arange(len(self)), np.empty(len(self), dtype=np.int64)
+        for group in np.unique(self.groups):
+            members = np.flatnonzero(self.groups == group)
+            nexts[members] = np.roll(members, -1)
+        own, half = self._own_images(), self.images.shape[3] // 2
+        rows = [self.starts[n] + np.arange(c) % self.counts[n] for n, c in zip(nexts, self.counts, strict=True)]
+        recomposed = np.concatenate([own[..., :half], self.take(np.concatenate(rows))[..., half:]], axis=3)
+        both = self._with_variants({"": own, "@recomposed": recomposed})
+        return both.select(np.concatenate([own_number, len(self) + np.flatnonzero(nexts != own_number)]))
+
     def _own_images(self) -> NDArray[np.uint8]:
         return self.take(np.concatenate([np.arange(s, s + n) for s, n in zip(self.starts, self.counts, strict=True)]))
 

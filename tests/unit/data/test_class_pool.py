@@ -58,6 +58,25 @@ def test_mirror_images_are_new_classes_of_new_alphabets(pool):
     assert len(np.unique(both.groups)) == 4
 
 
+def test_recomposed_characters_are_halves_of_two_of_an_alphabet(pool):
+    both = pool.select(np.array([2, 0, 3, 1])).with_recomposed()  # alphabets B and A, mingled
+    assert both.names[4:] == ("B/1@recomposed", "A/1@recomposed", "B/2@recomposed", "A/2@recomposed")
+    for place, (left, right) in enumerate(((2, 3), (0, 1), (3, 2), (1, 0))):
+        assert images_of(both, place).tolist() == images_of(pool, left).tolist()
+        for made, a, b in zip(images_of(both, 4 + place), images_of(pool, left), images_of(pool, right), strict=True):
+            assert made[0].tolist() == [[a[0, row, 0], b[0, row, 1]] for row in range(2)]
+    assert both.groups.tolist() == [1, 0, 1, 0, 3, 2, 3, 2]
+
+
+def test_halves_of_classes_with_fewer_images_are_taken_again():
+    images = np.arange(5 * 2, dtype=np.uint8).reshape(5, 1, 1, 2)
+    uneven = ClassPool(images, np.array([0, 3]), np.array([3, 2]), ("A/1", "A/2"), np.array([0, 0]))
+    both = uneven.with_recomposed()
+    assert images_of(both, 2)[:, 0, 0].tolist() == [[0, 7], [2, 9], [4, 7]]
+    assert images_of(both, 3)[:, 0, 0].tolist() == [[6, 1], [8, 3]]
+    assert uneven.select(np.array([0])).with_recomposed().names == ("A/1",)  # alone in its alphabet
+
+
 def test_only_square_images_rotate():
     pool = ClassPool.of_equal_counts(np.zeros((1, 1, 1, 2, 3), np.uint8), ("A/1",), np.array([0]))
     with pytest.raises(ValueError, match="square"):

@@ -56,6 +56,8 @@ class Omniglot(ClassSource):
         image_size: height and width in pixels, 1 to 105.
         download: fetch the archives into ``data.root`` if they are not there, through torchvision.
         thickness: in training, how much the strokes of every drawing are thickened or thinned at random, 0 to 1.
+        recomposed: in training, the left half of a character beside the right half of the next of its alphabet is one
+            more class, of an alphabet of such ones.
 
     Raises:
         UserError: an option is out of range.
@@ -81,6 +83,7 @@ class Omniglot(ClassSource):
         image_size: int = 28,
         download: bool = False,
         thickness: float = 0.0,
+        recomposed: bool = False,
     ) -> None:
         problems = []
         if split not in ("random", "official"):
@@ -98,6 +101,7 @@ class Omniglot(ClassSource):
         self.mirrors = mirrors
         self.distortion = distortion
         self.thickness = thickness
+        self.recomposed = recomposed
         self.image_size = image_size
         self.download = download
 
@@ -120,6 +124,8 @@ class Omniglot(ClassSource):
         else:
             classes = official_split(characters.names, self.release)[split]
         chosen = characters.select(classes)
+        if split == "train" and self.recomposed:
+            chosen = chosen.with_recomposed()
         if split == "train" and self.mirrors:
             chosen = chosen.with_mirrors()
         return chosen.with_rotations() if split == "train" and self.rotations else chosen

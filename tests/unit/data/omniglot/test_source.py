@@ -165,6 +165,20 @@ def test_with_mirrors_training_has_all_eight_symmetries_of_a_character(tmp_path:
     assert got == expected
 
 
+def test_only_the_training_alphabets_are_recomposed(tmp_path: Path) -> None:
+    root, cache_dir = write_archives(tmp_path / "data"), tmp_path / "cache"
+    plain, more = pools(Fake(rotations=False), root, cache_dir), pools(Fake(recomposed=True), root, cache_dir)
+    assert_same(plain["val"], more["val"])
+    assert_same(plain["test"], more["test"])
+    alphabets = np.bincount(plain["train"].groups)
+    assert len(more["train"]) == 8 * len(plain["train"]) - 4 * (alphabets == 1).sum()
+    name = plain["train"].names[int(np.argmax(alphabets[plain["train"].groups] > 1))]
+    made, own = class_images(more["train"], f"{name}@recomposed@0"), class_images(plain["train"], name)
+    half = own.shape[-1] // 2
+    assert np.array_equal(made[..., :half], own[..., :half])
+    assert not np.array_equal(made, own)
+
+
 def test_only_training_drawings_are_distorted(tmp_path: Path) -> None:
     root, cache_dir, shape = write_archives(tmp_path / "data"), tmp_path / "cache", TaskShape(2, 1, 1)
     tasks: dict[float, dict[Split, Episode]] = {
