@@ -400,6 +400,11 @@ def damaged_query(support, query):
     return support, query, []
 
 
+def empty_class(support, query):
+    (support / "c305" / ".hidden").mkdir(parents=True)
+    return support, query, []
+
+
 def stray_picture(support, query):
     shutil.copy(support / "c300" / "0.png", support)
     return support, query, []
@@ -460,6 +465,7 @@ def white_on_nothing(support, query):
         (no_query, "--query: .*query: no pictures"),
         (damaged_support, "c300/0.png: not an intact picture"),
         (damaged_query, "c301/4.png: not an intact picture"),
+        (empty_class, "--support: .*support: c305 is empty, and a class needs a picture. Put some there"),
         (stray_picture, "0.png lies beside the classes"),
         (reserved_name, "a class is called label"),
         (negative_steps, "--inner_steps is -1: at least 0"),

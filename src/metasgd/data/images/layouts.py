@@ -96,12 +96,13 @@ def labelled_pictures(place: Path) -> list[ClassFiles]:
     one picture per class, whose name is the class.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or a class is empty.
     """
     if os.path.isfile(place):
         return classes_of_table(place, place.parent)
     files = files_in(place)
     validate_no_strays(files)
+    _validate_no_empty(place, files)
     pictures = pictures_among(files, place)
     if not pictures or any(path.parent != place for path in pictures):
         found = classes_among(files, place)
@@ -130,6 +131,18 @@ def unlabelled_pictures(place: Path) -> list[Path]:
     if not found:
         raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
     return found
+
+
+def _validate_no_empty(place: Path, files: Sequence[Path]) -> None:
+    """Refuse a class without a picture, which would otherwise be left out without a word."""
+    held = {path.relative_to(place).parts[0] for path in files}
+    empty = [name for name in names_in(place) if os.path.isdir(place / name) and name not in held]
+    if files and empty:
+        more = f" and {len(empty) - 3} more" * (len(empty) > 3)
+        raise UserError(
+            f"{place}: {', '.join(empty[:3])}{more} {'is' if len(empty) == 1 else 'are'} empty, and a class needs a"
+            " picture. Put some there, or remove the folder"
+        )
 
 
 def _splits_among(root: Path, names: Sequence[str]) -> dict[Split, Path]:

@@ -25,6 +25,8 @@ DAMAGE = (
 """What torch's reader, or safetensors', raises on files that are none of theirs."""
 DEPTH = 3
 """How many mappings deep the tensors of a file may lie."""
+BEGIN = (b"PK", b"\x80")
+"""What files of torch.save begin with: of a zip archive, and of a pickle in the format of early versions."""
 NAMES = 5
 """Tensors that a message names."""
 _FOLLOW: ContextVar[bool] = ContextVar("weights follow", default=False)
@@ -54,12 +56,17 @@ def read_weights(path: Path) -> Any:
     Raises:
         UserError: it is not there, not readable, or holds more than plain types and tensors.
     """
+    if path.is_dir():
+        raise UserError(f"weights is {path}, which is a folder: give the file of weights in it")
     if not path.is_file():
         raise UserError(f"weights is {path}: there is no such file")
     try:
         with path.open("rb") as file:
-            if path.suffix == ".safetensors" or _is_safetensors(file.read(9)):
-                return _safetensors(path)
+            head = file.read(9)
+        if path.suffix == ".safetensors" or _is_safetensors(head):
+            return _safetensors(path)
+        if not head.startswith(BEGIN):
+            raise ValueError
         return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -71,8 +78,9 @@ def read_weights(path: Path) -> Any:
                 " run code when it is read. Save its tensors alone: in Python, where you trust its maker,"
                 " torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
             ) from error
+        details = f" ({said[:120]})" if " " in said else ""  # not where it is a byte or the name of a class
         raise UserError(
-            f"weights is {path}, which cannot be read: it is damaged, incomplete or no file of weights ({said[:120]})."
+            f"weights is {path}, which cannot be read: it is damaged, incomplete or no file of weights{details}."
             " Give a state_dict that torch.save wrote, a Lightning checkpoint or a .safetensors file"
         ) from error
 

@@ -164,14 +164,16 @@ def refused(tmp_path, resnet):
     (tmp_path / "torn.pt").write_bytes((tmp_path / "part.pt").read_bytes()[:5000])
     torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "numbers.pt")
+    (tmp_path / "text.pt").write_text("no weights\n")
     (tmp_path / "folder").mkdir()
     return {
         "part": r"10 missing \(layer4.1.*and 5 more\); 1 of no use here \(neck.weight\); 1 of another shape \(conv1",
         "code": "more than tensors and plain types",
+        "text": "no file of weights. Give a state_dict",
         "torn": "cannot be read: it is damaged",
         "other": "of another network than resnet18",
         "numbers": "of another network than resnet18",
-        "folder": "there is no such file",
+        "folder": "which is a folder: give the file of weights in it",
     }
 
 
