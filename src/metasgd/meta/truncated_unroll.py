@@ -106,8 +106,7 @@ class TruncatedUnroll(Unroll):
                 with torch.no_grad():
                     evaluated.append(stack.query())
             if s < inner_steps:
-                losses.append(stack.step(create_graph=False).detach())
-                stack.forget_graph()
+                losses.append(stack.step(create_graph=False, differentiable=False))
                 chosen.append({c: stack.state[c] for c in CHOSEN if c in stack.state})
         return Evaluation(
             support_losses=torch.stack(losses, dim=1) if losses else torch.empty(tasks.n_tasks, 0),
@@ -182,29 +181,34 @@ class _Stack:
         self.start = self.params
         self.state = {n: torch.stack([run.state[n] for run in runs]).to(device) for n in runs[0].state}
 
-    def step(self, create_graph: bool) -> Tensor:
-        """One inner step of every run; the losses before it, ``[B]``."""
+    def step(self, create_graph: bool, differentiable: bool = True) -> Tensor:
+        """One inner step of every run; the losses before it, ``[B]``.
+
+        Args:
+            create_graph: differentiate in the gradients too.
+            differentiable: hold the graph of the step.
+        """
         with torch.enable_grad():
             x, y = self.tasks.support_x, self.tasks.support_y
             n_way = self.tasks.n_way
             rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
             place = torch.arange(len(x), device=x.device)[:, None]
+            self.params = self.params if differentiable else leaves(self.params)
             losses, _ = self._losses(x[place, rows], y[place, rows], self.config.loss)
             grads = torch.autograd.grad(
                 losses.sum(),
                 list(self.params.values()),
                 create_graph=create_graph,
-                retain_graph=True,
+                retain_graph=differentiable,
                 allow_unused=True,
             )
             named = zeros_where_unused(self.params, grads)
+        with torch.set_grad_enabled(differentiable):
+            if not differentiable:
+                losses, named = losses.detach(), {n: g.contiguous() for n, g in named.items()}
             self.params, self.state = self.config.rule(self.steps, self.params, named, losses, self.state)
         self.steps = self.steps + 1
         return losses
-
-    def forget_graph(self) -> None:
-        self.params = leaves(self.params)
-        self.state = {n: t.detach() for n, t in self.state.items()}
 
     def query(self) -> tuple[Tensor, Tensor]:
         """Losses ``[B]`` and outputs ``[B, X, …]`` on the query sets."""

@@ -1,18 +1,17 @@
 """The step of ``ScheduledAdam`` in place, over the tensors of a group at a time; as its equation has it."""
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metasgd.optim.gradients import Entry, stacked
-from metasgd.optim.steps import BUFFER, V, decay, limit_factors
-from metasgd.optim.tensor_list import W
-from metasgd.rules.base import State, beside
-from metasgd.rules.loss_history import KEYS
-from metasgd.rules.scaled_network import RELATIVE_SMALLEST, has_gradient
-from metasgd.rules.scheduled_adam import FORGETTING, ScheduledAdam, Statistics
+from metasgd.optim.gradients import Entry
+from metasgd.optim.steps import BUFFER, V, decay
+from metasgd.optim.tensor_list import TensorList, tensor_lists
+from metasgd.rules.scaled_network import RELATIVE_SMALLEST
+from metasgd.rules.scheduled_adam import FORGETTING
+from metasgd.rules.scheduled_answers import Memory, ScheduledAnswers, Statistics
 
 SEEN = "momentum_seen"
 """The key of how much of a parameter's momentum has been seen, a number."""
@@ -21,99 +20,109 @@ UPDATE = "update_square"
 
 
 def step_scheduled(
-    rule: ScheduledAdam, step: int, groups: list[list[Entry]], norms: list[list[float]], loss: Tensor, memory: State
-) -> State:
+    answers: ScheduledAnswers,
+    step: int,
+    groups: list[list[Entry]],
+    norms: list[list[float]],
+    loss: float,
+    memory: Memory,
+    lists: dict[Any, TensorList],
+) -> Memory:
     """Make step s; the rule's memory afterwards.
 
     Args:
-        rule: where the loss is.
+        answers: of the rule.
         step: s.
         groups: the parameters that have a gradient, group by group.
         norms: of these gradients.
         loss: L_s.
         memory: the history of the losses.
+        lists: what the tensors that step together have in common; it is brought up to date.
     """
-    some = [[i for i, e in enumerate(entries) if e.theta.numel()] for entries in groups]  # a mean of nothing is none
-    groups = [[entries[i] for i in held] for entries, held in zip(groups, some, strict=True)]
-    norms = [[of_group[i] for i in held] for of_group, held in zip(norms, some, strict=True)]
-    every = [e for entries in groups for e in entries]
-    if not every:
+    lengths = {id(e): norm for part in zip(groups, norms, strict=True) for e, norm in zip(*part, strict=True)}
+    parts: list[tuple[list[Entry], TensorList]] = []
+    for i, entries in enumerate(groups):
+        some = [e for e in entries if e.theta.numel()]  # a mean of nothing is none
+        parts += tensor_lists(some, lists, i)
+    if not parts:
         return memory
-    averages = _square_averages(every)
-    sizes = [e.theta.numel() for e in every]
-    grads, m = [e.grad for e in every], [e.buffer(BUFFER) for e in every]
-    product = [t.sum() for t in torch._foreach_mul(grads, m)]
-    lengths = torch._foreach_norm([e.theta for e in every]), torch._foreach_norm(m)
-    weights, momentum, inner, mean = (
-        [*map(float, stacked(part).tolist())] for part in (*lengths, product, [t.mean() for t in averages])
-    )
-    gradient = [norm for of_group in norms for norm in of_group]
+    every = [e for entries, _ in parts for e in entries]
+    sizes = np.array([e.theta.numel() for e in every], dtype=float)
+    averages = [_square_averages(entries, tensors) for entries, tensors in parts]
+    read = [_figures(*part, of_part) for part, of_part in zip(parts, averages, strict=True)]
+    weights, momentum, inner, square = ([x for of_part in read for x in of_part[i]] for i in range(4))
 
-    def of(figures: list[float]) -> Tensor:
-        return torch.tensor(figures, dtype=loss.dtype, device=loss.device)
-
-    statistics = Statistics(
-        weights=of([x * x / n for x, n in zip(weights, sizes, strict=True)]),
-        gradient=of([x * x / n for x, n in zip(gradient, sizes, strict=True)]),
-        momentum=of([x * x / n for x, n in zip(momentum, sizes, strict=True)]),
-        product=of([x / n for x, n in zip(inner, sizes, strict=True)]),
-        average=of(mean),
-        seen=of([e.state.get(SEEN, 0.0) for e in every]),
-        update=of([e.state.get(UPDATE, 0.0) for e in every]),
+    seen, updated = ([e.state.get(key, 0.0) for e in every] for key in (SEEN, UPDATE))
+    of = Statistics(
+        weights=np.square(weights) / sizes,
+        gradient=np.square([lengths[id(e)] for e in every]) / sizes,
+        momentum=np.square(momentum) / sizes,
+        product=np.array(inner) / sizes,
+        average=np.array(square) / sizes,
+        seen=np.array(seen),
+        update=np.array(updated),
     )
-    shapes = {e.name: e.shape for e in every}
-    history = {key: memory[key] for key in KEYS}
-    answer, left = rule.answer(step, shapes, loss, history, statistics)
-    roots = torch._foreach_add(averages, [RELATIVE_SMALLEST**2 * x for x in mean])
-    torch._foreach_sqrt_(roots)
+    answer = answers(step, {e.name: e.shape for e in every}, loss, memory, of)
+    rates, momenta = (answer.rates * answer.scale).tolist(), answer.momenta.tolist()
+    smallest = np.where(of.average > 0, RELATIVE_SMALLEST**2 * of.average, 1.0).tolist()
     first = 0
-    for entries in filter(None, groups):
-        of_group = slice(first, first := first + len(entries))
-        rates, momenta = (answer.rates * answer.scale)[of_group].tolist(), answer.momenta[of_group].tolist()
-        _step(entries, rates, momenta, list(roots[of_group]))
-    return left | {"learning_rate": answer.rates, "momentum": answer.momenta}
+    for (entries, tensors), roots in zip(parts, averages, strict=True):
+        of_part = slice(first, first := first + len(entries))
+        # where there has been no gradient the mean and m are 0
+        torch._foreach_add_(roots, smallest[of_part])
+        torch._foreach_rsqrt_(roots)
+        _step(entries, tensors, rates[of_part], momenta[of_part], roots)
+    return {**answer.history, "learning_rate": answer.rates.tolist(), "momentum": momenta}
 
 
-def _square_averages(entries: list[Entry]) -> list[Tensor]:
+def _square_averages(entries: list[Entry], tensors: TensorList) -> list[Tensor]:
     """v̂ of each tensor, with this step's gradient in v."""
-    grads = [e.grad for e in entries]
-    v, w = [e.buffer(V) for e in entries], [e.buffer(W, rows=True) for e in entries]
-    shares: Any = [has_gradient(g) for g in grads]
-    torch._foreach_mul_(shares, FORGETTING)
-    keep = torch._foreach_neg(shares)
-    torch._foreach_add_(keep, 1.0)
-    torch._foreach_mul_(v, [beside(k, g) for k, g in zip(keep, grads, strict=True)])
+    grads, v = [e.grad for e in entries], [e.buffer(V) for e in entries]
+    tensors.take_in(grads, FORGETTING)
+    torch._foreach_mul_(v, tensors.keep)
     torch._foreach_addcmul_(v, grads, grads, value=FORGETTING)  # where a row has no gradient this adds nothing
-    torch._foreach_mul_(w, keep)
-    torch._foreach_add_(w, shares)
-    seen = [beside(t.clamp_min(FORGETTING), g) for t, g in zip(w, grads, strict=True)]
-    return list(torch._foreach_div(v, seen))
+    return list(torch._foreach_div(v, tensors.seen))
 
 
-def _step(entries: list[Entry], rates: list[float], momenta: list[float], roots: list[Tensor]) -> None:
-    """``m ← μ m + g,  θ ← θ − lr · η c m̂ / root`` within the limit, with decoupled weight decay.
+def _figures(entries: list[Entry], tensors: TensorList, averages: list[Tensor]) -> list[list[float]]:
+    """Of each tensor the norms of θ and m, the sum of g m and that of v̂, read off the device at once."""
+    grads, m = [e.grad for e in entries], [e.buffer(BUFFER) for e in entries]
+    figures = [
+        *torch._foreach_norm([e.theta for e in entries]),
+        *torch._foreach_norm(m),
+        *(t.sum() for t in torch._foreach_mul(grads, m)),
+        *(t.sum() for t in averages),
+    ]
+    found: list[list[float]] = torch.stack(figures).to(tensors.floors).reshape(4, -1).tolist()
+    return found
+
+
+def _step(
+    entries: list[Entry], tensors: TensorList, rates: list[float], momenta: list[float], roots: list[Tensor]
+) -> None:
+    """``m ← μ m + g,  θ ← θ − lr · η c m̂ · root`` within the limit, with decoupled weight decay.
 
     Args:
-        entries: of one group.
+        entries: of one group, type and device.
+        tensors: of these.
         rates: η c.
         momenta: μ.
-        roots: ``√(v̂ + ε²)``, which are overwritten.
+        roots: ``1/√(v̂ + ε²)``, which are overwritten.
     """
     group = entries[0].group
     lr, own = float(group["lr"]), group["momentum"]
     if own is not None:
         momenta = [float(own)] * len(entries)
     decay(entries, rates, lr * float(group["weight_decay"]))
-    m = [e.buffer(BUFFER) for e in entries]
+    thetas, m = [e.theta for e in entries], [e.buffer(BUFFER) for e in entries]
     torch._foreach_mul_(m, momenta)
     torch._foreach_add_(m, [e.grad for e in entries])
     for e, mu in zip(entries, momenta, strict=True):
         e.state[SEEN] = mu * e.state.get(SEEN, 0.0) + 1
-    # where no gradient has ever been, m and the root are 0
-    updates = [torch.where(root > 0, t / root, 0.0) for t, root in zip(m, roots, strict=True)]
-    torch._foreach_mul_(updates, [lr * rate / e.state[SEEN] for rate, e in zip(rates, entries, strict=True)])
-    if math.isfinite(group["max_update"]):
-        torch._foreach_mul_(updates, limit_factors(entries, updates))
-    torch._foreach_sub_([e.theta for e in entries], updates)
-    for e, length in zip(entries, stacked(torch._foreach_norm(updates)).tolist(), strict=True):
+    updates = roots
+    torch._foreach_mul_(updates, m)
+    etas = [lr * rate / e.state[SEEN] for rate, e in zip(rates, entries, strict=True)]
+    limited, moved = tensors.limited(etas, updates, thetas, group["max_update"])
+    torch._foreach_addcmul_(thetas, updates, limited, value=-1)
+    for e, length in zip(entries, moved.tolist(), strict=True):
         e.state[UPDATE] = length**2 / e.theta.numel()

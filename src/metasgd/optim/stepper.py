@@ -14,8 +14,7 @@ from metasgd.rules.base import State, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import GRADIENT_SQUARE, ScaledOptimizerNetwork, scale_of
 from metasgd.rules.scheduled_adam import ScheduledAdam
-
-Memory = dict[str, Tensor | float | list[float]]
+from metasgd.rules.scheduled_answers import Memory, ScheduledAnswers
 
 
 class Stepper:
@@ -33,6 +32,7 @@ class Stepper:
         self.rule = rule
         self.beside: Tensor = next(rule.parameters(), torch.empty(0))
         self.answers: Answers | None = None
+        self.scheduled = ScheduledAnswers(rule) if type(rule) is ScheduledAdam else None
         self.lists: dict[Any, TensorList] = {}
         if isinstance(rule, OptimizerNetwork):
             exact = type(rule)  # a subclass may answer in another way
@@ -67,10 +67,10 @@ class Stepper:
                 else:
                     step_by_figures(entries, of_group, answer.rates, answer.momenta)
             return {**answer.memory}
+        if self.scheduled is not None:
+            return step_scheduled(self.scheduled, step, groups, norms, loss, memory, self.lists)
         number = self.beside.real.new_tensor(loss)
         state: State = {k: v for k, v in memory.items() if isinstance(v, Tensor)}
-        if type(self.rule) is ScheduledAdam:
-            return {**step_scheduled(self.rule, step, groups, norms, number, state)}
         if type(self.rule).forward is not UpdateRule.forward:
             return {**step_whole(self.rule, step, every, number, state)}
         found = self.rule.coefficients(step, {e.name: e.grad for e in every}, number, state)

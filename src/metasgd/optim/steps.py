@@ -154,7 +154,7 @@ def step_scale_free(
     torch._foreach_mul_(updates, m)
     etas = [lr * rate for rate in scaled]
     if math.isfinite(group["max_update"]):
-        limited = tensors.limited(etas, updates, thetas, group["max_update"])
+        limited, _ = tensors.limited(etas, updates, thetas, group["max_update"])
         torch._foreach_addcmul_(thetas, updates, limited, value=-1)
     else:
         torch._foreach_mul_(updates, etas)

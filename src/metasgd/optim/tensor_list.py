@@ -42,9 +42,9 @@ class TensorList:
         self._held = self._split(self._flat, [t.shape[:1] for t in thetas])
         for e, rows in zip(entries, self._held, strict=True):
             e.state[W] = rows
-        self._largest, self._keep, self._seen = (torch.empty_like(self._flat) for _ in range(3))
-        self._of_matrices = torch.split(self._largest, self._counts)[: self._n_matrices]
-        self._of_vectors = self._largest[sum(self._counts[: self._n_matrices]) :]
+        self._sizes, self._keep, self._seen = (torch.empty_like(self._flat) for _ in range(3))
+        self._of_matrices = torch.split(self._sizes, self._counts)[: self._n_matrices]
+        self._of_vectors = self._sizes[sum(self._counts[: self._n_matrices]) :]
         broad = [t.shape[:1] + (1,) * (t.ndim - 1) for t in thetas]
         self.keep, self.seen = self._split(self._keep, broad), self._split(self._seen, broad)
 
@@ -61,37 +61,42 @@ class TensorList:
         """``w ← w + share (1 − w)`` for each row with a gradient that is not zero; ``keep`` and ``seen`` follow."""
         ordered = [grads[i] for i in self._order]
         matrices, vectors = ordered[: self._n_matrices], ordered[self._n_matrices :]
-        for g, largest in zip(matrices, self._of_matrices, strict=True):
+        for g, size in zip(matrices, self._of_matrices, strict=True):
             if g.numel():
-                torch.linalg.vector_norm(g, math.inf, dim=tuple(range(1, g.ndim)), out=largest)
+                torch.sum(g.abs(), dim=tuple(range(1, g.ndim)), out=size)
             else:
-                largest.zero_()
+                size.zero_()
         if vectors:
             torch.cat([g if g.ndim else g.reshape(1) for g in vectors], out=self._of_vectors)
-        shares = (self._largest != 0).to(self._flat.dtype).mul_(share)
+        shares = (self._sizes != 0).to(self._flat.dtype).mul_(share)
         torch.neg(shares, out=self._keep).add_(1.0)
         self._flat.mul_(self._keep).add_(shares)
         torch.clamp_min(self._flat, share, out=self._seen)
 
     def limited(
         self, rates: Sequence[float], updates: Sequence[Tensor], thetas: Sequence[Tensor], limit: float
-    ) -> list[Tensor]:
-        """Each rate as far as rate times update is within the limit; numbers that stay on the device.
+    ) -> tuple[list[Tensor], Tensor]:
+        """Each rate as far as rate times update is within the limit, numbers that stay on the device.
 
         Args:
             rates: of each tensor.
             updates: that they multiply.
             thetas: that these are for.
             limit: of an update's norm, as a share of its tensor's, or of ``floors`` where that is larger.
+
+        Returns:
+            The rates, and the norms of what they make of the updates.
         """
         lengths = torch.stack(_norms(updates)).to(self.floors)
         factors = lengths.new_tensor(rates)
         moved, largest = factors.abs() * lengths, limit * self.floors
         # on a CPU to look costs nothing, and a norm of every tensor is saved
-        if lengths.device.type != "cpu" or not bool((moved <= largest).all()):
+        within = math.isinf(limit) or (lengths.device.type == "cpu" and bool((moved <= largest).all()))
+        if not within:
             largest = torch.maximum(largest, limit * torch.stack(_norms(thetas)).to(lengths))
-            factors = factors * (largest / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_max(1)
-        return list(factors.to(updates[0].dtype).unbind())
+            share = (largest / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_max(1)
+            factors, moved = factors * share, moved * share
+        return list(factors.to(updates[0].dtype).unbind()), moved
 
 
 def tensor_lists(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metasgd.rules.loss_history import KEYS, LossHistory, empty_history, read_loss
+from metasgd.rules.loss_history import KEYS, empty_history, read_number
 from metasgd.rules.optimizer_network import AVERAGE, RELATIVE, SMOOTHING, Input, OptimizerNetwork
 from metasgd.rules.scaled_network import DECAY, GRADIENT_SQUARE
 from metasgd.rules.schedule import schedule_factor
@@ -74,7 +74,7 @@ class Answers:
             left[AVERAGE] = SMOOTHING * average + (1 - SMOOTHING) * log_loss
         history = _history(step, loss, memory) if any(name in rule.inputs for name in RELATIVE) else None
         if history is not None:
-            left |= {key: float(value) for key, value in history.state.items()}
+            left |= history[2]
         x = np.array([self._feature(name, step, size, log_loss, memory, left, history) for name in rule.inputs])
         for weight, bias in self.layers[:-1]:
             x = np.tanh(weight @ x + bias)
@@ -99,7 +99,7 @@ class Answers:
         log_loss: float,
         memory: Memory,
         left: dict[str, float | list[float]],
-        history: LossHistory | None,
+        history: tuple[float, float, dict[str, float]] | None,
     ) -> float:
         """As ``OptimizerNetwork.read`` has it."""
         if name == "loss":
@@ -112,14 +112,14 @@ class Answers:
         if name == "trend":
             return log_loss - _number(memory, AVERAGE) / (1 - SMOOTHING**step) if step else 0.0
         if history is not None and name in RELATIVE:
-            return float(history.level if name == "relative_loss" else history.trend)
+            level, trend, _ = history
+            return level if name == "relative_loss" else trend
         return min(step / self.rule.total_steps, 1.0)
 
 
-def _history(step: int, loss: float, memory: Memory) -> LossHistory:
-    number = torch.tensor(loss, dtype=torch.float64)
-    state = {key: torch.tensor(_number(memory, key), dtype=torch.float64) for key in KEYS if key in memory}
-    return read_loss(step, number, state or empty_history(number))
+def _history(step: int, loss: float, memory: Memory) -> tuple[float, float, dict[str, float]]:
+    before = {key: _number(memory, key) for key in KEYS if key in memory}
+    return read_number(step, loss, before or {key: float(t) for key, t in empty_history(torch.empty(())).items()})
 
 
 def _number(memory: Memory, key: str) -> float:

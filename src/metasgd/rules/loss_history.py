@@ -1,5 +1,6 @@
 """What the losses of a training say, whatever their unit and their zero: for rules that must not depend on either."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -53,3 +54,17 @@ def read_loss(step: Steps, loss: Tensor, state: State) -> LossHistory:
     level = torch.where(spread > 0, (f - lowest) / by, 0.0)
     trend = torch.where(spread > 0, ((f - b) / by).clamp(-1, 1), 0.0)
     return LossHistory(level, trend, dict(zip(KEYS, (f, b, lowest, highest), strict=True)))
+
+
+def read_number(step: int, loss: float, state: Mapping[str, float]) -> tuple[float, float, dict[str, float]]:
+    """``read_loss`` of one training in plain numbers: the level, the trend, and the state for the next step."""
+    f, b = (
+        state[key] + max(1 - by, 1 / (step + 1)) * (loss - state[key])
+        for key, by in zip(KEYS[:2], (FAST, SLOW), strict=True)
+    )
+    lowest, highest = min(state["loss_lowest"], f), max(state["loss_highest"], f)
+    left = dict(zip(KEYS, (f, b, lowest, highest), strict=True))
+    if highest <= lowest:
+        return 0.0, 0.0, left
+    spread = highest - lowest
+    return (f - lowest) / spread, max(-1.0, min(1.0, (f - b) / spread)), left

@@ -1,0 +1,110 @@
+"""What ``ScheduledAdam`` answers to one loss, in numbers of NumPy: an optimizer's step is short."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metasgd.rules.initial_values import logit
+from metasgd.rules.loss_history import KEYS, read_number
+from metasgd.rules.schedule import schedule_factor
+from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
+from metasgd.rules.tensor_kinds import kinds_and_inputs
+
+Array = NDArray[np.float64]
+Shapes = Mapping[str, torch.Size]
+Memory = dict[str, Tensor | float | list[float]]
+
+
+class Statistics(NamedTuple):
+    """``scheduled_adam.Statistics`` of one training, ``[T]``."""
+
+    weights: Array
+    gradient: Array
+    momentum: Array
+    product: Array
+    average: Array
+    seen: Array
+    update: Array
+
+
+class Numbers(NamedTuple):
+    """η, μ and c of each tensor, ``[T]``, and the history of the losses."""
+
+    rates: Array
+    momenta: Array
+    scale: Array
+    history: dict[str, float]
+
+
+class ScheduledAnswers:
+    """``ScheduledAdam.answer`` in float64, of one training, at a fraction of the time.
+
+    Args:
+        rule: whose φ is taken over as it is now.
+    """
+
+    def __init__(self, rule: ScheduledAdam) -> None:
+        self.rule = rule
+        self.of_all, self.of_tensor = ([_numbers(p) for p in net.parameters()] for net in (rule.of_all, rule.of_tensor))
+        self._shapes: Shapes = {}
+        self._kinds, self._inputs, self._scale = np.zeros((0, 0)), np.zeros(0), np.zeros(0)
+
+    def __call__(self, step: int, shapes: Shapes, loss: float, memory: Memory, of: Statistics) -> Numbers:
+        """The answer of step s.
+
+        Args:
+            step: s.
+            shapes: of each tensor, by name.
+            loss: L_s.
+            memory: the history of the losses, by ``loss_history.KEYS``.
+            of: the tensors as they are before the step; v with this step's gradient.
+        """
+        if shapes != self._shapes:
+            self._look_at(shapes)
+        rule, total = self.rule, self.rule.total_steps
+        level, trend, history = read_number(step, loss, {key: float(memory[key]) for key in KEYS})  # type: ignore[arg-type]
+        done = min(step / total, 1.0)
+        x = np.array(
+            [
+                *(level, trend, 2 * done - 1, math.sin(math.pi * done), math.tanh(20 * done)),
+                *(
+                    math.tanh(20 * (1 - done)),
+                    math.log10(total) - 3,
+                    max(-4.0, min(0.0, math.log10((step + 1) / total))) / 2,
+                ),
+            ]
+        )
+        norms = np.sqrt(of.gradient) * np.sqrt(of.momentum)
+        cosine = np.divide(of.product, norms, out=np.zeros_like(norms), where=norms > 0)
+        ratio = of.momentum / np.maximum(of.seen, 1) ** 2
+        steady = np.divide(ratio, of.average, out=np.zeros_like(ratio), where=of.average > 0)
+        logs = np.log10([of.weights + TINY, (of.update + TINY) / (of.weights + TINY), steady + 1e-6])
+        z = np.concatenate([self._inputs[None] / 2, 0.25 * logs, cosine[None], self._kinds])
+        weight, bias, last, last_bias = self.of_tensor
+        hidden = np.tanh((weight[:, : len(x)] @ x + bias)[:, None] + weight[:, len(x) :] @ z)
+        log_factor, shift = last @ hidden + (last_bias + _answer(self.of_all, x))[:, None]
+        # of any weights and inputs the answer is a number that a step can be made with
+        rates = rule.learning_rate * schedule_factor(rule.schedule, step, total) * np.exp(np.minimum(log_factor, 80.0))
+        momenta = 0.5 + 0.5 * np.tanh(0.5 * (shift + logit(rule.momentum)))
+        return Numbers(rates, momenta, self._scale, history)
+
+    def _look_at(self, shapes: Shapes) -> None:
+        kinds, inputs = (_numbers(t) for t in kinds_and_inputs(shapes, torch.empty(0, dtype=torch.float64)))
+        exponent, log_scale = _numbers(self.rule.exponent), _numbers(self.rule.log_scale)
+        self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
+        self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
+
+
+def _answer(network: list[Array], x: Array) -> Array:
+    weight, bias, last, last_bias = network
+    found: Array = last @ np.tanh(weight @ x + bias) + last_bias
+    return found
+
+
+def _numbers(weights: Tensor | nn.Parameter) -> Array:
+    return weights.detach().cpu().double().numpy()  # NumPy knows no bfloat16
