@@ -44,7 +44,7 @@ def by_equation(rule, total, kinds):
             state = {"losses": [], "fasts": []}
             for n, t in p.items():
                 zero = torch.zeros((), dtype=t.dtype)
-                state[n] = (torch.zeros_like(t), torch.zeros_like(t), 0.0, zero, zero)
+                state[n] = (torch.zeros_like(t), torch.zeros_like(t), t.new_zeros(len(t)), zero, zero)
         losses = [*state["losses"], loss]
         fast = slow = torch.zeros((), dtype=loss.dtype)
         fasts = []
@@ -65,8 +65,11 @@ def by_equation(rule, total, kinds):
         for n, t in p.items():
             m, v, w, count, last = state[n]
             kind, inputs = kinds[n]
-            v, w = 0.99 * v + 0.01 * g[n] ** 2, 0.99 * w + 0.01
-            v_hat = v / w
+            share = 0.01 * torch.stack([(row != 0).any() for row in g[n]]).to(t.dtype)  # of a row without a gradient 0
+            w = w + share * (1 - w)
+            share = share.reshape(-1, *[1] * (t.ndim - 1))
+            v = v + share * (g[n] ** 2 - v)
+            v_hat = v / w.clamp_min(0.01).reshape(share.shape)
             size, ratio = mean_square(t) + 1e-12, (last + 1e-12) / (mean_square(t) + 1e-12)
             steady = mean_square(m) / count.clamp_min(1) ** 2 / (v_hat.sum() / v_hat.numel())
             norms = (mean_square(g[n]) * mean_square(m)) ** 0.5 if s else torch.ones_like(loss)
