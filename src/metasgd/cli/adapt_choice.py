@@ -85,7 +85,8 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
         learner: as it was meta-trained, or a backbone by nearest centroids.
         x: the support pictures, ``[X, channels, height, width]``.
         y: their classes, ``[X]``.
-        inner_steps: the user's; by default the learner's own are compared to nearest centroids and a linear probe.
+        inner_steps: the user's; by default the learner's own are compared to nearest centroids, and to a linear probe
+            where the network reads each picture alone, so that a fit for each left out costs next to nothing.
         to_scale: make the learner's own probabilities fit the support pictures, as no meta-training did.
     """
     n, n_way = learner.n_left_out(y), len(np.unique(y))
@@ -95,6 +96,9 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
         return Choice(candidates[0], [alone], False, None)
     inputs = as_inputs(learner.model.network, x)
     features = _features(candidates, inputs)
+    if features is not None and inner_steps is None and (probe := by_linear_probe(learner)) is not None:
+        name = PROBE if n <= EACH_ALONE else f"{PROBE} in {FOLDS} folds"
+        candidates.append(Candidate(name, probe, 0, True))
     counted = [_counted(c, inputs, features, y, n) for c in candidates]
     best = max(counted, key=lambda c: c.right)
     lines = [_in_words(best.right, n, n_way)]
@@ -111,15 +115,12 @@ def _candidates(learner: MetaLearner, inner_steps: int | None, to_scale: bool) -
     own = Candidate(f"{steps} inner step{'s' * (steps != 1)}", learner, steps, to_scale)
     if own.by_head:
         own = replace(own, name=CENTROIDS)
-    if inner_steps is not None:
-        return [own]
-    made = {CENTROIDS: None if own.by_head else by_nearest_centroid(learner), PROBE: by_linear_probe(learner)}
-    others = [Candidate(name, learner, 0, True) for name, learner in made.items() if learner is not None]
-    return [own, *others]
+    centroid = None if inner_steps is not None or own.by_head else by_nearest_centroid(learner)
+    return [own] if centroid is None else [own, Candidate(CENTROIDS, centroid, 0, True)]
 
 
 def _features(candidates: Sequence[Candidate], inputs: Tensor) -> Tensor | None:
-    """What the heads of all candidates without inner steps read, if it is of each picture alone."""
+    """What the heads of candidates without inner steps read, if it is of each picture alone."""
     first = next((c.learner for c in candidates if c.by_head), None)
     return first.features(inputs) if first is not None and first.reads_each_alone(inputs) else None
 
@@ -157,18 +158,16 @@ def _is_doubtful(right: int, n: int, n_way: int) -> bool:
 def _counted(candidate: Candidate, inputs: Tensor, features: Tensor | None, y: Labels, n: int) -> Candidate:
     """The candidate with what it predicts of the ``n`` pictures that can be left out."""
     targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
-    learner, name = candidate.learner, candidate.name
+    learner = candidate.learner
     if candidate.by_head and features is not None:
         learner, inputs = head_alone(learner), features
-        if name == PROBE and n > EACH_ALONE:
-            name = f"{PROBE} in {FOLDS} folds"
     if candidate.to_scale:
         with_scale(learner, inputs, targets)
     left_out = learner.left_out(inputs, y, candidate.inner_steps)
     shown = track(left_out, "Leaving one out", n, console=Console(stderr=True), transient=True)
     places, outputs = zip(*shown, strict=True)
     found = LeftOut(np.stack(outputs).astype(np.float64), targets[list(places)].numpy())
-    return replace(candidate, name=name, left_out=found)
+    return replace(candidate, left_out=found)
 
 
 def _at_least(right: int, n: int, chance: float) -> float:
