@@ -1,4 +1,4 @@
-"""Make the tables of docs/performance.md from the records of the benchmarks.
+"""Make the tables of docs/performance.md and docs/backbones.md from the records of the benchmarks.
 
     python benchmarks/performance_tables.py
 
@@ -15,7 +15,7 @@ from results_tables import markdown
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "performance"
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("performance", "backbones")]
 MIB = 2**20
 
 
@@ -93,17 +93,30 @@ def courses(found: list[Any], accuracies: tuple[float, ...]) -> str:
     return markdown(["validation accuracy", *validated], rows)
 
 
-TABLES: list[Callable[[], str]] = [peers, floor, scaling, overhead, time_to_accuracy, time_to_95]
+def backbones() -> str:
+    (record,) = records("backbones.json")
+    rows = [
+        [f"`{r['name']}`", f"{r['parameters'] / 1e6:.1f}", f"{r['seconds']:.0f}", f"{r['peak_bytes'] / MIB:.0f}"]
+        for r in record["results"]
+    ]
+    table = markdown(["network", "million parameters", "seconds of a processor", "peak MiB"], rows)
+    return (
+        f"torch {record['torch']}; to import everything takes {record['seconds_to_import']:.0f} s of these.\n\n{table}"
+    )
+
+
+TABLES: list[Callable[[], str]] = [peers, floor, scaling, overhead, time_to_accuracy, time_to_95, backbones]
 
 
 def main() -> None:
-    page = PAGE.read_text()
-    for made in TABLES:
-        name = made.__name__
-        page = re.sub(
-            rf"(?s)(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", lambda _, made=made: f"\n{made()}\n", page
-        )
-    PAGE.write_text(page)
+    for path in PAGES:
+        page = path.read_text()
+        for made in TABLES:
+            name = made.__name__
+            page = re.sub(
+                rf"(?s)(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", lambda _, made=made: f"\n{made()}\n", page
+            )
+        path.write_text(page)
 
 
 if __name__ == "__main__":
