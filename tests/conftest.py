@@ -9,11 +9,18 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import torch
 from support.commands import Command, run, succeeded
 from support.runs import ROOT
 from support.strokes import write_tree
 
 from metasgd.data.glyphs.letters import Letter, letters
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test has the same random weights each time, so that none fails for a rare network and passes again."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
