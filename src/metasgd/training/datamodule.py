@@ -49,14 +49,14 @@ class EpisodicDataModule(LightningDataModule):
         eval_views: V, views of each support set whose predictions evaluations average; it is adapted to as it is, and
             V − 1 times with every picture distorted; see ``views_of``.
         one_alphabet: draw a task's classes from one alphabet (group of classes).
-        train_shapes: pairs of N and K that outer steps take in turn, in place of ``n_way`` and ``k_shot``, which
-            evaluations have.
+        train_shapes: pairs of N and K that the outer steps of training take in turn; by default the one pair of
+            ``n_way`` and ``k_shot``, which evaluations always have.
         outer_steps_per_task: outer steps that a task stays for; more than 1 in long inner runs (model.segments).
         seed: of the tasks; not of the initial weights, which is ``seed_everything``.
         num_workers: processes that draw meta-batches ahead; 0 draws in the main process, which is fastest
             where drawing is cheap.
-        on_device: keep the pictures on the device that trains, and look up, rotate and distort those of whole
-            meta-batches there; which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
+        on_device: keep the pictures on the device that trains; those of whole meta-batches are looked up, rotated and
+            distorted there. Which they are is drawn on the CPU all the same. ``auto`` does so on CUDA.
         cache_features: compute what frozen layers make of a picture once; in ``cache_dir``, for all layers below what
             adapts or learns, where it is the same as without; otherwise a line says why not.
 
