@@ -55,6 +55,8 @@ QUOTED = (
 )
 ALPHABET = (
     ("omniglot_official-normalised", "1,000 random tasks, transductive"),
+    ("omniglot_official-wider", "1,000 random tasks, transductive, prototypes of a wider network"),
+    ("omniglot_official-recomposed", "1,000 random tasks, transductive, prototypes, re-composed alphabets trained on"),
     ("omniglot-alphabet-inductive", "random tasks, inductive"),
     ("omniglot-alphabet-views", "random tasks, transductive, mean of 4 views"),
     ("omniglot-alphabet-views-inductive", "random tasks, inductive, mean of 4 views"),
