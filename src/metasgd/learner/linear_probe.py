@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metasgd.learner.meta_learner import MetaLearner
-from metasgd.learner.nearest_centroid import class_agnostic_head, with_head, without_steps
-from metasgd.nn.calling import network_copy
+from metasgd.learner.nearest_centroid import with_head
 from metasgd.nn.heads import PrototypeHead
 
 EACH_ALONE, FOLDS = 50, 10
@@ -128,10 +127,4 @@ def by_linear_probe(learner: MetaLearner) -> MetaLearner | None:
 
     None for a network whose head is none of ours, of which it is not known what it reads.
     """
-    network = network_copy(learner.model.network)
-    found = class_agnostic_head(network)
-    if found is None:
-        return None
-    name, head = found
-    with_head(network, name, ProbeHead(head.weight.shape[1]).to(head.weight))
-    return without_steps(learner, network)
+    return with_head(learner, ProbeHead)

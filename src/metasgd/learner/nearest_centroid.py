@@ -4,6 +4,7 @@ Shape letters: X examples, N classes, D features.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -49,25 +50,28 @@ def by_nearest_centroid(learner: MetaLearner) -> MetaLearner | None:
 
     None for a network whose head is none of ours, of which it is not known what it reads.
     """
-    network = network_copy(learner.model.network, share=False)
-    if prototype_head(network) is None:
-        found = class_agnostic_head(network)
-        if found is None:
-            return None
-        name, head = found
-        with_head(network, name, PrototypeHead(head.weight.shape[1]).to(head.weight))
-    return without_steps(learner, network)
+    if prototype_head(learner.model.network) is None:
+        return with_head(learner, PrototypeHead)
+    return without_steps(learner, network_copy(learner.model.network, share=False))  # whose scale may be changed
 
 
-def class_agnostic_head(network: nn.Module) -> tuple[str, ClassAgnosticHead] | None:
-    """The name and the module of the network's head, if it is one of ours for any number of classes."""
-    return next(((n, m) for n, m in network.named_modules() if isinstance(m, ClassAgnosticHead)), None)
+def with_head(learner: MetaLearner, made: Callable[[int], nn.Module]) -> MetaLearner | None:
+    """The learner with another head and no inner steps; all else of its network is the same tensors.
 
+    None for a network whose head is none of ours for any number of classes.
 
-def with_head(network: nn.Module, name: str, head: nn.Module) -> None:
-    """Put ``head`` where the network has the module ``name``."""
+    Args:
+        learner: whose network is copied.
+        made: the head of so many features.
+    """
+    network = network_copy(learner.model.network)
+    found = next(((n, m) for n, m in network.named_modules() if isinstance(m, ClassAgnosticHead)), None)
+    if found is None:
+        return None
+    name, head = found
     parent, _, own = name.rpartition(".")
-    setattr(network.get_submodule(parent), own, head)
+    setattr(network.get_submodule(parent), own, made(head.weight.shape[1]).to(head.weight))
+    return without_steps(learner, network)
 
 
 def without_steps(learner: MetaLearner, network: nn.Module) -> MetaLearner:

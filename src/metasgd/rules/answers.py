@@ -50,7 +50,7 @@ class Answers:
         self.rule = rule
         self.scale_free = bool(getattr(rule, "scale_free", False))
         linear = [layer for layer in rule.mlp if isinstance(layer, nn.Linear)]
-        self.layers = [(_numbers(layer.weight), _numbers(layer.bias)) for layer in linear]
+        self.layers = [(numbers_of(layer.weight), numbers_of(layer.bias)) for layer in linear]
 
     def __call__(self, step: int, names: Iterable[str], loss: float, size: GradientSize, memory: Memory) -> Answer:
         """The answer of step s.
@@ -127,5 +127,6 @@ def _number(memory: Memory, key: str) -> float:
     return float(value) if isinstance(value, Tensor | float | int) else float(value[0])
 
 
-def _numbers(weights: Tensor) -> NDArray[np.float64]:
-    return weights.detach().cpu().double().numpy()  # numpy knows no bfloat16
+def numbers_of(weights: Tensor) -> NDArray[np.float64]:
+    """The weights in float64, for NumPy, which knows no bfloat16."""
+    return weights.detach().cpu().double().numpy()

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from metasgd.rules.answers import numbers_of
 from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
@@ -50,7 +51,9 @@ class ScheduledAnswers:
 
     def __init__(self, rule: ScheduledAdam) -> None:
         self.rule = rule
-        self.of_all, self.of_tensor = ([_numbers(p) for p in net.parameters()] for net in (rule.of_all, rule.of_tensor))
+        self.of_all, self.of_tensor = (
+            [numbers_of(p) for p in net.parameters()] for net in (rule.of_all, rule.of_tensor)
+        )
         self._shapes: Shapes = {}
         self._kinds, self._inputs, self._scale = np.zeros((0, 0)), np.zeros(0), np.zeros(0)
 
@@ -94,8 +97,8 @@ class ScheduledAnswers:
         return Numbers(rates, momenta, self._scale, history)
 
     def _look_at(self, shapes: Shapes) -> None:
-        kinds, inputs = (_numbers(t) for t in kinds_and_inputs(shapes, torch.empty(0, dtype=torch.float64)))
-        exponent, log_scale = _numbers(self.rule.exponent), _numbers(self.rule.log_scale)
+        kinds, inputs = (numbers_of(t) for t in kinds_and_inputs(shapes, torch.empty(0, dtype=torch.float64)))
+        exponent, log_scale = numbers_of(self.rule.exponent), numbers_of(self.rule.log_scale)
         self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
 
@@ -104,7 +107,3 @@ def _answer(network: list[Array], x: Array) -> Array:
     weight, bias, last, last_bias = network
     found: Array = last @ np.tanh(weight @ x + bias) + last_bias
     return found
-
-
-def _numbers(weights: Tensor | nn.Parameter) -> Array:
-    return weights.detach().cpu().double().numpy()  # NumPy knows no bfloat16
