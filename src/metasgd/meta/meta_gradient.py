@@ -58,7 +58,6 @@ def inner_loop_of(config: InnerLoopConfig, theta: Params, tasks: Episode) -> Inn
     if (
         network is None
         or not network.fits(theta, tasks)
-        or (tasks.n_tasks > 1 and not network.stacks)
         or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
     ):
         return AutogradInnerLoop(config, theta, tasks)

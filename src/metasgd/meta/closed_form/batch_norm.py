@@ -5,15 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.meta.closed_form.layers import Found, Layer, Saved
+from metasgd.meta.closed_form.layers import EXAMPLES_AND_PLACES, Found, Layer, Saved
 from metasgd.rules.base import Params
-
-EXAMPLES_AND_PLACES = (0, 2, 3)
 
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
-    """``y = γ x̂ + β`` with ``x̂ = r (x − mean)`` by the batch's own statistics; x ``[X, channels, height, width]``.
+    """``y = γ x̂ + β`` with ``x̂ = r (x − mean)`` by the batch's own statistics; x ``[X, (b,) channels, height,
+    width]``.
 
     dx̂/dx is the symmetric map ``J v = r (v − mean(v) − x̂ mean(x̂ v))``, which the gradient and the tangent share.
 
@@ -30,9 +29,9 @@ class BatchNorm(Layer):
 
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         normed, r = saved
-        m, m1, m2 = dy[:, 0].numel(), _mean(dy), _mean(dy * normed)
+        m, m1, m2 = normed.numel() // r.numel(), _mean(dy), _mean(dy * normed)
         dx = _centred(dy, m1, m2, normed).mul_(r * _each(p[self.weight])) if needs_dx else None
-        return dx, {self.weight: m2.flatten() * m, self.bias: m1.flatten() * m}
+        return dx, {self.weight: m2[..., 0, 0] * m, self.bias: m1[..., 0, 0] * m}
 
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         if x_dot is None and not self.names & dot.keys():
@@ -57,7 +56,7 @@ class BatchNorm(Layer):
         if dot_saved:
             normed_dot, along = dot_saved
             moved, gamma_r = _mean(dy * normed_dot), _each(p[self.weight]) * r
-            found[self.weight] = found[self.weight] + moved.flatten() * dy[:, 0].numel()
+            found[self.weight] = found[self.weight] + moved[..., 0, 0] * (normed.numel() // r.numel())
             scale = -gamma_r * r * along if scale is None else scale - gamma_r * r * along
         if dx_dot is None or scale is None:
             return dx_dot, found
@@ -71,12 +70,12 @@ class BatchNorm(Layer):
 
 
 def _each(per_channel: Tensor) -> Tensor:
-    return per_channel[:, None, None]
+    return per_channel[..., None, None]
 
 
 def _mean(x: Tensor) -> Tensor:
-    """By channel, ``[channels, 1, 1]``."""
-    return x.mean(dim=EXAMPLES_AND_PLACES)[:, None, None]
+    """By channel, ``[(b,) channels, 1, 1]``."""
+    return _each(x.mean(dim=EXAMPLES_AND_PLACES))
 
 
 def _centred(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor) -> Tensor:

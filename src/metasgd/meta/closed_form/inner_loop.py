@@ -110,10 +110,11 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         else:
             found = self.network.hessian_product(weights, support.made, omega)
         if ell is not None:
-            grads = self.network.full_gradient(weights, support.made) if self.shared else support.grads
-            for n, g in grads.items():
-                more = ell.reshape(ell.shape + (1,) * (g.ndim - ell.ndim)) * g
-                found[n] = found[n] + more if n in found else more
+            if self.shared:
+                more = self.network.full_gradient(weights, support.made, ell)
+            else:
+                more = {n: ell.reshape(ell.shape + (1,) * (g.ndim - ell.ndim)) * g for n, g in support.grads.items()}
+            found |= {n: found[n] + g if n in found else g for n, g in more.items()}
         return self._of_own_shape(found)
 
     @torch.no_grad()

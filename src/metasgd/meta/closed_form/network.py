@@ -45,11 +45,6 @@ class FeedForward:
     flatten: bool
 
     @property
-    def stacks(self) -> bool:
-        """Whether several tasks with weights of their own can go through at once."""
-        return not self.images
-
-    @property
     def normalises(self) -> bool:
         """Whether an example's outputs depend on the others in its batch."""
         return any(isinstance(layer, BatchNorm) for layer in self.layers)
@@ -76,6 +71,8 @@ class FeedForward:
 
     def prepared(self, x: Tensor, lead: int) -> Tensor:
         """Inputs ``[*lead, X, …]`` as the first layer takes them; images in the layout of the fastest convolutions."""
+        if self.images and lead:
+            return x.transpose(0, 1).contiguous()
         if self.images:
             return x.to(memory_format=torch.channels_last) if x.is_cpu else x
         return x.flatten(lead + 1) if self.flatten else x
@@ -112,10 +109,11 @@ class FeedForward:
         made = Pass(saved, loss_saved, {})
         return loss, self._backward(p, list(saved), dy, wanted, made.dys), made
 
-    def full_gradient(self, p: Params, made: Pass) -> Params:
-        """The gradient in all parameters, of a pass that is there already."""
+    def full_gradient(self, p: Params, made: Pass, by: Tensor) -> Params:
+        """``by · ∂losses`` in all parameters, of a pass that is there already; in shared ones, over all tasks."""
         everything = frozenset().union(*(layer.names for layer in self.layers))
-        return self._backward(p, list(made.saved), made.dys[len(self.layers) - 1], everything, None)
+        dy = by[..., None, None] * made.dys[len(self.layers) - 1]
+        return self._backward(p, list(made.saved), dy, everything, None)
 
     def _backward(
         self, p: Params, saved: list[Saved], dy: Tensor | None, wanted: frozenset[str], dys: dict[int, Tensor] | None
