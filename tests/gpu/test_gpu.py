@@ -214,6 +214,7 @@ def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch, precision
     assert accuracy > 0.5  # by chance a fifth
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_outer_step_waits_for_the_device():
     torch.manual_seed(0)
     module = MetaSGDModule(Conv4(width=8), PerParameter(0.1))

@@ -1,5 +1,6 @@
 """Recording what a function does on a CUDA device, to do it again at the cost of one launch."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,11 +76,17 @@ class CudaCapture(Capture):
 def _no_waiting() -> Iterator[None]:
     """Within, an operation that makes the host wait for the device raises: said here, and not amid a recording."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+
+    def set_mode(mode: int | str) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode(mode)
+
+    set_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        set_mode(before)
 
 
 CAPTURES: dict[str, Callable[[], Capture]] = {"cuda": CudaCapture}

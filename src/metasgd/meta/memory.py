@@ -42,12 +42,14 @@ def bytes_of_a_task(config: InnerLoopConfig, tasks: Episode, inner_steps: int) -
 
 
 def _activations(network: nn.Module, x: Tensor) -> int:
-    """The numbers that all the layers put out for these inputs."""
+    """The numbers that all the layers put out for these inputs, and those that stacked convolutions read."""
     counted = []
 
     def count(layer: nn.Module, given: object, output: object) -> None:  # noqa: ARG001
         if isinstance(output, Tensor):
             counted.append(output.numel())
+        if isinstance(output, Tensor) and isinstance(layer, nn.Conv2d):  # a window of each place
+            counted.append(output.numel() // layer.out_channels * layer.weight[0].numel())
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children())]
     try:

@@ -61,7 +61,7 @@ def inner_loop_of(config: InnerLoopConfig, theta: Params, tasks: Episode) -> Inn
         or torch.is_autocast_enabled(tasks.support_x.device.type)  # which casts what autograd sees
     ):
         return AutogradInnerLoop(config, theta, tasks)
-    return ClosedFormInnerLoop(config, network, theta, tasks)
+    return ClosedFormInnerLoop(config, network.stacked if tasks.n_tasks > 1 else network, theta, tasks)
 
 
 class _Reverse:

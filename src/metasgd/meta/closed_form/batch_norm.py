@@ -11,27 +11,35 @@ from metasgd.rules.base import Params
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
-    """``y = γ x̂ + β`` with ``x̂ = r (x − mean)`` by the batch's own statistics; x ``[X, (b,) channels, height,
-    width]``.
+    """``y = γ x̂ + β`` with ``x̂ = r (x − mean)`` by a batch's own statistics; x ``[(b,) X, channels, height, width]``.
 
     dx̂/dx is the symmetric map ``J v = r (v − mean(v) − x̂ mean(x̂ v))``, which the gradient and the tangent share.
 
-    Torch's own kernel is not used: with channels last its sums on a CPU are off by up to 2e-4 in float32.
+    Torch's own kernels are not used: their sums in float32 are off by up to 2e-4 on a CPU with channels last, and on
+    CUDA gradients through five inner steps by fifty times as much as by these.
     """
 
     eps: float = 1e-5
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
+        normed, r = self._normalised(x)
+        return torch.addcmul(_each(p[self.bias]), normed, _each(p[self.weight])), (normed, r)
+
+    def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x̂`` and r."""
+        if x.is_cuda:  # in the fewest passes over x
+            variance, mean = torch.var_mean(x, dim=EXAMPLES_AND_PLACES, correction=0, keepdim=True)
+            r = (variance + self.eps).rsqrt_()
+            return torch.addcmul(-mean * r, x, r), r
         normed = x - _mean(x)
         r = (_mean(normed.square()) + self.eps).rsqrt_()
-        normed.mul_(r)
-        return torch.addcmul(_each(p[self.bias]), normed, _each(p[self.weight])), (normed, r)
+        return normed.mul_(r), r
 
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         normed, r = saved
         m, m1, m2 = normed.numel() // r.numel(), _mean(dy), _mean(dy * normed)
-        dx = _centred(dy, m1, m2, normed).mul_(r * _each(p[self.weight])) if needs_dx else None
-        return dx, {self.weight: m2[..., 0, 0] * m, self.bias: m1[..., 0, 0] * m}
+        dx = _j(dy, m1, m2, normed, r * _each(p[self.weight])) if needs_dx else None
+        return dx, {self.weight: m2[..., 0, :, 0, 0] * m, self.bias: m1[..., 0, :, 0, 0] * m}
 
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         if x_dot is None and not self.names & dot.keys():
@@ -43,7 +51,7 @@ class BatchNorm(Layer):
         if x_dot is None:
             return y_dot.expand_as(normed), ()
         along = _mean(x_dot * normed)
-        normed_dot = _centred(x_dot, _mean(x_dot), along, normed).mul_(r)
+        normed_dot = _j(x_dot, _mean(x_dot), along, normed, r)
         return torch.addcmul(y_dot, normed_dot, _each(p[self.weight])), (normed_dot, along)
 
     def tangent_backward(
@@ -56,7 +64,7 @@ class BatchNorm(Layer):
         if dot_saved:
             normed_dot, along = dot_saved
             moved, gamma_r = _mean(dy * normed_dot), _each(p[self.weight]) * r
-            found[self.weight] = found[self.weight] + moved[..., 0, 0] * (normed.numel() // r.numel())
+            found[self.weight] = found[self.weight] + moved[..., 0, :, 0, 0] * (normed.numel() // r.numel())
             scale = -gamma_r * r * along if scale is None else scale - gamma_r * r * along
         if dx_dot is None or scale is None:
             return dx_dot, found
@@ -70,14 +78,15 @@ class BatchNorm(Layer):
 
 
 def _each(per_channel: Tensor) -> Tensor:
-    return per_channel[..., None, None]
+    """``[(b,) channels]`` as it stands beside images."""
+    return per_channel[..., None, :, None, None]
 
 
 def _mean(x: Tensor) -> Tensor:
-    """By channel, ``[(b,) channels, 1, 1]``."""
-    return _each(x.mean(dim=EXAMPLES_AND_PLACES))
+    """By channel, ``[(b,) 1, channels, 1, 1]``."""
+    return x.mean(dim=EXAMPLES_AND_PLACES, keepdim=True)
 
 
-def _centred(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor) -> Tensor:
-    """``v − mean(v) − x̂ mean(x̂ v)``."""
-    return (v - mean).addcmul_(normed, along, value=-1)
+def _j(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """``scale (v − mean(v) − x̂ mean(x̂ v))``."""
+    return torch.addcmul(-scale * mean, v, scale).addcmul_(normed, -scale * along)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from metasgd.meta.closed_form.batch_norm import BatchNorm
-from metasgd.meta.closed_form.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from metasgd.meta.closed_form.convolution import Conv2d
+from metasgd.meta.closed_form.layers import Flatten, Layer, Linear, MaxPool2d, ReLU
 from metasgd.meta.closed_form.losses import CrossEntropy, LossForm, MeanSquaredError
 from metasgd.meta.closed_form.network import FeedForward
 from metasgd.meta.closed_form.rms_norm import RMSNorm

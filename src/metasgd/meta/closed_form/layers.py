@@ -11,10 +11,9 @@ Gradients differentiated along a direction ω of the parameters are the Hessian-
 nothing shared between threads. No layer writes into a tensor that it was given or has returned, so that layers may
 save what they like of both, and follow one another in any order.
 
-Where b tasks are stacked, vectors are ``[b, X, features]`` and images ``[X, b, channels, height, width]``: as the
-groups of a convolution lie, and as examples of one network as well. Weights are ``[b, …]``, or without ``b`` where the
-tasks share them. Of one task nothing has a ``b``. X examples, M values per channel. ``None`` stands for a tangent of
-zero.
+Where b tasks are stacked, vectors are ``[b, X, features]`` and images ``[b, X, channels, height, width]``; weights
+are ``[b, …]``, or without ``b`` where the tasks share them. Of one task nothing has a ``b``. X examples, M values per
+channel. ``None`` stands for a tangent of zero.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +29,8 @@ from metasgd.rules.base import Params
 Saved = tuple[Any, ...]
 Found = tuple[Tensor | None, Params]
 aten = torch.ops.aten
-EXAMPLES_AND_PLACES = (0, -2, -1)
-"""The dimensions of images that are not channels, of one task or several."""
+EXAMPLES_AND_PLACES = (-4, -2, -1)
+"""The dimensions of a task's images that are not channels."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,11 @@ class Layer(ABC):
     @property
     def names(self) -> frozenset[str]:
         return frozenset({self.weight, self.bias} - {""})
+
+    @property
+    def stacked(self) -> "Layer":
+        """The layer of several tasks at once."""
+        return self
 
     @abstractmethod
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
@@ -97,105 +101,6 @@ class Linear(Layer):
         return dx_dot, found
 
 
-@dataclass(frozen=True)
-class Conv2d(Layer):
-    """A convolution of one group, zero-padded; x ``[X, (b,) channels, height, width]``."""
-
-    stride: tuple[int, ...] = (1, 1)
-    padding: tuple[int, ...] = (0, 0)
-    dilation: tuple[int, ...] = (1, 1)
-    bias_cancels: bool = False
-    """Whether the next layer subtracts the mean, and with it the bias: its gradient is zero, which sums would only
-    come near, by several times the rounding of all the others."""
-
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
-        return self._map(x, p[self.weight], p.get(self.bias)), (x,)
-
-    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
-        weight = p[self.weight]
-        if saved[0].ndim == 4:
-            dx, dw, _ = self._vjp(dy, saved[0], weight, needs_dx, True)
-        else:
-            dw = self._of_weight(dy, saved[0], weight)
-            dx = self._of_input(dy, saved[0], weight) if needs_dx else None
-        return dx, {self.weight: dw, **self._of_bias(p, dy)}
-
-    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
-        weight_dot = dot.get(self.weight)
-        y_dot = None
-        if x_dot is not None and weight_dot is not None:  # both terms in one convolution
-            inputs, weights = torch.cat([x_dot, saved[0]], dim=-3), torch.cat([p[self.weight], weight_dot], dim=-3)
-            y_dot = self._map(inputs, weights, dot.get(self.bias))
-        elif weight_dot is not None:
-            y_dot = self._map(saved[0], weight_dot, dot.get(self.bias))
-        elif x_dot is not None:
-            y_dot = self._map(x_dot, p[self.weight], dot.get(self.bias))
-        elif self.bias in dot:
-            y_dot = self._map(saved[0], torch.zeros_like(p[self.weight]), dot[self.bias])
-        return y_dot, () if x_dot is None else (x_dot,)
-
-    def tangent_backward(
-        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
-    ) -> Found:
-        x, weight = saved[0], p[self.weight]
-        found = self._of_bias(p, dy_dot)
-        # the two terms of each in one convolution: of the weight over examples, of the input over channels
-        both_dy, both_x = (torch.cat([dy_dot, dy]), torch.cat([x, dot_saved[0]])) if dot_saved else (dy_dot, x)
-        found[self.weight] = self._of_weight(both_dy, both_x, weight)
-        if not needs_dx:
-            return None, found
-        if self.weight in dot:
-            dy_dot, weight = torch.cat([dy_dot, dy], dim=-3), torch.cat([weight, dot[self.weight]], dim=-4)
-        return self._of_input(dy_dot, x, weight), found
-
-    def _of_bias(self, p: Params, dy: Tensor) -> Params:
-        if not self.bias:
-            return {}
-        return {self.bias: torch.zeros_like(p[self.bias]) if self.bias_cancels else dy.sum(dim=EXAMPLES_AND_PLACES)}
-
-    def _map(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.ndim == 4:
-            return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
-        at, kernels, groups = _as_groups(weight)
-        y = torch.conv2d(x.flatten(at, at + 1), kernels, None, self.stride, self.padding, self.dilation, groups)
-        y = y.unflatten(at, x.shape[:2] if at == 0 else (groups, -1))
-        return y if bias is None or self.bias_cancels else y + bias[..., None, None]
-
-    def _of_weight(self, dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """The gradient in the weight, of each task's own where they have one, though it be the same for all."""
-        if x.ndim == 4:
-            return self._vjp(dy, x, weight, False, True)[1]
-        at, kernels, groups = (0, weight, 1) if weight.ndim == 4 else (1, weight.flatten(0, 1), len(weight))
-        found = self._vjp(dy.flatten(at, at + 1), x.flatten(at, at + 1), kernels, False, True, groups)[1]
-        return found.view(weight.shape)
-
-    def _of_input(self, dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        if x.ndim == 4:
-            return self._vjp(dy, x, weight, True, False)[0]
-        at, kernels, groups = _as_groups(weight)
-        found = self._vjp(dy.flatten(at, at + 1), x.flatten(at, at + 1), kernels, True, False, groups)[0]
-        return found.unflatten(at, x.shape[at : at + 2])
-
-    def _vjp(
-        self, dy: Tensor, x: Tensor, weight: Tensor, of_input: bool, of_weight: bool, groups: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:  # None where not needed
-        sizes, needs = (self.stride, self.padding, self.dilation), [of_input, of_weight, False]
-        found: tuple[Tensor, Tensor, Tensor] = aten.convolution_backward(
-            dy, x, weight, [dy.shape[1]], *sizes, False, [0, 0], groups, needs
-        )
-        return found
-
-
-def _as_groups(weight: Tensor) -> tuple[int, Tensor, int]:
-    """By which dimension of images two are to be one, the kernels for a convolution of these, and its groups.
-
-    Kernels that are the same for all tasks, as at θ_0, need no groups: the tasks are examples then.
-    """
-    if weight.ndim == 4:
-        return 0, weight, 1
-    return (0, weight[0], 1) if weight.stride(0) == 0 else (1, weight.flatten(0, 1), len(weight))
-
-
 class Fixed(Layer):
     """A layer without parameters that is linear near x: its tangent is its own map, and backward its transpose."""
 
@@ -241,7 +146,7 @@ class ReLU(Fixed):
 
 @dataclass(frozen=True)
 class MaxPool2d(Fixed):
-    """The largest value of each window; images ``[X, (b,) channels, height, width]``."""
+    """The largest value of each window; images ``[(b,) X, channels, height, width]``."""
 
     size: tuple[int, int] = (2, 2)
     stride: tuple[int, int] = (2, 2)
@@ -255,30 +160,28 @@ class MaxPool2d(Fixed):
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         y, where = aten.max_pool2d_with_indices(x.flatten(0, -4), *self._options)
-        return y.unflatten(0, x.shape[:-3]), (x, where)
+        return y.view(*x.shape[:-3], *y.shape[1:]), (x, where)
 
     def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:
         where = saved[1]
         y_dot = x_dot.flatten(0, -4).flatten(2).gather(2, where.flatten(2)).view(where.shape)
-        return y_dot.unflatten(0, x_dot.shape[:-3])
+        return y_dot.view(*x_dot.shape[:-3], *where.shape[1:])
 
     def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
         x, where = saved
-        dx: Tensor = aten.max_pool2d_with_indices_backward(
-            dy.flatten(0, -4), x.flatten(0, -4), *self._options, where
-        )
-        return dx.unflatten(0, x.shape[:-3])
+        dx: Tensor = aten.max_pool2d_with_indices_backward(dy.flatten(0, -4), x.flatten(0, -4), *self._options, where)
+        return dx.view(x.shape)
 
 
 @dataclass(frozen=True)
 class Flatten(Fixed):
-    """Images ``[X, (b,) channels, height, width]`` to vectors ``[(b,) X, features]``."""
+    """Images ``[(b,) X, channels, height, width]`` to vectors ``[(b,) X, features]``."""
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
         return self._jvp((), x), (x,)
 
     def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:  # noqa: ARG002
-        return x_dot.flatten(-3).movedim(-2, 0)
+        return x_dot.flatten(-3)
 
     def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
-        return dy.movedim(0, -2).reshape(saved[0].shape)
+        return dy.reshape(saved[0].shape)

@@ -1,6 +1,6 @@
 """A network as the sequence of its layers, with the gradient and the Hessian-vector product of a task's loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,11 @@ class FeedForward:
     flatten: bool
 
     @property
+    def stacked(self) -> "FeedForward":
+        """The same of several tasks at once."""
+        return replace(self, layers=tuple(layer.stacked for layer in self.layers))
+
+    @property
     def normalises(self) -> bool:
         """Whether an example's outputs depend on the others in its batch."""
         return any(isinstance(layer, BatchNorm) for layer in self.layers)
@@ -71,10 +76,8 @@ class FeedForward:
 
     def prepared(self, x: Tensor, lead: int) -> Tensor:
         """Inputs ``[*lead, X, …]`` as the first layer takes them; images in the layout of the fastest convolutions."""
-        if self.images and lead:
-            return x.transpose(0, 1).contiguous()
         if self.images:
-            return x.to(memory_format=torch.channels_last) if x.is_cpu else x
+            return x.to(memory_format=torch.channels_last) if x.is_cpu and not lead else x
         return x.flatten(lead + 1) if self.flatten else x
 
     def outputs(self, p: Params, x: Tensor) -> tuple[Tensor, list[Saved]]:
