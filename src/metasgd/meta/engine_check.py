@@ -42,14 +42,14 @@ def able_engine(
     if isinstance(engine, Graph):
         able, reason = able_engine(engine.engine, config, tasks, first_order)
         return (engine if able is engine.engine else engine.over(able)), reason
-    two = pair_of(tasks)
+    tried = tasks.tasks(0, 1) if isinstance(engine, Loop) else pair_of(tasks)
     theta = nudged(config.network)
 
     def gradient_by(engine: Engine, of: InnerLoopConfig) -> MetaGradient:
         def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
             return meta_gradient(one, theta, some, 1, first_order)
 
-        return engine.run(on, merge_gradients, of, two, 1)
+        return engine.run(on, merge_gradients, of, tried, 1)
 
     expected = validate_differentiable(lambda: gradient_by(Loop(), config), config, first_order)
     if not first_order:

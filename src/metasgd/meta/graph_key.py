@@ -18,7 +18,7 @@ def graph_key(config: InnerLoopConfig, tasks: Episode) -> Hashable:
 
     It names objects by ``id``: whoever keeps a key keeps ``config`` as well.
     """
-    of_config = id(config.loss), config.adapted, config.transductive, config.closed_form
+    of_config = id(config.loss), config.adapted, config.unlearned, config.transductive, config.closed_form
     fields = tuple((f.shape, f.dtype, f.device) for f in tasks)
     return of_config, modules_key(config), fields, _settings(tasks.query_x.device.type)
 

@@ -44,6 +44,7 @@ class InnerLoopConfig:
         closed_form: use closed-form derivatives where the network and the loss have them; else autograd.
         experience: what an inner step learns from, given the task and the network as it is at that step.
         query_loss: of the query set, where that is not L.
+        unlearned: names of the parameters that no outer step moves, so that no outer gradient in them is asked for.
     """
 
     network: nn.Module
@@ -55,6 +56,7 @@ class InnerLoopConfig:
     closed_form: bool = True
     experience: Experience = as_given
     query_loss: Loss | None = None
+    unlearned: frozenset[str] = frozenset()
 
     @property
     def feed_forward(self) -> FeedForward | None:
@@ -78,8 +80,9 @@ class InnerLoopConfig:
 
     @cached_property
     def frozen(self) -> frozenset[str]:
-        """Names of the parameters that neither adapt nor have a gradient: those with ``requires_grad`` false."""
-        return frozenset(n for n, p in self.theta.items() if not p.requires_grad and n not in self.adapted)
+        """Names of the parameters that neither adapt nor learn: unlearned ones, or with ``requires_grad`` false."""
+        still = {n for n, p in self.theta.items() if not p.requires_grad} | self.unlearned
+        return frozenset(still - self.adapted)
 
     @cached_property
     def agnostic(self) -> frozenset[str]:
@@ -194,11 +197,7 @@ class InnerLoop(ABC):
 
     @abstractmethod
     def support(self, params: Params, keep: bool, s: int = 0) -> tuple[Tensor, Params, Tape | None]:
-        """``L_s`` of shape ``lead``, ``g_s``, and a tape to differentiate them if ``keep``.
-
-        Raises:
-            UserError: a parameter that should adapt does not influence the loss.
-        """
+        """``L_s`` of shape ``lead``, ``g_s``, and a tape to differentiate them if ``keep``."""
 
     @abstractmethod
     def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:

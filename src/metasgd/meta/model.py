@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from metasgd.episode import Episode, as_given
 from metasgd.errors import UserError, raise_problems, too_large, too_small
-from metasgd.meta.autograd import as_supervised, unused_parameters
 from metasgd.meta.engines import EngineName
 from metasgd.meta.estimators import Estimator, EstimatorName
 from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.frozen_layers import passed
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule
@@ -21,11 +21,13 @@ from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName, Objective
 from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
 from metasgd.meta.random_start import validate_long_runs
+from metasgd.meta.trial import try_on
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.adapting import adapted_names
-from metasgd.nn.behaviour import listed, undisturbed, validate_no_mixing
-from metasgd.nn.chance import Changing, changing_modules, without_chance
+from metasgd.nn.behaviour import undisturbed
+from metasgd.nn.chance import Changing, without_chance
 from metasgd.nn.networks import prototype_head
+from metasgd.nn.prefix import Prefix
 from metasgd.nn.validation import validate_classes_differ, validate_initialised, validate_tasks
 from metasgd.rules.base import UpdateRule
 
@@ -138,6 +140,7 @@ class MetaModel(nn.Module):
             self.unroll = FullUnroll(network, engine, recompute, not fresh, how)
         self.is_tried = False
         self.held = Changing()
+        self.prefix: Prefix | None = None  # the frozen layers, which a task's examples pass once
         adapted = adapted_names(network, adapts)
         validate_classes_differ(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
@@ -198,10 +201,10 @@ class MetaModel(nn.Module):
 
     @contextmanager
     def ready(self, tasks: Episode) -> Iterator[Episode]:
-        """The tasks as the network takes them, which within gives the same for the same."""
+        """The tasks as the network takes them within, which then gives the same for the same."""
         inputs = self.as_inputs(tasks)
-        with without_chance(self.network, self.held.names):
-            yield inputs
+        with without_chance(self.network, self.held.names), passed(self.prefix, inputs) as features:
+            yield features
 
     def as_inputs(self, tasks: Episode) -> Episode:
         """``tasks`` as the network takes them: uint8 images become numbers from 0 to 1, on their device.
@@ -231,20 +234,7 @@ class MetaModel(nn.Module):
             if self.config.experience is as_given:
                 validate_tasks(self.network, tasks.support_x[0], tasks.support_y[0], tasks.n_way)
             self.unroll.validate_tasks(tasks)
-            config, tasks = as_supervised(self.config, tasks.tasks(0, 1))
-        # a network of known layers has no random ones, and any engine can run it
-        known = self.config.feed_forward is not None
-        found = self.held if known else changing_modules(self.network, tasks.support_x[0])
-        if found.random and found != self.held:
-            self.announce(f"switched off while adapting, being random: {listed(self.network, found.random)}")
-        if found.keeping and found != self.held:
-            self.announce(f"held at their stored statistics while adapting: {listed(self.network, found.keeping)}")
-        self.held = found
-        with without_chance(self.network, found.names):
-            if not self.config.transductive:
-                by_support = isinstance(self.unroll, FullUnroll)
-                validate_no_mixing(self.network, tasks.support_x[0], tasks.query_x[0], by_support)
-            adjusted = None if known else self.unroll.adjust(config, tasks, self.first_order)
-            unused = None if known else unused_parameters(config, tasks)
-        for line in filter(None, (adjusted, unused)):
+        trial = try_on(self.config, self.unroll, tasks, self.held, self.first_order)
+        self.held, self.prefix = trial.held, trial.prefix
+        for line in trial.lines:
             self.announce(line)

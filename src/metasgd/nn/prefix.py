@@ -96,9 +96,9 @@ class Prefix:
         )
 
     @torch.no_grad()
-    def features(self, x: Tensor) -> Tensor:
-        """``h(x)``, ``[X, …]``: of each example alone, so that its bits do not depend on the batch."""
-        return torch.cat([self._of_batch(one) for one in torch.split(x, 1)])
+    def features(self, x: Tensor, at_once: int = 1) -> Tensor:
+        """``h(x)``, ``[X, …]``: by default of each example alone, so that its bits do not depend on the batch."""
+        return torch.cat([self._of_batch(some) for some in torch.split(x, at_once)])
 
     @contextmanager
     def passed_over(self) -> Iterator[None]:

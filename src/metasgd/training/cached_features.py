@@ -1,7 +1,7 @@
 """What the frozen layers below all that learns make of each example: computed once, and cached on disk."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from metasgd.data.feature_store import FeatureStore
 from metasgd.data.source import Sampler
 from metasgd.data.transforms.rotation import Rotated
 from metasgd.episode import Episode, as_given
+from metasgd.meta.frozen_layers import frozen_layers
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.meta.model import MetaModel
 from metasgd.nn.chance import without_chance
@@ -30,17 +31,12 @@ class CachedFeatures:
 
     Args:
         model: whose network is run on features.
-        learned: names of the parameters that outer steps move.
         samplers: of all tasks to come.
         cache_dir: the folder of the files.
     """
 
-    def __init__(
-        self, model: MetaModel, learned: Collection[str], samplers: Iterable[Sampler], cache_dir: Path
-    ) -> None:
+    def __init__(self, model: MetaModel, samplers: Iterable[Sampler], cache_dir: Path) -> None:
         self._model, self._cache_dir = model, cache_dir
-        made = (*model.config.rows, *model.config.agnostic)  # by the tasks themselves
-        self._live = model.config.adapted.union(learned, made)
         self._samplers = tuple(samplers)
         self._features: Features | None = None
         self._is_decided = False
@@ -61,7 +57,6 @@ class CachedFeatures:
 
     def _decide(self, task: Episode) -> None:
         inputs = self._model.as_inputs(task)
-        x = torch.cat([inputs.support_x[0], inputs.query_x[0]])
         try:
             if changing := [type(sampler).__name__ for sampler in self._samplers if not draws_stored_examples(sampler)]:
                 raise NoPrefixError(
@@ -71,8 +66,8 @@ class CachedFeatures:
             if not isinstance(self._model.unroll, FullUnroll) or self._model.config.experience is not as_given:
                 raise NoPrefixError("runs start from other weights each time, or make their own examples")
             with without_chance(self._model.network, self._model.held.names):
-                prefix = Prefix(self._model.network, self._live, x)
-                self._features = Features(prefix, self._cache_dir, x[:1])
+                prefix = self._model.prefix or frozen_layers(self._model.config, inputs)
+                self._features = Features(prefix, self._cache_dir, inputs.support_x[0, :1])
         except NoPrefixError as reason:
             rank_zero_info(f"cache_features is true, but nothing can be cached: {reason}")
         self._is_decided = True

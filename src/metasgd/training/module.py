@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
@@ -104,6 +105,7 @@ class MetaSGDModule(EvaluatedModule):
         # what all rows have in common does not show in it: a gradient of rounding errors, of which Adam makes steps
         unseen = class_agnostic_names(network) if loss == "cross_entropy" else frozenset[str]()
         self.learned = outer.learned(network) - unseen
+        self.config = replace(self.config, unlearned=frozenset(self.config.theta) - self.learned)
         self.features: CachedFeatures | None = None
 
     def configure_callbacks(self) -> list[Callback]:
@@ -141,7 +143,7 @@ class MetaSGDModule(EvaluatedModule):
             with at_argument("data", {"train_shapes"}):
                 validate_ways(self.network, [shape.n_way for shape in data.train_shapes])
         wanted = isinstance(data, EpisodicDataModule) and data.cache_features
-        self.features = CachedFeatures(self, self.learned, data.samplers.values(), data.cache_dir) if wanted else None
+        self.features = CachedFeatures(self, data.samplers.values(), data.cache_dir) if wanted else None
         with _naming_options():
             how = self.prepare(self.device, self.trainer.world_size)
             self.prepare_others()
