@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,11 +68,13 @@ def read_weights(path: Path) -> Any:
             return _safetensors(path)
         if not head.startswith(BEGIN):
             raise ValueError
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol: what is not read is refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except DAMAGE as error:
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        said = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         if said.startswith("Weights only load failed"):
             raise UserError(
                 f"weights is {path}, which holds more than tensors and plain types, and whatever else there is could"
@@ -112,10 +115,12 @@ def put_in(network: nn.Module, name: str, content: Any, source: str, free: Seque
         free: names, or the beginnings of names, of the classifier that was cut off.
 
     Raises:
-        UserError: tensors are missing, of no use, or of another shape; names them all in one message.
+        UserError: tensors are missing, of no use, or of another shape, all in one message; or not finite.
     """
     own = network.state_dict()
     place, prefix, found = _best(content, own)
+    if not found:
+        raise UserError(f"weights is {source}, which holds no tensor with a name: give a state_dict of {name}")
     positions = {n for n in found if n in own and _are_positions(n, found[n], own[n])}
     given = {n: _resampled(found[n], own[n]) if n in positions else t for n, t in found.items()}
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
@@ -131,6 +136,11 @@ def put_in(network: nn.Module, name: str, content: Any, source: str, free: Seque
         raise UserError(
             f"weights is {source}, which is of another network than {name}: of its tensors there"
             f" are {counted}. Give the weights of this network, or name the one that they are of"
+        )
+    if broken := [n for n in own if n in given and not given[n].isfinite().all()]:
+        raise UserError(
+            f"weights is {source}, of which {_some(broken)} has values that are not finite: its training diverged, or"
+            " the file is damaged. Give another"
         )
     network.load_state_dict({n: t for n, t in given.items() if n in own}, strict=False)
     where = f", its tensors {'.'.join([*place, prefix]).rstrip('.')}.*" if place or prefix else ""

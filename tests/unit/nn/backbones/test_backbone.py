@@ -1,6 +1,7 @@
 """Networks made elsewhere: named, given weights and a head, and refused in one message where that cannot be."""
 
 import logging
+import pickle
 
 import pytest
 import torch
@@ -164,6 +165,9 @@ def refused(tmp_path, resnet):
     (tmp_path / "torn.pt").write_bytes((tmp_path / "part.pt").read_bytes()[:5000])
     torch.save(models.mobilenet_v3_small().state_dict(), tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "numbers.pt")
+    diverged = resnet.state_dict()
+    torch.save(diverged | {"bn1.bias": diverged["bn1.bias"] + torch.nan}, tmp_path / "diverged.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Code(), protocol=4))
     (tmp_path / "text.pt").write_text("no weights\n")
     (tmp_path / "folder").mkdir()
     return {
@@ -172,7 +176,9 @@ def refused(tmp_path, resnet):
         "text": "no file of weights. Give a state_dict",
         "torn": "cannot be read: it is damaged",
         "other": "of another network than resnet18",
-        "numbers": "of another network than resnet18",
+        "numbers": "holds no tensor with a name: give a state_dict of resnet18",
+        "diverged": "of which bn1.bias has values that are not finite",
+        "pickle": "more than tensors and plain types",
         "folder": "which is a folder: give the file of weights in it",
     }
 
