@@ -125,9 +125,10 @@ def adapt(
 
     choices = [choose(learner, support_x, labels, inner_steps, backbone is not None) for learner in given.learners]
     learners = [choice.best.learner for choice in choices]
-    views = support_views(torch.from_numpy(support_x), eval_views, given.ink)
-    steps = [choice.best.inner_steps for choice in choices]
-    members = [learner.adapt(view, labels, s) for view in views for learner, s in zip(learners, steps, strict=True)]
+    first, *others = support_views(torch.from_numpy(support_x), eval_views, given.ink)
+    best = [choice.best for choice in choices]
+    members = [one.learner.adapt(first, labels, one.inner_steps, one.features) for one in best]
+    members += [one.learner.adapt(view, labels, one.inner_steps) for view in others for one in best]
     adapted = members[0] if len(members) == 1 else AdaptedEnsemble(tuple(members))
     verdict = choices[0] if len(choices) == 1 else together(choices, labels)
     network = None if suffix is None else network_file(suffix, adapted, [*learners] * eval_views, conversion)

@@ -42,6 +42,7 @@ class Candidate:
         inner_steps: its inner steps.
         to_scale: whether its probabilities are made to fit the support pictures; those of meta-training are not.
         left_out: those predictions; None if no class has two pictures.
+        features: what the head reads of the support pictures, where it decides alone and that is of each by itself.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     inner_steps: int
     to_scale: bool
     left_out: LeftOut | None = None
+    features: Tensor | None = None
 
     @property
     def by_head(self) -> bool:
@@ -160,6 +162,7 @@ def _counted(candidate: Candidate, inputs: Tensor, features: Tensor | None, y: L
     targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
     learner = candidate.learner
     if candidate.by_head and features is not None:
+        candidate = replace(candidate, features=features)
         learner, inputs = head_alone(learner), features
     if candidate.to_scale:
         with_scale(learner, inputs, targets)

@@ -9,30 +9,27 @@ Shape letters: X examples, N classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.learner.adaptation import adapted, adapted_head
 from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs
 from metasgd.learner.predictor import Labels
-from metasgd.meta.inner_loop import InnerStep, Loss
-from metasgd.meta.meta_gradient import inner_loop_of
+from metasgd.meta.frozen_layers import features_of, frozen_layers, passed_over
 from metasgd.meta.model import MetaModel
 from metasgd.meta.reached import reached
 from metasgd.nn.behaviour import alike
 from metasgd.nn.calling import call
-from metasgd.nn.export import freeze_statistics
 from metasgd.nn.heads import features_read
 from metasgd.nn.networks import class_agnostic_names, prototype_head
+from metasgd.nn.prefix import NoPrefixError, Prefix
 from metasgd.nn.validation import validate_tasks
-from metasgd.rules.base import Params, UpdateRule
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,13 @@ class MetaLearner:
         """``model``, under its name in earlier versions."""
         return self.model
 
-    def adapt(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None) -> "AdaptedLearner":
+    def adapt(
+        self,
+        x: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        inner_steps: int | None = None,
+        features: Tensor | None = None,
+    ) -> AdaptedLearner:
         """Learn a new task from a few examples; the learner itself stays as it is.
 
         Args:
@@ -69,31 +72,17 @@ class MetaLearner:
             y: ``[X]``, the class of each in any type that can be sorted; in regression ``[X]`` or
                 ``[X, outputs]``. Classes may have different numbers of examples: each class weighs the same.
             inner_steps: S, also beyond those of training; by default as many as in evaluation.
+            features: ``features(x)``, where they are known: without an inner step the rest of the network is not run.
 
         Raises:
             UserError: the examples do not fit the network, each other, or the number of classes that its head
                 tells apart.
         """
-        model = self.model.eval()
-        steps = self._steps(inner_steps)
         task, classes = self._task(x, y)
-        inputs, n_way = task.support_x[0], task.n_way
-        theta = {n: p.detach() for n, p in model.network.named_parameters()}
-        config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
-        stack = inner_loop_of(config, theta, task)
-        taken, final, _ = stack.adapt(steps)
-        loss_after, _, _ = stack.support(final, keep=False)
-        params = stack.weights(stack.for_query(final), stack.shared)
-        return AdaptedLearner(
-            network=freeze_statistics(model.network, params, inputs, n_way),
-            classes_=classes,
-            n_features_in_=inputs[0].numel(),
-            support_losses_=np.array([*(float(step.loss) for step in taken), float(loss_after)]),
-            rates_=_rates(model.update_rule, taken),
-            input_shape=tuple(inputs.shape[1:]),
-            _model=model,
-            _params=params,
-        )
+        steps = self._steps(inner_steps)
+        if features is not None and not steps:
+            return adapted_head(self.model, task, classes, features)
+        return adapted(self.model, task, classes, steps)
 
     def reached(self, x: ArrayLike | Tensor, y: ArrayLike | Tensor, inner_steps: int | None = None) -> frozenset[str]:
         """Names of the parameters that an inner gradient reaches in ``adapt`` with the same arguments."""
@@ -121,10 +110,25 @@ class MetaLearner:
             outputs = self.left_out_logits(inputs, targets.to(inputs.device)).cpu().numpy()
             yield from ((int(i), outputs[i]) for i in np.flatnonzero(_has_others(labels)))
             return
+        task, classes = self._task(inputs, labels)
+        prefix = self._prefix(task) if steps else None
+        given = features_of(prefix, task)
         for i in np.flatnonzero(_has_others(labels)):
-            others = np.arange(len(labels)) != i
-            adapted = self.adapt(inputs[torch.from_numpy(others)], labels[others], inner_steps)
-            yield int(i), adapted.decision_function(inputs[i : i + 1])[0]
+            others = torch.arange(len(labels)) != int(i)
+            part = given._replace(support_x=given.support_x[:, others], support_y=given.support_y[:, others])
+            with passed_over(prefix):  # and not while the caller has its turn
+                outputs = adapted(self.model, part, classes, steps).outputs(given.support_x[0, i : i + 1])[0]
+            yield int(i), outputs
+
+    def _prefix(self, task: Episode) -> Prefix | None:
+        """The layers that do not adapt, for the examples of several adaptations to pass once."""
+        config = self.model.eval().config
+        if config.feed_forward is not None:
+            return None
+        try:
+            return frozen_layers(replace(config, unlearned=frozenset(config.theta)), task)
+        except NoPrefixError:
+            return None
 
     @torch.no_grad()
     def reads_each_alone(self, inputs: Tensor) -> bool:
@@ -218,29 +222,6 @@ class MetaLearner:
             )
 
 
-def _balanced_loss(targets: Tensor) -> Loss:
-    """Cross entropy in which each class weighs the same, as it does in the tasks of meta-training.
-
-    Where all have as many examples it is the plain mean. Otherwise the plain mean would draw everything towards
-    the larger classes: one step from equal rows gives a class-agnostic head's rows lengths in proportion.
-    """
-    counts = targets.bincount()
-    if (counts == counts[0]).all():
-        return F.cross_entropy
-    return partial(F.cross_entropy, weight=1 / counts.float())
-
-
 def _has_others(labels: Labels) -> NDArray[np.bool_]:
     classes, number = np.unique(labels, return_counts=True)
     return np.isin(labels, classes[number > 1])
-
-
-def _rates(rule: UpdateRule, taken: list[InnerStep]) -> list[Params]:
-    if type(rule).forward is not UpdateRule.forward:
-        return []
-    rates = []
-    with torch.no_grad():
-        for s, step in enumerate(taken):
-            assert step.grads is not None
-            rates.append(rule.coefficients(s, step.grads, step.loss, step.state).rates)
-    return rates

@@ -1,7 +1,7 @@
 """Layers that neither adapt nor learn: a task's examples pass them once, and not at every inner step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -27,20 +27,23 @@ def frozen_layers(config: InnerLoopConfig, tasks: Episode) -> Prefix:
     return Prefix(config.network, live, torch.cat([tasks.support_x[0], tasks.query_x[0]]))
 
 
-@contextmanager
-def passed(prefix: Prefix | None, tasks: Episode) -> Iterator[Episode]:
-    """The tasks as the network takes them within: what ``prefix`` makes of their examples, or these themselves.
+def features_of(prefix: Prefix | None, tasks: Episode) -> Episode:
+    """The tasks with what ``prefix`` makes of their examples in place of these.
 
     A task's examples pass it by themselves, so that the bits do not depend on how tasks are distributed.
     """
     if prefix is None:
-        yield tasks
-        return
-    size = tasks.query_x[0, :1].numel() or tasks.support_x[0, :1].numel()
-    at_once = max(1, AT_ONCE // (size * tasks.query_x.element_size()))
-    found = []
-    for support_x, query_x in zip(tasks.support_x, tasks.query_x, strict=True):
-        found.append(prefix.features(torch.cat([support_x, query_x]), at_once))
-    support_x, query_x = torch.stack(found).tensor_split([tasks.support_x.shape[1]], dim=1)
-    with prefix.passed_over():
-        yield tasks._replace(support_x=support_x, query_x=query_x)
+        return tasks
+    one = tasks.support_x[0, 0]
+    at_once = max(1, AT_ONCE // (one.numel() * one.element_size()))
+    both = torch.cat([tasks.support_x, tasks.query_x], dim=1)
+    found = torch.stack([prefix.features(x, at_once) for x in both])
+    support_x, query_x = found.tensor_split([tasks.support_x.shape[1]], dim=1)
+    return tasks._replace(support_x=support_x, query_x=query_x)
+
+
+@contextmanager
+def passed_over(prefix: Prefix | None) -> Iterator[None]:
+    """Within, the network takes what ``prefix`` makes of examples; None changes nothing."""
+    with nullcontext() if prefix is None else prefix.passed_over():
+        yield

@@ -13,7 +13,7 @@ from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.engines import EngineName
 from metasgd.meta.estimators import Estimator, EstimatorName
 from metasgd.meta.evaluate import Evaluation
-from metasgd.meta.frozen_layers import passed
+from metasgd.meta.frozen_layers import features_of, passed_over
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule
@@ -203,8 +203,10 @@ class MetaModel(nn.Module):
     def ready(self, tasks: Episode) -> Iterator[Episode]:
         """The tasks as the network takes them within, which then gives the same for the same."""
         inputs = self.as_inputs(tasks)
-        with without_chance(self.network, self.held.names), passed(self.prefix, inputs) as features:
-            yield features
+        with without_chance(self.network, self.held.names):
+            features = features_of(self.prefix, inputs)
+            with passed_over(self.prefix):
+                yield features
 
     def as_inputs(self, tasks: Episode) -> Episode:
         """``tasks`` as the network takes them: uint8 images become numbers from 0 to 1, on their device.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metasgd.episode import Episode, as_given
 from metasgd.meta.autograd import as_supervised, unused_parameters
-from metasgd.meta.frozen_layers import frozen_layers, passed
+from metasgd.meta.frozen_layers import features_of, frozen_layers, passed_over
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.nn.behaviour import listed, undisturbed, validate_no_mixing
@@ -68,7 +68,8 @@ def try_on(config: InnerLoopConfig, unroll: Unroll, tasks: Episode, held: Changi
             if full and given and not config.frozen <= config.agnostic.union(config.rows):
                 with suppress(NoPrefixError):
                     prefix = frozen_layers(config, tasks)
-            with passed(prefix, tasks) as features:
+            features = features_of(prefix, tasks)
+            with passed_over(prefix):
                 lines.append(unroll.adjust(config, features, first_order))
                 lines.append(unused_parameters(config, features))
     return Trial(found, prefix, tuple(filter(None, lines)))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.func import functional_call
 
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
+from metasgd.nn import Backbone
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerLayerPerStep, PerParameter
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -189,3 +191,52 @@ def test_no_fewer_than_no_steps():
     with pytest.raises(UserError, match="inner_steps is -1"):
         learner_of().adapt(images(6), Y, inner_steps=-1)
     assert len(learner_of().adapt(images(6), Y, inner_steps=0).support_losses_) == 1
+
+
+class Counted(nn.Conv2d):
+    """Counts the examples that it was given."""
+
+    passed = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passed += len(x)
+        return super().forward(x)
+
+
+def backbone_learner(adapts: str, inner_steps: int) -> tuple[MetaLearner, Counted]:
+    torch.manual_seed(0)
+    lower = Counted(1, 4, 3, 2)
+    layers = nn.Sequential(lower, nn.GroupNorm(2, 4), nn.Tanh(), nn.Conv2d(4, 4, 3))
+    network = Backbone(layers, image_size=[1, 8, 8], classifier="")
+    return MetaLearner(MetaModel(network, PerParameter(0.3), inner_steps, adapts=adapts), {}), lower
+
+
+def test_an_example_passes_layers_that_do_not_adapt_once_for_all_that_are_left_out():
+    learner, lower = backbone_learner("last:2", 2)
+    x = images(6)
+    found = list(learner.left_out(x, Y))
+    passed = lower.passed
+    assert [i for i, _ in found] == [0, 1, 2, 4, 5]
+    for i, outputs in found:
+        others = np.arange(6) != i
+        adapted = learner.adapt(x[others], Y[others])
+        np.testing.assert_allclose(outputs, adapted.decision_function(x[i : i + 1])[0], rtol=1e-5, atol=1e-6)
+    assert passed < 5 * 6 < lower.passed - passed
+    sixth = next(learner.left_out(x, Y))[1]  # at which the rest of it waits, and the network is as it was
+    np.testing.assert_array_equal(sixth, found[0][1])
+    learner.adapt(x, Y).predict(x)
+
+
+def test_with_features_at_hand_the_network_is_not_run_again():
+    learner, lower = backbone_learner("head", 0)
+    x = images(6)
+    expected = learner.adapt(x, Y)
+    features = learner.features(torch.from_numpy(x).float() / 255)
+    lower.passed = 0
+    adapted = learner.adapt(x, Y, features=features)
+    assert lower.passed == 2  # to see that it takes such examples
+    np.testing.assert_allclose(adapted.support_losses_, expected.support_losses_, rtol=1e-6)
+    np.testing.assert_allclose(adapted.decision_function(x), expected.decision_function(x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        adapted.decision_function(x, transductive=True), expected.decision_function(x), rtol=1e-5, atol=1e-6
+    )

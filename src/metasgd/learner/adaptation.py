@@ -1,0 +1,98 @@
+"""One adaptation of a meta-model to one task. Shape letters: X examples, N classes, D features."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metasgd.episode import Episode
+from metasgd.learner.adapted_learner import AdaptedLearner
+from metasgd.learner.predictor import Labels
+from metasgd.meta.inner_loop import InnerStep, Loss
+from metasgd.meta.meta_gradient import inner_loop_of
+from metasgd.meta.model import MetaModel
+from metasgd.nn.export import freeze_statistics
+from metasgd.rules.base import Params, UpdateRule
+
+
+def adapted(model: MetaModel, task: Episode, classes: Labels | None, inner_steps: int) -> AdaptedLearner:
+    """What a model makes of the support set of one task.
+
+    Args:
+        model: a network and its update rule, which stay as they are.
+        task: one, inputs as the network takes them.
+        classes: the N classes; None in regression.
+        inner_steps: S.
+    """
+    model.eval()
+    theta = {n: p.detach() for n, p in model.network.named_parameters()}
+    config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
+    stack = inner_loop_of(config, theta, task)
+    taken, final, _ = stack.adapt(inner_steps)
+    loss_after, _, _ = stack.support(final, keep=False)
+    params = stack.weights(stack.for_query(final), stack.shared)
+    losses = [*(float(step.loss) for step in taken), float(loss_after)]
+    return _learned(model, task, classes, params, losses, _rates(model.update_rule, taken))
+
+
+@torch.no_grad()
+def adapted_head(model: MetaModel, task: Episode, classes: Labels | None, features: Tensor) -> AdaptedLearner:
+    """The same without an inner step, of a network with a prototype head.
+
+    Args:
+        model: as for ``adapted``.
+        task: as for ``adapted``; its support inputs are not run.
+        classes: the N classes.
+        features: what the head reads of the support set, ``[X, D]``.
+    """
+    assert model.config.prototypes is not None
+    name, head = model.config.prototypes
+    targets = task.support_y[0]
+    weight, bias = head.rows(head.log_scale, features, targets, task.n_way)
+    loss = _balanced_loss(targets)(F.linear(features, weight, bias), targets)
+    t = head.log_temperature.exp()
+    theta = {n: p.detach() for n, p in model.eval().network.named_parameters()}
+    params = theta | {f"{name}.weight": t * weight, f"{name}.bias": t * bias}
+    return _learned(model, task, classes, params, [float(loss)], [])
+
+
+def _learned(
+    model: MetaModel, task: Episode, classes: Labels | None, params: Params, losses: list[float], rates: list[Params]
+) -> AdaptedLearner:
+    inputs = task.support_x[0]
+    return AdaptedLearner(
+        network=freeze_statistics(model.network, params, inputs, task.n_way),
+        classes_=classes,
+        n_features_in_=inputs[0].numel(),
+        support_losses_=np.array(losses),
+        rates_=rates,
+        input_shape=tuple(inputs.shape[1:]),
+        _model=model,
+        _params=params,
+    )
+
+
+def _balanced_loss(targets: Tensor) -> Loss:
+    """Cross entropy in which each class weighs the same, as it does in the tasks of meta-training.
+
+    Where all have as many examples it is the plain mean. Otherwise the plain mean would draw everything towards
+    the larger classes: one step from equal rows gives a class-agnostic head's rows lengths in proportion.
+    """
+    counts = targets.bincount()
+    if (counts == counts[0]).all():
+        return F.cross_entropy
+    return partial(F.cross_entropy, weight=1 / counts.float())
+
+
+def _rates(rule: UpdateRule, taken: list[InnerStep]) -> list[Params]:
+    if type(rule).forward is not UpdateRule.forward:
+        return []
+    rates = []
+    with torch.no_grad():
+        for s, step in enumerate(taken):
+            assert step.grads is not None
+            rates.append(rule.coefficients(s, step.grads, step.loss, step.state).rates)
+    return rates
