@@ -94,13 +94,15 @@ def last(run):
     return state(run / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_a_run_is_that_of_the_cpu_and_its_checkpoint_serves_there(fit):
     double = ["--trainer.precision", "64-true"]
-    here, there = fit("gpu", *double, *ON_DEVICE), fit("cpu", *double)
+    on_cpu = ["--trainer.accelerator", "cpu"]
+    here, there = fit("gpu", *double, *ON_DEVICE), fit("cpu", *double, *on_cpu)
     a, b = last(here)["state_dict"], last(there)["state_dict"]
     assert all(torch.allclose(a[n].cpu(), b[n], rtol=1e-8, atol=1e-10) for n in b)
     path = str(here / "checkpoints" / "last.ckpt")
-    assert main(["fit", *TINY, *double, "--trainer.max_steps", "12", "--ckpt_path", path]) == 0
+    assert main(["fit", *TINY, *double, *on_cpu, "--trainer.max_steps", "12", "--ckpt_path", path]) == 0
     assert last(here)["global_step"] == 12
 
 

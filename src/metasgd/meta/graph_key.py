@@ -10,6 +10,8 @@ from metasgd.episode import Episode
 from metasgd.meta.inner_loop import InnerLoopConfig
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+OF_ANY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that every module has, of which those that matter are looked at by name: this runs at every step."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -30,10 +32,12 @@ def modules_key(config: InnerLoopConfig) -> Hashable:
 
 def _of_module(module: nn.Module) -> Hashable:
     own = vars(module)
+    others = ((name, value) for name, value in own.items() if name not in OF_ANY_MODULE)
     return (
         id(module),
         type(module),
-        tuple((name, value) for name, value in own.items() if _is_plain(value) or _is_function(value)),
+        module.training,
+        tuple((name, value) for name, value in others if _is_plain(value) or _is_function(value)),
         tuple(tuple(own.get(name, ())) for name in HOOKS),
         tuple((n, _place(t)) for held in (module._parameters, module._buffers) for n, t in held.items()),
     )

@@ -89,4 +89,4 @@ def _mean(x: Tensor) -> Tensor:
 
 def _j(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
     """``scale (v − mean(v) − x̂ mean(x̂ v))``."""
-    return torch.addcmul(-scale * mean, v, scale).addcmul_(normed, -scale * along)
+    return torch.addcmul(-scale * mean, v, scale).addcmul_(normed, scale * along, value=-1)

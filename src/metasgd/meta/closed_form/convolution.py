@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metasgd.meta.closed_form.layers import Found, Layer, Linear, Saved, aten
+from metasgd.meta.closed_form.precision import of_convolutions
 from metasgd.meta.closed_form.windows import Axis, overlaid, windows
 from metasgd.rules.base import Params
 
@@ -101,18 +102,21 @@ class StackedConv2d(Convolution):
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         axes = self._axes(p, x.shape)
         seen = windows(x.movedim(2, -1), *axes)
-        y, _ = self.linear.forward(self._matrices(p), seen)
+        with of_convolutions(x.device.type):
+            y, _ = self.linear.forward(self._matrices(p), seen)
         return _images(y, axes), (seen, axes)
 
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         seen, axes = saved
-        found = self.linear.backward(self._matrices(p), (seen,), _rows(dy), needs_dx)
+        with of_convolutions(dy.device.type):
+            found = self.linear.backward(self._matrices(p), (seen,), _rows(dy), needs_dx)
         return self._of_images(p, found, dy.shape[1], axes)
 
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         seen, axes = saved
         seen_dot = None if x_dot is None else windows(x_dot.movedim(2, -1), *axes)
-        y_dot, own = self.linear.tangent(self._matrices(p), self._matrices(dot), (seen,), seen_dot)
+        with of_convolutions(seen.device.type):
+            y_dot, own = self.linear.tangent(self._matrices(p), self._matrices(dot), (seen,), seen_dot)
         if y_dot is None and self.bias in dot:
             y_dot = seen.new_zeros(()).expand(*seen.shape[:2], p[self.bias].shape[-1])
         return None if y_dot is None else _images(y_dot, axes), own
@@ -122,7 +126,8 @@ class StackedConv2d(Convolution):
     ) -> Found:
         seen, axes = saved
         matrices = self._matrices(p), self._matrices(dot)
-        found = self.linear.tangent_backward(*matrices, (seen,), dot_saved, _rows(dy), _rows(dy_dot), needs_dx)
+        with of_convolutions(dy.device.type):
+            found = self.linear.tangent_backward(*matrices, (seen,), dot_saved, _rows(dy), _rows(dy_dot), needs_dx)
         return self._of_images(p, found, dy_dot.shape[1], axes)
 
     def _axes(self, p: Params, shape: torch.Size) -> tuple[Axis, Axis]:

@@ -5,6 +5,9 @@ from torch import Tensor
 
 MANY = 16
 """Stacks of so many repay that more than one way is thought of."""
+LONG, PIECE = 2048, 256
+"""Sums of so many terms are made in pieces of about so many: on GPUs a product of few rows and columns is one
+thread block's work otherwise, and in float32 one long sum is less exact."""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,6 +30,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     rows, inner, columns = a.shape[1], a.shape[2], b.shape[2]
     if inner == 1:
         return a * b
+    if (pieces := _pieces(inner)) > 1:
+        left, right = (t.reshape(len(t) * pieces, inner // pieces, t.shape[2]) for t in (a.mT, b))
+        return torch.bmm(left.mT, right).view(-1, pieces, rows, columns).sum(dim=1)
     if len(a) < MANY:
         return torch.bmm(a, b)
     if rows == 1:
@@ -40,7 +46,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """``total += a @ b``."""
-    if a.ndim == 3 and b.ndim == 3 and min(*a.shape[-2:], b.shape[-1]) > 1:
+    if a.ndim == 3 and b.ndim == 3 and min(*a.shape[-2:], b.shape[-1]) > 1 and _pieces(a.shape[-1]) == 1:
         total.baddbmm_(a, b)
     else:
         total.add_(product(a, b))
+
+
+def _pieces(terms: int) -> int:
+    """Into how many equal parts a sum of so many terms is taken apart."""
+    if terms < LONG:
+        return 1
+    return next(n for n in range(terms // PIECE, 0, -1) if terms % n == 0)

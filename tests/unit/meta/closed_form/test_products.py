@@ -3,7 +3,7 @@ from itertools import product as every
 import pytest
 import torch
 
-from metasgd.meta.closed_form.products import MANY, add_product, affine, product
+from metasgd.meta.closed_form.products import LONG, MANY, add_product, affine, product
 
 
 def matrices(b, rows, columns, alike):
@@ -27,3 +27,16 @@ def test_the_product_of_each_pair(b, sizes, alike):
     bias = matrices(b, 1, columns, alike)[:, 0]
     torch.testing.assert_close(affine(left, right.mT, bias), expected + bias[:, None])
     torch.testing.assert_close(affine(left, right.mT, None), expected)
+
+
+@pytest.mark.parametrize("terms", [LONG, LONG + 1, 2203, 3 * LONG])  # 2203 has no divisors
+def test_long_sums_are_made_in_pieces_and_no_less_exact_in_float32(terms):
+    rows = torch.randn(3, terms, 4, generator=torch.Generator().manual_seed(terms)) + 1
+    left, right = rows.mT, rows.flip(1)
+    exact = torch.einsum("bji,bjk->bik", left.double().mT, right.double())
+    found, plain = product(left, right), torch.bmm(left, right)
+    assert (found - exact).norm() <= 1.5 * (plain - exact).norm() + 1e-7 * exact.norm()
+    torch.testing.assert_close(product(left.double(), right.double()), exact)
+    total = torch.ones_like(exact)
+    add_product(total, left.double(), right.double())
+    torch.testing.assert_close(total, 1 + exact)
