@@ -46,13 +46,8 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     short = ["--seconds", "0.2"] if options.quick else ["--seconds", "3"]
     peers = [str(HERE / "peers.py"), *device, *short, "--contenders", *contenders()]
     scaling = [str(HERE / "scaling.py"), *device, *short, "--varied", "MLP n_tasks"]
-    found = {
-        "peers_mlp": (
-            [*peers, "--works", "mlp", "--inner_steps", "1", "--out", f"{out}/peers_mlp.json"],
-            300 if options.quick else 60,
-        )
-    }
-    steps = ["4", "2", "4"] if options.quick else ["4000", "200", "200"]
+    found: dict[str, tuple[list[str], int]] = {}
+    steps = ["4", "2", "4"] if options.quick else ["2400", "200", "200"]
     config = ROOT / "configs" / ("sinusoid.yaml" if options.quick else "omniglot.yaml")
     training = ["fit", "--config", str(config)]  # before what changes it
     training += ["--trainer.max_steps", steps[0], "--trainer.val_check_interval", steps[1]]
@@ -60,18 +55,20 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     training += ["--trainer.accelerator", ACCELERATORS[options.device]]
     training += ["--trainer.enable_progress_bar", "false"]
     if not options.quick:
-        training += ["--data.root", str(options.root)]
-        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 90)
-        conv = [("5w1s", ["1", "5"], 80), ("20w1s", ["1"], 40)]
-        for work, inner_steps, limit in conv:
-            command = [*peers, "--works", work, "--inner_steps", *inner_steps, "--out", f"{out}/peers_{work}.json"]
-            found[f"peers_{work}"] = (command, limit)
+        training += ["--data.root", str(options.root), "--model.outer.zero_steps_until", "1700"]
+    works = [("mlp", ["1"])] if options.quick else [("5w1s", ["1", "5"]), ("20w1s", ["1"]), ("mlp", ["1"])]
+    if not options.quick:
         scaling += ["n_tasks", "inner_steps"]
     limit = 4 if options.quick else 1  # a CPU takes longer to begin
-    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 60 * limit)
+    for work, inner_steps in works:
+        command = [*peers, "--works", work, "--inner_steps", *inner_steps, "--out", f"{out}/peers_{work}.json"]
+        found[f"peers_{work}"] = (command, 40 * limit * (len(inner_steps) + (work == "mlp")))
     found["fit"] = ([*fit_command(options), "--out", f"{out}/fit.json"], 50 * limit)
     found["training"] = (["-m", "metasgd", *training], 90 * limit)
-    return found
+    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 60 * limit)
+    if not options.quick:
+        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 150)
+    return found if options.parts is None else {part: found[part] for part in options.parts}
 
 
 def fit_command(options: argparse.Namespace) -> list[str]:
@@ -80,7 +77,7 @@ def fit_command(options: argparse.Namespace) -> list[str]:
     command += ["--trainer.accelerator", ACCELERATORS[options.device]]
     if options.quick:
         return [*command, "--rounds", "1", "--seconds", "1", "--configs", str(ROOT / "configs" / "sinusoid.yaml")]
-    command += ["--rounds", "3", "--seconds", "15", "--data.root", str(options.root)]
+    command += ["--rounds", "3", "--seconds", "15", "--data.root", str(options.root), "--data.num_workers", "2"]
     command += ["--configs", str(ROOT / "experiments" / "configs" / "omniglot_20w1s.yaml")]
     command += ["--data.n_way", "60", "--data.meta_batch_size", "2", "--model.network.init_args.features", "normalised"]
     command += ["--model.network.init_args.width", "[32,64,128,256]", "--data.source.init_args.distortion", "1"]
@@ -185,6 +182,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--root", type=Path, default=Path("data/omniglot"), help="the folder of Omniglot's archives")
     parser.add_argument("--out", type=Path, default=Path("gpu_records"), help="the folder for the records")
+    parser.add_argument("--parts", nargs="+", help="these alone, in this order, such as peers_20w1s fit tests")
     parser.add_argument("--quick", action="store_true", help="the same in little")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

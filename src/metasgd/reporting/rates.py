@@ -18,8 +18,13 @@ def moved_share(rate: Tensor, start: float | tuple[float, float] | None) -> floa
         start: where they all started: a number, or the ends of a range that one number was drawn from. If it is
             unknown, rates that are all the same count as unmoved.
     """
-    first = start if isinstance(start, int | float) else float(rate.flatten()[0])
-    return float(((rate - first).abs() > MOVED * abs(first)).float().mean())
+    return float(share_moved(rate, start))
+
+
+def share_moved(rate: Tensor, start: float | tuple[float, float] | None) -> Tensor:
+    """The same where the rates are, for which no device is waited for."""
+    first = torch.as_tensor(start, dtype=rate.dtype) if isinstance(start, int | float) else rate.flatten()[0]
+    return ((rate - first).abs() > MOVED * first.abs()).float().mean()
 
 
 def unmoved_in_words(moved: Mapping[str, float], reached: Collection[str] | None) -> str:

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metasgd.meta.closed_form.layers import EXAMPLES_AND_PLACES, Found, Layer, Saved
+from metasgd.meta.closed_form.layers import Found, Layer, Saved
 from metasgd.rules.base import Params
+
+EXAMPLES, PLACES = -4, (-2, -1)
+"""The dimensions of images that are not channels."""
+MANY_VALUES = 4096
+"""Of a channel: so many are summed in two stages on a GPU, which is slow at long sums."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class BatchNorm(Layer):
     def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x̂`` and r."""
         if x.is_cuda:  # in the fewest passes over x
-            variance, mean = torch.var_mean(x, dim=EXAMPLES_AND_PLACES, correction=0, keepdim=True)
+            mean, variance = moments(x, at_once=not _has_many(x))
             r = (variance + self.eps).rsqrt_()
             return torch.addcmul(-mean * r, x, r), r
         normed = x - _mean(x)
@@ -84,7 +89,31 @@ def _each(per_channel: Tensor) -> Tensor:
 
 def _mean(x: Tensor) -> Tensor:
     """By channel, ``[(b,) 1, channels, 1, 1]``."""
-    return x.mean(dim=EXAMPLES_AND_PLACES, keepdim=True)
+    return mean_of_means(x) if x.is_cuda and _has_many(x) else x.mean(dim=(EXAMPLES, *PLACES), keepdim=True)
+
+
+def mean_of_means(x: Tensor) -> Tensor:
+    """The mean over examples of that over places: on a GPU more sums at a time than there are channels."""
+    return x.mean(dim=PLACES, keepdim=True).mean(dim=EXAMPLES, keepdim=True)
+
+
+def moments(x: Tensor, at_once: bool) -> tuple[Tensor, Tensor]:
+    """The mean and the variance by channel.
+
+    Args:
+        x: images.
+        at_once: of all values; else the variance is the mean of the examples' and that of their means.
+    """
+    if at_once:
+        variance, mean = torch.var_mean(x, dim=(EXAMPLES, *PLACES), correction=0, keepdim=True)
+        return mean, variance
+    within, means = torch.var_mean(x, dim=PLACES, correction=0, keepdim=True)
+    between, mean = torch.var_mean(means, dim=EXAMPLES, correction=0, keepdim=True)
+    return mean, within.mean(dim=EXAMPLES, keepdim=True) + between
+
+
+def _has_many(x: Tensor) -> bool:
+    return x.shape[EXAMPLES] * x.shape[-2] * x.shape[-1] >= MANY_VALUES
 
 
 def _j(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor, scale: Tensor) -> Tensor:

@@ -100,34 +100,43 @@ class StackedConv2d(Convolution):
         return Linear(self.weight, "" if self.bias_cancels else self.bias)
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
-        axes = self._axes(p, x.shape)
+        axes, matrices = self._axes(p, x.shape), self._matrices(p)
         seen = windows(x.movedim(2, -1), *axes)
         with of_convolutions(x.device.type):
-            y, _ = self.linear.forward(self._matrices(p), seen)
-        return _images(y, axes), (seen, axes)
+            y, _ = self.linear.forward(matrices, seen)
+        return _images(y, axes), (seen, axes, matrices)
 
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
-        seen, axes = saved
+        seen, axes, matrices = saved
         with of_convolutions(dy.device.type):
-            found = self.linear.backward(self._matrices(p), (seen,), _rows(dy), needs_dx)
+            found = self.linear.backward(matrices, (seen,), _rows(dy), needs_dx)
         return self._of_images(p, found, dy.shape[1], axes)
 
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
-        seen, axes = saved
+        seen, axes, matrices = saved
+        matrices_dot = self._matrices(dot)
         seen_dot = None if x_dot is None else windows(x_dot.movedim(2, -1), *axes)
         with of_convolutions(seen.device.type):
-            y_dot, own = self.linear.tangent(self._matrices(p), self._matrices(dot), (seen,), seen_dot)
+            y_dot, own = self.linear.tangent(matrices, matrices_dot, (seen,), seen_dot)
         if y_dot is None and self.bias in dot:
             y_dot = seen.new_zeros(()).expand(*seen.shape[:2], p[self.bias].shape[-1])
-        return None if y_dot is None else _images(y_dot, axes), own
+        return None if y_dot is None else _images(y_dot, axes), (own, matrices_dot)
 
     def tangent_backward(
-        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
+        self,
+        p: Params,
+        dot: Params,  # noqa: ARG002
+        saved: Saved,
+        dot_saved: Saved,
+        dy: Tensor,
+        dy_dot: Tensor,
+        needs_dx: bool,
     ) -> Found:
-        seen, axes = saved
-        matrices = self._matrices(p), self._matrices(dot)
+        (seen, axes, matrices), (own, matrices_dot) = saved, dot_saved
         with of_convolutions(dy.device.type):
-            found = self.linear.tangent_backward(*matrices, (seen,), dot_saved, _rows(dy), _rows(dy_dot), needs_dx)
+            found = self.linear.tangent_backward(
+                matrices, matrices_dot, (seen,), own, _rows(dy), _rows(dy_dot), needs_dx
+            )
         return self._of_images(p, found, dy_dot.shape[1], axes)
 
     def _axes(self, p: Params, shape: torch.Size) -> tuple[Axis, Axis]:

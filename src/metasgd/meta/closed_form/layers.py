@@ -29,8 +29,6 @@ from metasgd.rules.base import Params
 Saved = tuple[Any, ...]
 Found = tuple[Tensor | None, Params]
 aten = torch.ops.aten
-EXAMPLES_AND_PLACES = (-4, -2, -1)
-"""The dimensions of a task's images that are not channels."""
 
 
 @dataclass(frozen=True)
