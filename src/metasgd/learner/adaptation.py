@@ -11,9 +11,10 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.learner.adapted_learner import AdaptedLearner
 from metasgd.learner.predictor import Labels
-from metasgd.meta.inner_loop import InnerStep, Loss
+from metasgd.meta.inner_loop import InnerLoop, InnerStep, Loss
 from metasgd.meta.meta_gradient import inner_loop_of
 from metasgd.meta.model import MetaModel
+from metasgd.nn.calling import logits_of
 from metasgd.nn.export import freeze_statistics
 from metasgd.rules.base import Params, UpdateRule
 
@@ -27,15 +28,20 @@ def adapted(model: MetaModel, task: Episode, classes: Labels | None, inner_steps
         classes: the N classes; None in regression.
         inner_steps: S.
     """
-    model.eval()
-    theta = {n: p.detach() for n, p in model.network.named_parameters()}
-    config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
-    stack = inner_loop_of(config, theta, task)
+    stack = _stack_of(model, task, classes)
     taken, final, _ = stack.adapt(inner_steps)
     loss_after, _, _ = stack.support(final, keep=False)
-    params = stack.weights(stack.for_query(final), stack.shared)
     losses = [*(float(step.loss) for step in taken), float(loss_after)]
-    return _learned(model, task, classes, params, losses, _rates(model.update_rule, taken))
+    return _learned(model, task, classes, _weights(stack, final), losses, _rates(model.update_rule, taken))
+
+
+def outputs_of(model: MetaModel, task: Episode, classes: Labels | None, inner_steps: int, x: Tensor) -> Tensor:
+    """The outputs for x, ``[X, N]``, after an adaptation of which nothing else is wanted; arguments as for it."""
+    stack = _stack_of(model, task, classes)
+    _, final, _ = stack.adapt(inner_steps)
+    network = freeze_statistics(model.network, _weights(stack, final), task.support_x[0], task.n_way)
+    with torch.no_grad():
+        return logits_of(network(x), network)
 
 
 @torch.no_grad()
@@ -57,6 +63,16 @@ def adapted_head(model: MetaModel, task: Episode, classes: Labels | None, featur
     theta = {n: p.detach() for n, p in model.eval().network.named_parameters()}
     params = theta | {f"{name}.weight": t * weight, f"{name}.bias": t * bias}
     return _learned(model, task, classes, params, [float(loss)], [])
+
+
+def _stack_of(model: MetaModel, task: Episode, classes: Labels | None) -> InnerLoop:
+    theta = {n: p.detach() for n, p in model.eval().network.named_parameters()}
+    config = model.config if classes is None else replace(model.config, loss=_balanced_loss(task.support_y[0]))
+    return inner_loop_of(config, theta, task)
+
+
+def _weights(stack: InnerLoop, final: Params) -> Params:
+    return stack.weights(stack.for_query(final), stack.shared)
 
 
 def _learned(

@@ -37,6 +37,7 @@ class AdaptedLearner(Predictor):
     _model: MetaModel = field(repr=False)
     _params: Params = field(repr=False)
 
+    @torch.no_grad()
     def decision_function(self, x: ArrayLike | Tensor, transductive: bool = False) -> NDArray[np.float32]:
         """The network's outputs, ``[X, N]``.
 
@@ -51,16 +52,11 @@ class AdaptedLearner(Predictor):
                 f"x has the shape {tuple(inputs.shape)}, but this learner was adapted to examples of"
                 f" {self.n_features_in_} values each"
             )
-        return self.outputs(inputs, transductive)
-
-    @torch.no_grad()
-    def outputs(self, inputs: Tensor, transductive: bool = False) -> NDArray[np.float32]:
-        """The same of inputs that are as the network takes them."""
         if transductive:
-            found = call(self._model.network, self._params, inputs)
+            outputs = call(self._model.network, self._params, inputs)
         else:
-            found = logits_of(self.network(inputs), self.network)
-        array: NDArray[np.float32] = found.cpu().numpy()
+            outputs = logits_of(self.network(inputs), self.network)
+        array: NDArray[np.float32] = outputs.cpu().numpy()
         return array
 
     def example(self) -> Tensor:

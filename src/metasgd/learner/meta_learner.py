@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.learner.adaptation import adapted, adapted_head
+from metasgd.learner.adaptation import adapted, adapted_head, outputs_of
 from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs
 from metasgd.learner.predictor import Labels
 from metasgd.meta.frozen_layers import features_of, frozen_layers, passed_over
@@ -117,8 +117,8 @@ class MetaLearner:
             others = torch.arange(len(labels)) != int(i)
             part = given._replace(support_x=given.support_x[:, others], support_y=given.support_y[:, others])
             with passed_over(prefix):  # and not while the caller has its turn
-                outputs = adapted(self.model, part, classes, steps).outputs(given.support_x[0, i : i + 1])[0]
-            yield int(i), outputs
+                found = outputs_of(self.model, part, classes, steps, given.support_x[0, i : i + 1])
+            yield int(i), found[0].cpu().numpy()
 
     def _prefix(self, task: Episode) -> Prefix | None:
         """The layers that do not adapt, for the examples of several adaptations to pass once."""
