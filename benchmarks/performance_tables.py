@@ -105,7 +105,37 @@ def backbones() -> str:
     )
 
 
-TABLES: list[Callable[[], str]] = [peers, floor, scaling, overhead, time_to_accuracy, time_to_95, backbones]
+def cached_features() -> str:
+    (record,) = records("cached_features.json")
+    rows = [
+        [
+            f"`{r['name']}`",
+            f"{r['bytes'] / 1000:.1f}",
+            f"{1 / r['seconds_per_picture']:.0f}",
+            f"{10_000 * r['seconds_per_picture'] / 60:.0f}",
+            f"{r['seconds_per_step']:.1f}",
+            f"{r['seconds_per_step_without']:.1f}",
+        ]
+        for r in record["results"]
+    ]
+    head = [
+        "network",
+        "kB a picture",
+        "pictures cached in a second",
+        "minutes for 10,000",
+        "seconds for an outer step after it",
+        "without a cache",
+    ]
+    tasks, pictures = record["tasks"], record["pictures_per_task"]
+    return (
+        f"torch {record['torch']}, one thread; an outer step is {tasks} tasks of {pictures} pictures.\n\n"
+        f"{markdown(head, rows)}"
+    )
+
+
+TABLES: list[Callable[[], str]] = [
+    *(peers, floor, scaling, overhead, time_to_accuracy, time_to_95, backbones, cached_features),
+]
 
 
 def main() -> None:

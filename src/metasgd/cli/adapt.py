@@ -51,9 +51,9 @@ def adapt(
 ) -> int:
     """Learn the classes of a few labelled pictures, and predict the classes of others.
 
-    By leave-one-out on the labelled pictures, the checkpoint's inner steps, nearest centroids of the network's features
-    and, unless BatchNorm mixes pictures, a linear probe on them are compared, and what predicts most of them right is
-    used; of equals, the first of these. Exit code 3: everything is written, but that is no better than chance.
+    By leave-one-out on the labelled pictures, the checkpoint's inner steps, a linear probe on the network's features
+    (unless BatchNorm mixes pictures) and nearest centroids of these are compared, and what predicts most of them right
+    is used; of equals, the first of these. Exit code 3: everything is written, but that is no better than chance.
 
     Args:
         support: the labelled pictures: a folder with a subfolder per class, or with one picture per class and

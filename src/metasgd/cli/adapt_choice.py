@@ -68,7 +68,7 @@ class Choice:
 
     Attributes:
         best: the candidate that predicts the most left-out pictures right; of equals,
-            what was meta-trained, then nearest centroids, then the linear probe.
+            what was meta-trained, then the linear probe, then nearest centroids.
         lines: what is said about it.
         doubtful: whether it is no better than chance.
         left_out: what is predicted of the pictures that can be left out; None if there are none.
@@ -100,7 +100,7 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
     features = _features(candidates, inputs)
     if features is not None and inner_steps is None and (probe := by_linear_probe(learner)) is not None:
         name = PROBE if n <= EACH_ALONE else f"{PROBE} in {FOLDS} folds"
-        candidates.append(Candidate(name, probe, 0, True))
+        candidates.insert(len(candidates) - 1, Candidate(name, probe, 0, True))  # before nearest centroids
     counted = [_counted(c, inputs, features, y, n) for c in candidates]
     best = max(counted, key=lambda c: c.right)
     lines = [_in_words(best.right, n, n_way)]

@@ -91,10 +91,11 @@ def test_a_linear_probe_is_taken_where_it_predicts_more(each, named):
     assert shares.mean().item() == pytest.approx((choice.best.right + 1) / (2 * each + 2), abs=0.02)
 
 
-def test_a_backbone_is_by_nearest_centroids_where_a_probe_does_as_well():
+def test_of_equals_the_probe_is_taken():
     learner, x = backbone(), pictures(0.92)[:, :, :4, :4]
     choice = choose(learner, x, Y, None, to_scale=True)
-    assert choice.best.learner is learner
-    assert choice.lines[1] == "nearest centroids taken, 12 right; linear probe 12"
+    assert choice.lines[1] == "linear probe taken, 12 right; nearest centroids 12"
+    found = choice.best.learner.adapt(x, Y, features=choice.best.features)
+    assert (found.predict(x) == Y).all()
     assert choose(learner, x[::4], Y[::4], None, to_scale=True).best.learner is learner
     assert len(choose(learner, x, Y, 0, to_scale=True).lines) == 1
