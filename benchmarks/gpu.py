@@ -47,7 +47,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     peers = [str(HERE / "peers.py"), *device, *short, "--contenders", *contenders()]
     scaling = [str(HERE / "scaling.py"), *device, *short, "--varied", "MLP n_tasks"]
     found: dict[str, tuple[list[str], int]] = {}
-    steps = ["4", "2", "4"] if options.quick else ["2400", "200", "200"]
+    steps = ["4", "2", "4"] if options.quick else ["2400", "400", "200"]
     config = ROOT / "configs" / ("sinusoid.yaml" if options.quick else "omniglot.yaml")
     training = ["fit", "--config", str(config)]  # before what changes it
     training += ["--trainer.max_steps", steps[0], "--trainer.val_check_interval", steps[1]]

@@ -24,17 +24,42 @@ def records(pattern: str) -> list[Any]:
 
 
 def peers() -> str:
-    results = [r for record in records("peers_*.json") for r in record["results"]]
+    return table_of_peers(records("peers_*.json"))
+
+
+def table_of_peers(found: list[Any]) -> str:
+    results = [r for record in found for r in record["results"]]
     names = list(results[0]["contenders"])
     rows = []
     for r in results:
-        own, *others = (r["contenders"][n] for n in names)
+        own, *others = (r["contenders"].get(n) for n in names)
         ratios = []
         for c in others:
+            if c is None:
+                ratios.append("another gradient")
+                continue
             low, high = c["ratio_quartiles"]
             ratios.append(f"{c['ratio']:.2f} ({low:.2f}–{high:.2f}), {c['peak_bytes'] / MIB:.0f}")
         rows.append([r["name"], f"{own['seconds'] * 1e3:.1f}", f"{own['peak_bytes'] / MIB:.0f}", *ratios])
     return markdown(["one outer step", "ms", "peak MiB", *(f"{n}: ratio, MiB" for n in names[1:])], rows)
+
+
+def on_a_gpu() -> str:
+    (record,) = records("gpu_closed_form.json")
+    rows = []
+    for r in record["results"]:
+        kernels, errors = r["kernels"], r.get("errors", {})
+        cells = [
+            f"{r['ms'][way]:.2f} ({kernels[way]:,})" if way in r["ms"] else "" for way in ("autograd", "closed forms")
+        ]
+        gain = f"{r['ms']['autograd'] / r['ms']['closed forms']:.2f}" if "autograd" in r["ms"] else ""
+        rows.append([r["name"], *cells, gain, " / ".join(f"{e:.1e}" for e in errors.values())])
+    head = ["one outer gradient, recorded", "autograd, ms (kernels)", "closed forms, ms (kernels)", "ratio", "errors"]
+    return f"{record['settings']['card']}, torch {record['settings']['torch']}.\n\n{markdown(head, rows)}"
+
+
+def beside_peers_on_a_gpu() -> str:
+    return table_of_peers(records("gpu_peers_*.json"))
 
 
 def floor() -> str:
@@ -134,7 +159,18 @@ def cached_features() -> str:
 
 
 TABLES: list[Callable[[], str]] = [
-    *(peers, floor, scaling, overhead, time_to_accuracy, time_to_95, backbones, cached_features),
+    *(
+        on_a_gpu,
+        beside_peers_on_a_gpu,
+        peers,
+        floor,
+        scaling,
+        overhead,
+        time_to_accuracy,
+        time_to_95,
+        backbones,
+        cached_features,
+    ),
 ]
 
 

@@ -1,0 +1,141 @@
+"""What closed-form derivatives of stacked tasks bring over autograd's: one outer gradient, and how exact it is.
+
+    python benchmarks/closed_form.py --device cuda --out closed_form.json
+
+Both go by the same engine, on CUDA as one recording each, in turns. The errors are those of float32 without TF32,
+against autograd in float64 on four tasks, by the norm of the whole gradient.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from devices import device_of, finish
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from work import Work
+
+from metasgd.episode import Episode
+from metasgd.meta.engine_choice import choose_engine
+from metasgd.meta.engines import Engine, Vmap
+from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.nn.networks import Conv4
+from metasgd.rules.gradient_descent import PerParameter
+
+WAYS = {"autograd": False, "closed forms": True}
+TURNS, STEPS, WARM_UPS = 7, 5, 4
+WORKS = [
+    Work("conv", 32, 5, 1, 15, 1),
+    Work("conv", 32, 5, 1, 15, 5),
+    Work("conv", 8, 20, 1, 15, 1),
+    Work("mlp", 25, 1, 5, 10, 1),
+]
+WIDE = Work("conv", 2, 60, 1, 15, 1)
+"""Of 32 to 256 filters, with prototypes; all below them adapts."""
+
+
+def wide() -> nn.Module:
+    return Conv4(n_way=60, head="prototype", width=[32, 64, 128, 256], features="normalised")
+
+
+def config_of(work: Work, network: nn.Module, closed_form: bool, dtype: torch.dtype) -> InnerLoopConfig:
+    network = network.to(dtype)
+    adapted = {n: p for n, p in network.named_parameters() if work is not WIDE or not n.startswith("head")}
+    rule = PerParameter(work.rate)
+    rule.bind(adapted, work.inner_steps)
+    loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
+    return InnerLoopConfig(network, rule.to(dtype), loss, frozenset(adapted), closed_form=closed_form)
+
+
+def gradient(config: InnerLoopConfig, engine: Engine, tasks: Episode, inner_steps: int) -> MetaGradient:
+    recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
+
+    def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
+        return meta_gradient(one, config.theta, some, inner_steps, recompute=recompute)
+
+    return engine.run(on, merge_gradients, config, tasks, inner_steps, "meta_gradient")
+
+
+def timed(work: Work, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of an outer gradient, of each turn."""
+    tasks = work.tasks(work.n_tasks, device)
+    steps: dict[str, Callable[[], MetaGradient]] = {}
+    for name, closed_form in WAYS.items():
+        network = (wide() if work is WIDE else work.own_network()).to(device)
+        config = config_of(work, network, closed_form, torch.float32)
+        engine, _ = choose_engine("auto" if device.type == "cuda" else "vmap", network, device)
+        steps[name] = partial(gradient, config, engine, tasks, work.inner_steps)
+        for _ in range(WARM_UPS):
+            steps[name]()
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(TURNS):
+        for name, step in steps.items():
+            finish(device)
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                step()
+            finish(device)
+            found[name].append((time.perf_counter() - start) / STEPS * 1e3)
+    return found
+
+
+def errors(work: Work, device: torch.device) -> dict[str, float]:
+    tasks = work.tasks(4, device)
+    double = tasks._replace(**{n: f.double() for n, f in tasks._asdict().items() if f.is_floating_point()})
+    network = wide if work is WIDE else work.own_network
+
+    def flat(closed_form: bool, dtype: torch.dtype) -> Tensor:
+        config = config_of(work, network().to(device), closed_form, dtype)
+        of = double if dtype == torch.float64 else tasks
+        found = gradient(config, Vmap(), of, work.inner_steps)
+        return torch.cat([g.double().flatten() for part in (found.theta, found.phi) for g in part.values()])
+
+    expected = flat(False, torch.float64)
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return {
+            name: float((flat(closed_form, torch.float32) - expected).norm() / expected.norm())
+            for name, closed_form in WAYS.items()
+        }
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, or a CUDA device")
+    parser.add_argument("--quick", action="store_true", help="two tasks of narrow networks, to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("closed_form.json"))
+    options = parser.parse_args()
+    works = [replace(w, n_tasks=2, width=8) for w in WORKS] if options.quick else [*WORKS, WIDE]
+    shown = Table(title="One outer gradient, ms; ratio with its range; float32's error")
+    for column in ("work", *WAYS, "ratio", *(f"error of {name}" for name in WAYS)):
+        shown.add_column(column)
+    results: list[dict[str, Any]] = []
+    for work in works:
+        times, off = timed(work, options.device), errors(work, options.device)
+        ratios = sorted(a / b for a, b in zip(times["autograd"], times["closed forms"], strict=True))
+        ms = {name: statistics.median(t) for name, t in times.items()}
+        name = f"Conv4-32-256, prototypes, 60-way 1-shot, B={work.n_tasks}, 1 step" if work is WIDE else work.name
+        results.append({"work": asdict(work), "name": name, "ms": ms, "ratios": ratios, "errors": off})
+        ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        shown.add_row(name, *(f"{t:.2f}" for t in ms.values()), ratio, *(f"{e:.1e}" for e in off.values()))
+    Console().print(shown)
+    card = torch.cuda.get_device_name() if options.device.type == "cuda" else None
+    settings = {"device": str(options.device), "card": card, "torch": torch.__version__}
+    options.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
