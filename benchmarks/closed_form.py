@@ -22,6 +22,7 @@ from devices import device_of, finish
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from work import Work
 
 from metasgd.episode import Episode
@@ -45,6 +46,7 @@ WIDE = Work("conv", 2, 60, 1, 15, 1)
 
 
 def wide() -> nn.Module:
+    torch.manual_seed(0)
     return Conv4(n_way=60, head="prototype", width=[32, 64, 128, 256], features="normalised")
 
 
@@ -66,8 +68,8 @@ def gradient(config: InnerLoopConfig, engine: Engine, tasks: Episode, inner_step
     return engine.run(on, merge_gradients, config, tasks, inner_steps, "meta_gradient")
 
 
-def timed(work: Work, device: torch.device) -> dict[str, list[float]]:
-    """Milliseconds of an outer gradient, of each turn."""
+def timed(work: Work, device: torch.device) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Milliseconds of an outer gradient, of each turn, and its kernels on a CUDA device."""
     tasks = work.tasks(work.n_tasks, device)
     steps: dict[str, Callable[[], MetaGradient]] = {}
     for name, closed_form in WAYS.items():
@@ -86,7 +88,14 @@ def timed(work: Work, device: torch.device) -> dict[str, list[float]]:
                 step()
             finish(device)
             found[name].append((time.perf_counter() - start) / STEPS * 1e3)
-    return found
+    return found, {name: kernels_of(step) for name, step in steps.items()} if device.type == "cuda" else {}
+
+
+def kernels_of(step: Callable[[], MetaGradient]) -> int:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profiled.key_averages() if event.self_device_time_total > 0)
 
 
 def errors(work: Work, device: torch.device) -> dict[str, float]:
@@ -124,11 +133,12 @@ def main() -> None:
         shown.add_column(column)
     results: list[dict[str, Any]] = []
     for work in works:
-        times, off = timed(work, options.device), errors(work, options.device)
+        (times, kernels), off = timed(work, options.device), errors(work, options.device)
         ratios = sorted(a / b for a, b in zip(times["autograd"], times["closed forms"], strict=True))
         ms = {name: statistics.median(t) for name, t in times.items()}
         name = f"Conv4-32-256, prototypes, 60-way 1-shot, B={work.n_tasks}, 1 step" if work is WIDE else work.name
-        results.append({"work": asdict(work), "name": name, "ms": ms, "ratios": ratios, "errors": off})
+        found = {"ms": ms, "ratios": ratios, "kernels": kernels, "errors": off}
+        results.append({"work": asdict(work), "name": name, **found})
         ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
         shown.add_row(name, *(f"{t:.2f}" for t in ms.values()), ratio, *(f"{e:.1e}" for e in off.values()))
     Console().print(shown)

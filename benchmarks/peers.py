@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from contenders import CONTENDERS, Candidate, Work, unpacked_learn2learn
 from devices import Peak, device_of, finish
@@ -131,8 +132,8 @@ def differences(pipes: dict[str, Connection]) -> dict[str, float]:
         for ours, theirs in zip(found[OURS], parts, strict=True):
             if theirs:  # α's gradient, where the peer learns α
                 assert [g.shape for g in ours] == [g.shape for g in theirs], name
-                off = (float(abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
-                largest[name] = max(largest[name], *off)
+                off = [float(abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)]
+                largest[name] = float(np.max([largest[name], *off]))  # NaN where there is one
     return largest
 
 
@@ -142,7 +143,7 @@ def measured(work: Work, names: list[str], options: argparse.Namespace) -> dict[
     if apart and len(apart) == len(off):
         raise SystemExit(f"{work.name}: the gradients differ by {apart}, {EXACT:g} is allowed; nothing was timed")
     for name, value in apart.items():
-        print(f"{work.name}: {name} is not timed, whose gradient differs by {value:g} in float64; so do no others'")
+        print(f"{work.name}: {name} is left out: its gradient differs by {value:g} in float64, the others' do not")
     names = [name for name in names if name not in apart]
 
     def in_turns(pipes: dict[str, Connection]) -> tuple[dict[str, list[tuple[float, float]]], dict[str, int]]:

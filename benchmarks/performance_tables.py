@@ -1,6 +1,6 @@
 """Make the tables of docs/performance.md and docs/backbones.md from the records of the benchmarks.
 
-    python benchmarks/performance_tables.py
+    PYTHONPATH=experiments python benchmarks/performance_tables.py
 
 Records are the JSON files that the benchmarks write, in docs/performance.
 """
@@ -29,14 +29,14 @@ def peers() -> str:
 
 def table_of_peers(found: list[Any]) -> str:
     results = [r for record in found for r in record["results"]]
-    names = list(results[0]["contenders"])
+    names = list(dict.fromkeys(name for r in results for name in r["contenders"]))
     rows = []
     for r in results:
         own, *others = (r["contenders"].get(n) for n in names)
         ratios = []
         for c in others:
             if c is None:
-                ratios.append("another gradient")
+                ratios.append("")
                 continue
             low, high = c["ratio_quartiles"]
             ratios.append(f"{c['ratio']:.2f} ({low:.2f}–{high:.2f}), {c['peak_bytes'] / MIB:.0f}")
@@ -159,18 +159,16 @@ def cached_features() -> str:
 
 
 TABLES: list[Callable[[], str]] = [
-    *(
-        on_a_gpu,
-        beside_peers_on_a_gpu,
-        peers,
-        floor,
-        scaling,
-        overhead,
-        time_to_accuracy,
-        time_to_95,
-        backbones,
-        cached_features,
-    ),
+    on_a_gpu,
+    beside_peers_on_a_gpu,
+    peers,
+    floor,
+    scaling,
+    overhead,
+    time_to_accuracy,
+    time_to_95,
+    backbones,
+    cached_features,
 ]
 
 

@@ -27,7 +27,9 @@ def graph_key(config: InnerLoopConfig, tasks: Episode) -> Hashable:
 
 def modules_key(config: InnerLoopConfig) -> Hashable:
     """What the network and the rule are: their modules, plain attributes and hooks, and where their tensors lie."""
-    return tuple(_of_module(module) for whole in (config.network, config.rule) for module in whole.modules())
+    both = (config.network, config.rule)
+    # a module that is used once more is named once more
+    return tuple(_of_module(m) for whole in both for _, m in whole.named_modules(remove_duplicate=False))
 
 
 def _of_module(module: nn.Module) -> Hashable:

@@ -36,19 +36,20 @@ def bytes_of_a_task(config: InnerLoopConfig, tasks: Episode, inner_steps: int) -
     config, tasks = as_supervised(config, tasks.tasks(0, 1))
     n_support, n_query = tasks.support_x.shape[1], tasks.query_x.shape[1]
     weights = sum(p.numel() for p in config.network.parameters())
-    activations = _activations(config.network, tasks.support_x[0])
+    activations = _activations(config.network, tasks.support_x[0], with_windows=config.feed_forward is not None)
     step = 3 * weights + 2 * activations
-    return tasks.query_x.element_size() * (inner_steps * step + 6 * weights + 2 * activations * n_query // n_support)
+    last = 2 * activations * max(n_query, n_support) // n_support  # of the query pass, or the Hessian-vector product
+    return tasks.query_x.element_size() * (inner_steps * step + 6 * weights + last)
 
 
-def _activations(network: nn.Module, x: Tensor) -> int:
-    """The numbers that all the layers put out for these inputs, and those that stacked convolutions read."""
+def _activations(network: nn.Module, x: Tensor, with_windows: bool) -> int:
+    """The numbers that all the layers put out for these inputs, and the windows that stacked convolutions read."""
     counted = []
 
     def count(layer: nn.Module, given: object, output: object) -> None:  # noqa: ARG001
         if isinstance(output, Tensor):
             counted.append(output.numel())
-        if isinstance(output, Tensor) and isinstance(layer, nn.Conv2d):  # a window of each place
+        if with_windows and isinstance(output, Tensor) and isinstance(layer, nn.Conv2d):  # a window of each place
             counted.append(output.numel() // layer.out_channels * layer.weight[0].numel())
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children())]

@@ -1,14 +1,24 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, tasks_of
 from support.live_bytes import LiveBytes
+from torch import nn
 
 from metasgd.meta.engines import Vmap
 from metasgd.meta.memory import bytes_of_a_task, large_rule
 from metasgd.meta.meta_gradient import merge_gradients, meta_gradient
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
+
+
+def large_kernels():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 5, padding=2), nn.Flatten(), nn.Linear(256, 5)
+    return nn.Sequential(*layers).double()
+
 
 WORKS = {
     "small": lambda: (config_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss), curves_of(16, 5, 10)),
@@ -19,6 +29,14 @@ WORKS = {
     "many points": lambda: (
         config_of(MLP(1, [40, 40], 1), PerParameter(0.01), 1, loss=F.mse_loss),
         curves_of(16, 50, 100),
+    ),
+    "more support than query": lambda: (
+        config_of(large_kernels(), PerParameter(0.01), 1),
+        tasks_of(3, 5, 5, 1, (3, 16, 16)),
+    ),
+    "large kernels by autograd": lambda: (
+        replace(config_of(large_kernels(), PerParameter(0.01), 1), closed_form=False),
+        tasks_of(3, 5, 5, 5, (3, 16, 16)),
     ),
     "images": lambda: (
         config_of(Conv4(width=8, image_size=12), PerParameter(0.01), 1),

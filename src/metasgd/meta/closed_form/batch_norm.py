@@ -42,9 +42,9 @@ class BatchNorm(Layer):
 
     def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         normed, r = saved
-        m, m1, m2 = normed.numel() // r.numel(), _mean(dy), _mean(dy * normed)
+        m, m1, m2 = _values(normed), _mean(dy), _mean(dy * normed)
         dx = _j(dy, m1, m2, normed, r * _each(p[self.weight])) if needs_dx else None
-        return dx, {self.weight: m2[..., 0, :, 0, 0] * m, self.bias: m1[..., 0, :, 0, 0] * m}
+        return dx, {self.weight: _by_channel(m2) * m, self.bias: _by_channel(m1) * m}
 
     def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         if x_dot is None and not self.names & dot.keys():
@@ -69,7 +69,7 @@ class BatchNorm(Layer):
         if dot_saved:
             normed_dot, along = dot_saved
             moved, gamma_r = _mean(dy * normed_dot), _each(p[self.weight]) * r
-            found[self.weight] = found[self.weight] + moved[..., 0, :, 0, 0] * (normed.numel() // r.numel())
+            found[self.weight] = found[self.weight] + _by_channel(moved) * _values(normed)
             scale = -gamma_r * r * along if scale is None else scale - gamma_r * r * along
         if dx_dot is None or scale is None:
             return dx_dot, found
@@ -85,6 +85,11 @@ class BatchNorm(Layer):
 def _each(per_channel: Tensor) -> Tensor:
     """``[(b,) channels]`` as it stands beside images."""
     return per_channel[..., None, :, None, None]
+
+
+def _by_channel(beside_images: Tensor) -> Tensor:
+    """``[(b,) 1, channels, 1, 1]`` to ``[(b,) channels]``."""
+    return beside_images[..., 0, :, 0, 0]
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -112,8 +117,13 @@ def moments(x: Tensor, at_once: bool) -> tuple[Tensor, Tensor]:
     return mean, within.mean(dim=EXAMPLES, keepdim=True) + between
 
 
+def _values(x: Tensor) -> int:
+    """How many a channel has."""
+    return x.shape[EXAMPLES] * x.shape[-2] * x.shape[-1]
+
+
 def _has_many(x: Tensor) -> bool:
-    return x.shape[EXAMPLES] * x.shape[-2] * x.shape[-1] >= MANY_VALUES
+    return _values(x) >= MANY_VALUES
 
 
 def _j(v: Tensor, mean: Tensor, along: Tensor, normed: Tensor, scale: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Convolutions in closed form: of one task, and of several with weights of their own."""
 
-from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -14,7 +13,7 @@ from metasgd.rules.base import Params
 
 
 @dataclass(frozen=True)
-class Convolution(Layer, ABC):
+class Convolution(Layer):
     """A convolution of one group, zero-padded."""
 
     stride: tuple[int, ...] = (1, 1)
@@ -31,7 +30,7 @@ class Conv2d(Convolution):
 
     @property
     def stacked(self) -> "StackedConv2d":
-        return StackedConv2d(**vars(self))
+        return StackedConv2d(**{own.name: getattr(self, own.name) for own in fields(self)})
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         return self._map(x, p[self.weight], p.get(self.bias)), (x,)
@@ -173,4 +172,5 @@ def _rows(images: Tensor) -> Tensor:
 def _images(rows: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     """The reverse."""
     down, across = axes
-    return rows.view(len(rows), -1, down.places, across.places, rows.shape[-1]).movedim(-1, 2)
+    n = rows.shape[1] // (down.places * across.places)
+    return rows.view(len(rows), n, down.places, across.places, rows.shape[-1]).movedim(-1, 2)

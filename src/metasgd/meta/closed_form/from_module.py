@@ -63,6 +63,7 @@ def from_module(network: nn.Module, loss: Callable[..., Tensor]) -> FeedForward 
         vectors = vectors or isinstance(layer, Flatten)
         # stacked products would not notice
         takes, gives = _widths(module)
+        width = None if isinstance(layer, Flatten) else width
         if takes is not None:
             if width not in (None, takes):
                 return None
@@ -150,9 +151,13 @@ def _by_batch(module: BatchNorm2d | nn.BatchNorm2d) -> bool:
 
 
 def _widths(module: nn.Module | None) -> tuple[int | None, int | None]:
-    """How many features a layer of vectors takes and gives; None if any number."""
+    """How many features or channels a layer takes and gives; None if any number."""
     if isinstance(module, nn.Linear):
         return module.weight.shape[1], module.weight.shape[0]
+    if isinstance(module, nn.Conv2d):
+        return module.weight.shape[1], module.weight.shape[0]
+    if isinstance(module, BatchNorm2d | nn.BatchNorm2d):
+        return len(module.weight), len(module.weight)
     if isinstance(module, ClassAgnosticHead):
         return module.weight.shape[1], None
     if isinstance(module, nn.RMSNorm):

@@ -7,9 +7,9 @@ A layer maps x to y with parameters p. Beside its forward pass it knows two line
     tangent_backward   (ẏ's gradient …),     how dx and dp change along that direction
 
 Gradients differentiated along a direction ω of the parameters are the Hessian-vector product H ω (Pearlmutter
-1994, "Fast exact multiplication by the Hessian"). Everything here is plain arithmetic on tensors: no autograd,
-nothing shared between threads. No layer writes into a tensor that it was given or has returned, so that layers may
-save what they like of both, and follow one another in any order.
+1994, "Fast exact multiplication by the Hessian"). Everything here is plain arithmetic on tensors: no autograd, and
+nothing shared between threads but torch's precision of products on CUDA. No layer writes into a tensor that it was
+given or has returned, so that layers may save what they like of both, and follow one another in any order.
 
 Where b tasks are stacked, vectors are ``[b, X, features]`` and images ``[b, X, channels, height, width]``; weights
 are ``[b, …]``, or without ``b`` where the tasks share them. Of one task nothing has a ``b``. X examples, M values per

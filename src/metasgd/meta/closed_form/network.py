@@ -61,7 +61,7 @@ class FeedForward:
 
         def fit(x: Tensor, y: Tensor) -> bool:
             if self.images:
-                right = x.ndim == 5
+                right = x.ndim == 5 and x.shape[2] == first.shape[1]
             else:
                 right = (x.ndim == 3 or (self.flatten and x.ndim > 3)) and x.shape[2:].numel() == first.shape[1]
             return right and x.dtype == first.dtype and self.loss.fits(x, y, n_outputs)

@@ -10,8 +10,8 @@ import torch
 def of_convolutions(device_type: str) -> Iterator[None]:
     """Within, float32 products on CUDA are as exact as torch makes convolutions there, by default in TF32.
 
-    Torch has a switch for each; without this one, a network would be of another precision where its convolutions are
-    made by products.
+    Torch has a switch for each, of the whole process; without this, a network would be of another precision where its
+    convolutions are made by products.
     """
     if device_type != "cuda":
         yield
@@ -21,6 +21,9 @@ def of_convolutions(device_type: str) -> Iterator[None]:
     name = "fp32_precision" if hasattr(cudnn, "conv") else "allow_tf32"
     wanted: str | bool = cudnn.allow_tf32 if name == "allow_tf32" else _named(cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
     before = getattr(matmul, name)
+    if before == wanted:  # it may be inherited, which would end by setting it
+        yield
+        return
     setattr(matmul, name, wanted)
     try:
         yield

@@ -32,7 +32,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return a * b
     if (pieces := _pieces(inner)) > 1:
         left, right = (t.reshape(len(t) * pieces, inner // pieces, t.shape[2]) for t in (a.mT, b))
-        return torch.bmm(left.mT, right).view(-1, pieces, rows, columns).sum(dim=1)
+        return torch.bmm(left.mT, right).view(len(a), pieces, rows, columns).sum(dim=1)
     if len(a) < MANY:
         return torch.bmm(a, b)
     if rows == 1:

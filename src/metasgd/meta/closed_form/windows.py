@@ -15,7 +15,7 @@ class Axis(NamedTuple):
         kernel: how many rows, or columns, a window reads.
         stride: from one window to the next.
         padding: zeros at either end.
-        dilation: from one that a window reads to the next.
+        dilation: between those that a window reads.
     """
 
     size: int
@@ -26,7 +26,7 @@ class Axis(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """How many a window spans."""
+        """How many rows, or columns, a window spans."""
         return self.dilation * (self.kernel - 1) + 1
 
     @property
@@ -40,7 +40,7 @@ class Axis(NamedTuple):
         return -(-max(self.padding + self.size, self.stride * (self.places - 1) + self.reach) // self.stride)
 
     def parts(self) -> Iterator[tuple[slice, int, slice]]:
-        """Of a window, what falls into one stride: which, into how manieth of the strides, and where in that."""
+        """Of a window, what falls into one stride: which, in which stride from its first, and where in that."""
         at_once = self.stride if self.dilation == 1 else 1
         for first in range(0, self.kernel, at_once):
             number = min(at_once, self.kernel - first)
@@ -49,7 +49,16 @@ class Axis(NamedTuple):
 
 
 def windows(images: Tensor, down: Axis, across: Axis) -> Tensor:
-    """Images ``[b, X, height, width, channels]`` to ``[b, X * places, kernel height * kernel width * channels]``."""
+    """Images ``[b, X, height, width, channels]`` to ``[b, X * places, kernel height * kernel width * channels]``.
+
+    Raises:
+        RuntimeError: the kernel is larger than the images.
+    """
+    if down.places < 1 or across.places < 1:
+        raise RuntimeError(
+            f"a convolution's kernel spans {down.reach}×{across.reach}, more than its input of"
+            f" {down.size}×{across.size} with padding"
+        )
     if down.padding or across.padding:
         images = F.pad(images, (0, 0, across.padding, across.padding, down.padding, down.padding))
     images = images.contiguous()
@@ -62,17 +71,17 @@ def windows(images: Tensor, down: Axis, across: Axis) -> Tensor:
             *(of_row * down.dilation, of_column * across.dilation, 1),
         ),
     )
-    return seen.reshape(b, n * down.places * across.places, -1)
+    return seen.reshape(b, n * down.places * across.places, down.kernel * across.kernel * channels)
 
 
 def overlaid(dwindows: Tensor, n: int, down: Axis, across: Axis) -> Tensor:
     """The transpose of ``windows``: the sum of them all, each in its place, ``[b, n, height, width, channels]``."""
-    b = len(dwindows)
-    seen = dwindows.view(b, n, down.places, across.places, down.kernel, across.kernel, -1).movedim(4, 3)
-    total = dwindows.new_zeros(b, n, down.strides, down.stride, across.strides, across.stride, seen.shape[-1])
+    b, channels = len(dwindows), dwindows.shape[-1] // (down.kernel * across.kernel)
+    seen = dwindows.view(b, n, down.places, across.places, down.kernel, across.kernel, channels).movedim(4, 3)
+    total = dwindows.new_zeros(b, n, down.strides, down.stride, across.strides, across.stride, channels)
     for rows, i, within_row in down.parts():
         for columns, j, within_column in across.parts():
             region = total[:, :, i : i + down.places, within_row, j : j + across.places, within_column]
             region += seen[:, :, :, rows, :, columns]
-    whole = total.view(b, n, down.strides * down.stride, across.strides * across.stride, -1)
+    whole = total.view(b, n, down.strides * down.stride, across.strides * across.stride, channels)
     return whole[:, :, down.padding :, across.padding :][:, :, : down.size, : across.size]

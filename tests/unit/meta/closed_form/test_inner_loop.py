@@ -453,3 +453,25 @@ def test_autocast_is_left_to_autograd():
     theta = dict(config.network.named_parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert type(inner_loop_of(config, theta, IMAGES)) is AutogradInnerLoop
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(392, 3)),  # images have one channel
+        lambda: (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(2, 1, 3), nn.Flatten(), nn.Linear(144, 3)),
+        lambda: (nn.Conv2d(1, 4, 3), BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 3)),
+        lambda: (nn.Conv2d(1, 2, 17), nn.Flatten(), nn.Linear(2, 3)),  # larger than the images
+    ],
+)
+def test_convolutions_that_do_not_fit_are_errors(layers, n_tasks):
+    config = config_of(nn.Sequential(*layers()).double(), PerParameter(0.1), 1)
+    with pytest.raises(RuntimeError):
+        meta_gradient(config, config.theta, tasks_of(n_tasks, 3, 2, 3, (1, 16, 16)), 1)
+
+
+def test_an_empty_query_set_has_no_outputs():
+    config = config_of(conv(), PerParameter(0.1), 1)
+    empty = STACK._replace(query_x=STACK.query_x[:, :0], query_y=STACK.query_y[:, :0])
+    assert evaluate(config, config.theta, empty, 1, [1]).outputs.shape[-2:] == (0, 3)

@@ -29,7 +29,7 @@ def test_the_product_of_each_pair(b, sizes, alike):
     torch.testing.assert_close(affine(left, right.mT, None), expected)
 
 
-@pytest.mark.parametrize("terms", [LONG, LONG + 1, 2203, 3 * LONG])  # 2203 has no divisors
+@pytest.mark.parametrize("terms", [LONG, LONG + 1, 2203, 3 * LONG])  # 2203 is prime
 def test_long_sums_are_made_in_pieces_and_no_less_exact_in_float32(terms):
     rows = torch.randn(3, terms, 4, generator=torch.Generator().manual_seed(terms)) + 1
     left, right = rows.mT, rows.flip(1)
