@@ -111,9 +111,10 @@ class Switching(nn.Module):
         super().__init__()
         self.layer, self.norm, self.scale = nn.Linear(4, 3), BatchNorm2d(3), 1.0
         self.register_buffer("shift", torch.ones(3))
+        self.last = nn.Sequential(nn.Softplus())
 
     def forward(self, x):
-        y = self.norm(self.layer(x)[..., None, None]).flatten(1) + self.shift
+        y = self.last(self.norm(self.layer(x)[..., None, None]).flatten(1)) + self.shift
         return y * self.scale * (1 if self.training else 2)
 
 
@@ -124,6 +125,11 @@ def retrain(config, tasks):
 
 def rescale(config, tasks):
     config.network.scale = 3.0
+    return config, tasks
+
+
+def use_twice(config, tasks):
+    config.network.last.append(config.network.last[0])
     return config, tasks
 
 
@@ -161,7 +167,7 @@ def other_statistics(config, tasks):
     return replace(config, transductive=False), tasks
 
 
-CHANGES = [retrain, rescale, hook, move, freeze, other_rule, fewer, single, other_statistics]
+CHANGES = [retrain, rescale, use_twice, hook, move, freeze, other_rule, fewer, single, other_statistics]
 
 
 @pytest.mark.parametrize("change", CHANGES)
