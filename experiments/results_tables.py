@@ -101,12 +101,14 @@ SECTIONS = {
     "family-glyphs": (
         "The family's rules on glyphs, at one small budget",
         "Accuracy in % on the same 500 tasks of scripts never seen, 3 inner steps, after 100 outer steps of 8 tasks,"
-        " one seed. Rates start at 0.1, those of inner Adam, RMSProp and AdaGrad at 0.01.",
+        " by seed in brackets where there are several. Rates start at 0.1, those of inner Adam, RMSProp and AdaGrad"
+        " at 0.01.",
     ),
     "family-sinusoid": (
         "The family's rules on sinusoid, at one small budget",
         "Mean squared error on the same 10,000 curves, 3 inner steps, after 2,000 outer steps of 4 curves (of 60,000 in"
-        " the table above), one seed. All rates start at 0.01, chosen for none of them.",
+        " the table above), by seed in brackets; seeds differ by more than the intervals over tasks. All rates start at"
+        " 0.01, chosen for none of them.",
     ),
     "optimizer-network": (
         "The optimizer network against hand-chosen rates",
