@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,16 +62,28 @@ def _set_back(module: nn.Module, forward: Callable[..., Outputs] | None) -> None
 def form_of(output: Outputs, n: int) -> Form:
     """The form of what a module gave for n examples."""
     if isinstance(output, list):
-        parts = [form_of(part, n) for part in output]
-        return lambda h: tuple(part(h) for part in parts)
+        return partial(_each, tuple(form_of(part, n) for part in output))
     if output is None:
-        return lambda h: None  # noqa: ARG005
+        return _nothing
     if not (isinstance(output, Tensor) and output.is_floating_point()):
         return _whole_numbers
     shape, dtype = tuple(output.shape), output.dtype
     if shape[:1] == (n,):
-        return lambda h: _unknown(h, shape[1:], dtype)
-    return lambda h: torch.full((), torch.nan, dtype=dtype, device=h.device).expand(shape)
+        return partial(_unknown, shape=shape[1:], dtype=dtype)
+    return partial(_unknown_once, shape=shape, dtype=dtype)
+
+
+def _each(forms: tuple[Form, ...], h: Tensor) -> Outputs:
+    return tuple(form(h) for form in forms)
+
+
+def _nothing(h: Tensor) -> Outputs:  # noqa: ARG001
+    return None
+
+
+def _unknown_once(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The same for any number of examples."""
+    return torch.full((), torch.nan, dtype=dtype, device=h.device).expand(shape)
 
 
 def _unknown(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,8 @@
 """A network run from where it begins to learn is the same network: values, and gradients of what learns."""
 
 import copy
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +126,19 @@ def test_a_module_called_again_after_the_cut_is_run_there():
         twin.last.weight.data.zero_()
         assert torch.equal(twin(h), twin.last.bias.expand(5, 2))
     torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
+
+
+def test_a_model_that_has_found_it_can_be_pickled():
+    torch.manual_seed(0)
+    x, y = torch.rand(1, 12, 3, 16, 16), torch.arange(3).repeat_interleave(2)[None]
+    tasks = Episode(x[:, :6], y, x[:, 6:], y, torch.zeros(1, 3, dtype=torch.int64), torch.arange(1))
+    model = MetaModel(attention(), PerBlock(0.1), adapts="last:2", engine="loop")
+    model.config = replace(model.config, unlearned=frozenset(model.config.theta))
+    expected = model.evaluate(tasks, [1])
+    assert model.prefix is not None
+    again = pickle.loads(pickle.dumps(model))
+    assert again.prefix.network is again.network
+    assert torch.equal(again.evaluate(tasks, [1]).outputs, expected.outputs)
 
 
 def test_it_ends_before_what_mixes_a_batch():
