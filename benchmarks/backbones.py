@@ -1,6 +1,6 @@
 """What ``adapt --backbone`` costs on a CPU: twenty labelled pictures, thirty to predict, each network by itself.
 
-    python benchmarks/backbones.py [NAME ...] && python benchmarks/performance_tables.py
+    python benchmarks/backbones.py [NAME ...] && PYTHONPATH=experiments python benchmarks/performance_tables.py
 
 Every network has a process of its own on one thread. Times are of the processor, not of the clock, so that other loads
 of the machine count little; memory is the peak of what is resident. Weights are random: the work is the same. Pictures

@@ -1,6 +1,6 @@
 """What ``fit`` costs on a CPU with cached features: the head and the last block of a backbone, pictures of 224×224.
 
-    python benchmarks/cached_features.py [NAME ...] && python benchmarks/performance_tables.py
+    python benchmarks/cached_features.py [NAME ...] && PYTHONPATH=experiments python benchmarks/performance_tables.py
 
 Times are of the processor, on one thread, and differences of whole runs of ``fit``, so that starts and validations
 cancel: a run that fills the cache against the same once more, and a long run against a short one, with the cache and
