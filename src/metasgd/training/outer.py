@@ -114,7 +114,7 @@ class OuterProblem:
         groups = [{"params": theta}, {"params": phi, **self.rule_settings}]
         try:
             optimizer = self.optimizer([group for group in groups if group["params"]])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"model.outer.optimizer cannot be made: {error}. Change model.outer.optimizer.init_args, or use"
                 " another, such as torch.optim.Adam"
@@ -144,7 +144,7 @@ class OuterProblem:
         reason = f"{odd[0]} is not finite" if odd else ""
         try:
             kind([nn.Parameter(torch.zeros(1))], **settings)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             reason = str(error)
         if reason:
             raise UserError(

@@ -28,9 +28,16 @@ def test_a_misspelt_setting_is_refused(network):
         outer.make_optimizer(network, Scalar())
 
 
+def test_settings_that_exclude_each_other_are_refused(network):
+    said = "model.outer.optimizer cannot be made: `fused` and `foreach` cannot be `True` together"
+    with pytest.raises(UserError, match=said):
+        OuterProblem(lambda ps: torch.optim.Adam(ps, fused=True, foreach=True)).make_optimizer(network, Scalar())
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"fused": True, "foreach": True}, "cannot be `True` together"),
         ({"lr": -1}, "Invalid learning rate: -1"),
         ({"lr": "fast"}, "not supported between"),
         ({"lr": math.inf}, "lr is not finite"),
