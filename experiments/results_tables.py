@@ -102,7 +102,7 @@ SECTIONS = {
     "family-glyphs": (
         "The family's rules on glyphs, at one small budget",
         "Accuracy in % on the same 500 tasks of scripts never seen, 3 inner steps, after 100 outer steps of 8 tasks,"
-        " by seed in brackets where there are several. Rates start at 0.1, those of inner Adam, RMSProp and AdaGrad"
+        " by seed in brackets. Rates start at 0.1, those of inner Adam, RMSProp and AdaGrad"
         " at 0.01.",
     ),
     "family-sinusoid": (
