@@ -23,7 +23,7 @@ def show_rates(
         show.print(rates_table(adapted.rates_, order), soft_wrap=False)
     rule = learner.model.update_rule
     if rates := rule.learned_rates():
-        moved = {n: moved_share(rate.detach(), rule.init) for n, rate in rates.items()}
+        moved = {n: float(moved_share(rate.detach(), rule.init)) for n, rate in rates.items()}
         if unmoved := unmoved_in_words(moved, rates_reached(learner.reached(x, y, inner_steps))):
             show.print(unmoved)
 

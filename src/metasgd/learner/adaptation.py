@@ -55,14 +55,10 @@ def adapted_head(model: MetaModel, task: Episode, classes: Labels | None, featur
         features: what the head reads of the support set, ``[X, D]``.
     """
     assert model.config.prototypes is not None
-    name, head = model.config.prototypes
-    targets = task.support_y[0]
-    weight, bias = head.rows(head.log_scale, features, targets, task.n_way)
-    loss = _balanced_loss(targets)(F.linear(features, weight, bias), targets)
-    t = head.log_temperature.exp()
-    theta = {n: p.detach() for n, p in model.eval().network.named_parameters()}
-    params = theta | {f"{name}.weight": t * weight, f"{name}.bias": t * bias}
-    return _learned(model, task, classes, params, [float(loss)], [])
+    stack = _stack_of(model, task, classes)
+    rows = stack.rows_of(model.config.prototypes[1].log_scale, features)
+    loss = stack.config.loss(F.linear(features, *rows.values()), task.support_y[0])
+    return _learned(model, task, classes, stack.theta | stack.for_query(rows), [float(loss)], [])
 
 
 def _stack_of(model: MetaModel, task: Episode, classes: Labels | None) -> InnerLoop:

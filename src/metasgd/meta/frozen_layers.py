@@ -1,7 +1,6 @@
 """Layers that neither adapt nor learn: a task's examples pass them once, and not at every inner step."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -42,8 +41,6 @@ def features_of(prefix: Prefix | None, tasks: Episode) -> Episode:
     return tasks._replace(support_x=support_x, query_x=query_x)
 
 
-@contextmanager
-def passed_over(prefix: Prefix | None) -> Iterator[None]:
+def passed_over(prefix: Prefix | None) -> AbstractContextManager[None]:
     """Within, the network takes what ``prefix`` makes of examples; None changes nothing."""
-    with nullcontext() if prefix is None else prefix.passed_over():
-        yield
+    return nullcontext() if prefix is None else prefix.passed_over()

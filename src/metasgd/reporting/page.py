@@ -91,7 +91,7 @@ class Page:
 def page(about: Page) -> str:
     """The whole page; what is put into the template is escaped there."""
     finite = {n: rate for n, rate in about.rates.items() if rate.isfinite().all()}
-    moved = {n: moved_share(rate, about.start) for n, rate in finite.items()}
+    moved = {n: float(moved_share(rate, about.start)) for n, rate in finite.items()}
     first = about.first_convolution
     return _template().render(
         title=about.title,

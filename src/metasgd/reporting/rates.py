@@ -10,19 +10,14 @@ MOVED = 0.01
 """Of its start: by how much a rate has to differ from it to count as learned."""
 
 
-def moved_share(rate: Tensor, start: float | tuple[float, float] | None) -> float:
-    """The share of a tensor's rates that moved by more than 1 % of their start.
+def moved_share(rate: Tensor, start: float | tuple[float, float] | None) -> Tensor:
+    """The share of a tensor's rates that moved by more than 1 % of their start; their device is not waited for.
 
     Args:
         rate: the rates of a tensor.
         start: where they all started: a number, or the ends of a range that one number was drawn from. If it is
             unknown, rates that are all the same count as unmoved.
     """
-    return float(share_moved(rate, start))
-
-
-def share_moved(rate: Tensor, start: float | tuple[float, float] | None) -> Tensor:
-    """The same where the rates are, for which no device is waited for."""
     first = torch.as_tensor(start, dtype=rate.dtype) if isinstance(start, int | float) else rate.flatten()[0]
     return ((rate - first).abs() > MOVED * first.abs()).float().mean()
 

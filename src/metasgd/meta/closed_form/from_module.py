@@ -152,9 +152,7 @@ def _by_batch(module: BatchNorm2d | nn.BatchNorm2d) -> bool:
 
 def _widths(module: nn.Module | None) -> tuple[int | None, int | None]:
     """How many features or channels a layer takes and gives; None if any number."""
-    if isinstance(module, nn.Linear):
-        return module.weight.shape[1], module.weight.shape[0]
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Linear | nn.Conv2d):
         return module.weight.shape[1], module.weight.shape[0]
     if isinstance(module, BatchNorm2d | nn.BatchNorm2d):
         return len(module.weight), len(module.weight)

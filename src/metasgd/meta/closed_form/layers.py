@@ -157,17 +157,18 @@ class MaxPool2d(Fixed):
         return self.size, self.stride, self.padding, self.dilation, self.ceil_mode
 
     def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
-        y, where = aten.max_pool2d_with_indices(x.flatten(0, -4), *self._options)
-        return y.view(*x.shape[:-3], *y.shape[1:]), (x, where)
+        found = aten.max_pool2d_with_indices(x.flatten(0, -4), *self._options)
+        y, where = (t.view(*x.shape[:-3], *t.shape[1:]) for t in found)
+        return y, (x, where)
 
     def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:
         where = saved[1]
-        y_dot = x_dot.flatten(0, -4).flatten(2).gather(2, where.flatten(2)).view(where.shape)
-        return y_dot.view(*x_dot.shape[:-3], *where.shape[1:])
+        return x_dot.flatten(-2).gather(-1, where.flatten(-2)).view(where.shape)
 
     def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:
         x, where = saved
-        dx: Tensor = aten.max_pool2d_with_indices_backward(dy.flatten(0, -4), x.flatten(0, -4), *self._options, where)
+        dy, flat, where = (t.flatten(0, -4) for t in (dy, x, where))
+        dx: Tensor = aten.max_pool2d_with_indices_backward(dy, flat, *self._options, where)
         return dx.view(x.shape)
 
 

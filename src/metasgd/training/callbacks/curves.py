@@ -18,7 +18,7 @@ from torch import Tensor
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
 from metasgd.meta.full_unroll import FullUnroll
-from metasgd.reporting.rates import share_moved
+from metasgd.reporting.rates import moved_share
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.loggers import log_figure, takes_figures
@@ -43,7 +43,7 @@ class CountRates(Callback):
             return
         every = torch.cat([rate.detach().flatten() for rate in rates])
         start = pl_module.update_rule.init
-        moved = torch.stack([share_moved(rate.detach(), start) * rate.numel() for rate in rates])
+        moved = torch.stack([moved_share(rate.detach(), start) * rate.numel() for rate in rates])
         counts = {
             "rates/moved_share": moved.sum() / len(every),
             "rates/negative_share": (every < 0).float().mean(),
