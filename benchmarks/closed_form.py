@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from contenders import Ours
 from devices import device_of, finish
 from rich.console import Console
 from rich.table import Table
@@ -25,13 +25,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from work import Work
 
-from metasgd.episode import Episode
-from metasgd.meta.engine_choice import choose_engine
-from metasgd.meta.engines import Engine, Vmap
-from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.meta.engines import EngineName
+from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.nn.networks import Conv4
-from metasgd.rules.gradient_descent import PerParameter
 
 WAYS = {"autograd": False, "closed forms": True}
 TURNS, STEPS, WARM_UPS = 7, 5, 4
@@ -50,22 +46,8 @@ def wide() -> nn.Module:
     return Conv4(n_way=60, head="prototype", width=[32, 64, 128, 256], features="normalised")
 
 
-def config_of(work: Work, network: nn.Module, closed_form: bool, dtype: torch.dtype) -> InnerLoopConfig:
-    network = network.to(dtype)
-    adapted = {n: p for n, p in network.named_parameters() if work is not WIDE or not n.startswith("head")}
-    rule = PerParameter(work.rate)
-    rule.bind(adapted, work.inner_steps)
-    loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
-    return InnerLoopConfig(network, rule.to(dtype), loss, frozenset(adapted), closed_form=closed_form)
-
-
-def gradient(config: InnerLoopConfig, engine: Engine, tasks: Episode, inner_steps: int) -> MetaGradient:
-    recompute = inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
-
-    def on(one: InnerLoopConfig, some: Episode) -> MetaGradient:
-        return meta_gradient(one, config.theta, some, inner_steps, recompute=recompute)
-
-    return engine.run(on, merge_gradients, config, tasks, inner_steps, "meta_gradient")
+def ours(work: Work, dtype: torch.dtype, device: torch.device, engine: EngineName, closed_form: bool) -> Ours:
+    return Ours(work, dtype, device, engine, closed_form, wide() if work is WIDE else None)
 
 
 def timed(work: Work, device: torch.device) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -73,10 +55,8 @@ def timed(work: Work, device: torch.device) -> tuple[dict[str, list[float]], dic
     tasks = work.tasks(work.n_tasks, device)
     steps: dict[str, Callable[[], MetaGradient]] = {}
     for name, closed_form in WAYS.items():
-        network = (wide() if work is WIDE else work.own_network()).to(device)
-        config = config_of(work, network, closed_form, torch.float32)
-        engine, _ = choose_engine("auto" if device.type == "cuda" else "vmap", network, device)
-        steps[name] = partial(gradient, config, engine, tasks, work.inner_steps)
+        engine: EngineName = "auto" if device.type == "cuda" else "vmap"
+        steps[name] = partial(ours(work, torch.float32, device, engine, closed_form).meta_gradient, tasks)
         for _ in range(WARM_UPS):
             steps[name]()
     found: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -99,14 +79,8 @@ def kernels_of(step: Callable[[], MetaGradient]) -> int:
 
 
 def errors(work: Work, device: torch.device) -> dict[str, float]:
-    tasks = work.tasks(4, device)
-    double = tasks._replace(**{n: f.double() for n, f in tasks._asdict().items() if f.is_floating_point()})
-    network = wide if work is WIDE else work.own_network
-
     def flat(closed_form: bool, dtype: torch.dtype) -> Tensor:
-        config = config_of(work, network().to(device), closed_form, dtype)
-        of = double if dtype == torch.float64 else tasks
-        found = gradient(config, Vmap(), of, work.inner_steps)
+        found = ours(work, dtype, device, "vmap", closed_form).meta_gradient(work.tasks(4, device, dtype))
         return torch.cat([g.double().flatten() for part in (found.theta, found.phi) for g in part.values()])
 
     expected = flat(False, torch.float64)

@@ -19,9 +19,10 @@ from work import CPU, Work
 
 from metasgd.episode import Episode
 from metasgd.meta.engine_choice import choose_engine
-from metasgd.meta.engines import attach_gradient
+from metasgd.meta.engines import EngineName, attach_gradient
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.meta_gradient import MetaGradient, merge_gradients, meta_gradient
+from metasgd.nn.adapting import adapted_names
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.runtime.allocator import keep_freed_memory
 
@@ -58,24 +59,37 @@ class Candidate(ABC):
 class Ours(Candidate):
     """metasgd, as its LightningModule calls it."""
 
-    def __init__(self, work: Work, dtype: torch.dtype, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        work: Work,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+        engine: EngineName = "auto",
+        closed_form: bool = True,
+        network: nn.Module | None = None,
+    ) -> None:
         super().__init__(work)
         keep_freed_memory()
-        network, rule = work.own_network().to(device, dtype), PerParameter(work.rate)
-        rule.bind(dict(network.named_parameters()), work.inner_steps)
+        network = (network or work.own_network()).to(device, dtype)
+        rule, adapted = PerParameter(work.rate), adapted_names(network, "all")
+        rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, work.inner_steps)
         loss = F.mse_loss if work.network == "mlp" else F.cross_entropy
-        self.config = InnerLoopConfig(network, rule, loss, frozenset(n for n, _ in network.named_parameters()))
-        self.engine, self.reason = choose_engine("auto", network, device)
+        self.config = InnerLoopConfig(network, rule.to(device, dtype), loss, adapted, closed_form=closed_form)
+        self.engine, self.reason = choose_engine(engine, network, device)
 
-    def outer_gradient(self, tasks: Episode) -> None:
+    def meta_gradient(self, tasks: Episode) -> MetaGradient:
+        """Summed over ``tasks``."""
         theta = self.config.theta
         recompute = self.work.inner_steps * tasks.support_y.shape[1] > tasks.query_y.shape[1]
 
         def on(config: InnerLoopConfig, some: Episode) -> MetaGradient:
             return meta_gradient(config, theta, some, self.work.inner_steps, recompute=recompute)
 
-        found = self.engine.run(on, merge_gradients, self.config, tasks, self.work.inner_steps, "meta_gradient")
-        attach_gradient(found.query_losses.mean(), found, theta, self.config.phi).backward()
+        return self.engine.run(on, merge_gradients, self.config, tasks, self.work.inner_steps, "meta_gradient")
+
+    def outer_gradient(self, tasks: Episode) -> None:
+        found = self.meta_gradient(tasks)
+        attach_gradient(found.query_losses.mean(), found, self.config.theta, self.config.phi).backward()
 
     def parameters(self) -> list[Tensor]:
         return list(self.config.network.parameters())

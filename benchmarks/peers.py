@@ -64,11 +64,10 @@ def serve(pipe: Connection, name: str, work: Work, threads: int, same_allocator:
 
     def gradients() -> list[list[torch.Tensor]]:
         contender = CONTENDERS[name](work, torch.float64, device)
-        tasks = work.tasks(2, device)
-        double = {f: getattr(tasks, f).double() for f in tasks._fields if getattr(tasks, f).is_floating_point()}
+        tasks = work.tasks(2, device, torch.float64)
         for _ in range(3 if device.type == "cuda" else 1):  # the last is a replay, where one records
             contender.zero_grad()
-            contender.outer_gradient(tasks._replace(**double))
+            contender.outer_gradient(tasks)
         return [[g.cpu() for g in part] for part in contender.grads()]
 
     contender: Candidate | None = None

@@ -57,7 +57,7 @@ class Work:
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(outputs, y) if self.network == "mlp" else F.cross_entropy(outputs, y)
 
-    def tasks(self, n_tasks: int, device: torch.device = CPU) -> Episode:
+    def tasks(self, n_tasks: int, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Episode:
         generator = torch.Generator().manual_seed(1)
         n, k, q = self.n_way, self.k_shot, self.n_query
         shape = (1,) if self.network == "mlp" else (1, 28, 28)
@@ -68,4 +68,4 @@ class Work:
             support_y, query_y = (torch.arange(n).repeat_interleave(e).repeat(n_tasks, 1) for e in (k, q))
         classes = torch.zeros(n_tasks, n, dtype=torch.int64)
         drawn = Episode(support_x, support_y, query_x, query_y, classes, torch.arange(n_tasks))
-        return Episode(*(field.to(device) for field in drawn))
+        return Episode(*(f.to(device, dtype if f.is_floating_point() else f.dtype) for f in drawn))
