@@ -38,7 +38,7 @@ WORKS = [
     Work("mlp", 25, 1, 5, 10, 1),
 ]
 WIDE = Work("conv", 2, 60, 1, 15, 1)
-"""Of 32 to 256 filters, with prototypes; all below them adapts."""
+"""Of 32 to 256 filters, with a prototype head; all layers adapt."""
 
 
 def wide() -> nn.Module:
