@@ -67,6 +67,19 @@ def test_the_collector_looks_rarely_but_looks():
     assert exit_code(work) == 0
 
 
+END = """
+import atexit, gc
+from metasgd.runtime.process import collect_rarely
+atexit.register(lambda: print(gc.get_freeze_count()))
+collect_rarely()
+"""
+
+
+def test_what_the_collector_left_alone_is_collected_as_python_ends():
+    run = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
+
+
 FIGURES = """
 import gc, sys
 from lightning.pytorch.callbacks import Callback

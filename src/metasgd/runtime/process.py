@@ -1,5 +1,6 @@
 """Settings of the whole process by which outer steps of a millisecond are not drowned in what runs beside them."""
 
+import atexit
 import gc
 import os
 import resource
@@ -75,6 +76,7 @@ def collect_rarely() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or extensions that look for leaks as Python ends, triton's, report all of theirs
     gc.set_threshold(20_000, 20, 50)
 
 
