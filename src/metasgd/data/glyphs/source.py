@@ -16,11 +16,11 @@ from metasgd.data.cache import load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.contents import Contents
 from metasgd.data.glyphs.letters import FONT_SIZE, SCRIPTS, Letter, Mask, fonts_digest, full_size_mask_of, letters
-from metasgd.data.glyphs.pen import middle_lines
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.polarity import Ink
 from metasgd.data.rng import SPLITS, Split
 from metasgd.data.source import ClassSource
+from metasgd.data.strokes.thinning import middle_lines
 from metasgd.errors import raise_problems
 
 DRAWING = 1  # a number to raise when drawings change, so that caches of the old ones are left aside

@@ -25,6 +25,7 @@ from metasgd.data.omniglot.files import (
     fingerprint,
     read_characters,
 )
+from metasgd.data.omniglot.redrawn import REDRAWING, with_redrawn
 from metasgd.data.omniglot.release import BACKGROUND, EVALUATION, OFFICIAL, Release
 from metasgd.data.rng import SPLITS, Split
 from metasgd.data.source import ClassSource, Sampler
@@ -33,6 +34,7 @@ from metasgd.data.transforms.distortion import MOST_DISTORTION, MOST_THICKNESS, 
 from metasgd.data.transforms.rotation import Rotated
 from metasgd.errors import UserError, raise_problems
 
+MOST_REDRAWN = 20
 SPLIT_SALT = "metasgd/omniglot/1"
 
 
@@ -58,6 +60,8 @@ class Omniglot(ClassSource):
         thickness: in training, how much the strokes of every drawing are thickened or thinned at random, 0 to 1.
         recomposed: in training, the left half of a character beside the right half of the next of its alphabet is one
             more class, of an alphabet of such ones.
+        redrawn: in training, how often each drawing is drawn again by its own strokes, which are bent and whose ends
+            and crossings are moved, as one more drawing of its character; 0 to 20. See ``PenDrawing.again``.
 
     Raises:
         UserError: an option is out of range.
@@ -84,6 +88,7 @@ class Omniglot(ClassSource):
         download: bool = False,
         thickness: float = 0.0,
         recomposed: bool = False,
+        redrawn: int = 0,
     ) -> None:
         problems = []
         if split not in ("random", "official"):
@@ -94,6 +99,8 @@ class Omniglot(ClassSource):
             problems.append(f"distortion is {distortion}: use 0 to {MOST_DISTORTION}")
         if not 0 <= thickness <= MOST_THICKNESS:
             problems.append(f"thickness is {thickness}: use 0 to {MOST_THICKNESS}")
+        if not 0 <= redrawn <= MOST_REDRAWN:
+            problems.append(f"redrawn is {redrawn}: use 0 to {MOST_REDRAWN}")
         raise_problems(problems)
         self.split = split
         self.rotations = rotations
@@ -102,6 +109,7 @@ class Omniglot(ClassSource):
         self.distortion = distortion
         self.thickness = thickness
         self.recomposed = recomposed
+        self.redrawn = redrawn
         self.image_size = image_size
         self.download = download
 
@@ -115,15 +123,10 @@ class Omniglot(ClassSource):
                 missing = [part for part in self.release.parts if find_part(root, part) is None]
             for part in missing:
                 _download(root, part)
-        self._characters(root, cache_dir)
+        self._of_split("train", root, cache_dir)
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
-        characters = self._characters(root, cache_dir)
-        if self.split == "random":
-            classes = random_split(characters.names, self.release.random_sizes)[split]
-        else:
-            classes = official_split(characters.names, self.release)[split]
-        chosen = characters.select(classes)
+        chosen = self._of_split(split, root, cache_dir)
         if split == "train" and self.recomposed:
             chosen = chosen.with_recomposed()
         if split == "train" and self.mirrors:
@@ -137,18 +140,38 @@ class Omniglot(ClassSource):
             return Distorted(sampler, self.distortion, split, seed, self.thickness) if changed else sampler
         return Rotated(sampler, split, seed) if self.eval_rotations else sampler
 
-    def _characters(self, root: Path, cache_dir: Path) -> ClassPool:
-        """All the characters, of all splits: one cache serves every split and rotation."""
+    def _of_split(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
+        """The characters of one split, those of training with their drawings drawn again."""
         with _root_named(root):
             found = _find_parts(root, self.release)
             content = {part: fingerprint(path) for part, path in found.items()}
-        made_by = (PIL.__version__, RESAMPLING.name, sorted(content.items()))
-        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
+        made_by: tuple[object, ...] = (PIL.__version__, RESAMPLING.name, sorted(content.items()))
+
+        def decoded(image_size: int) -> ClassPool:
+            return read_characters(found, image_size, self.release)
+
+        # all the characters, of all splits: one cache serves every split and rotation
+        size = f"{self.image_size}px"
+        everything = load_or_build(cache_dir, f"omniglot-{size}-{_digest(made_by)}", lambda: decoded(self.image_size))
+        classes = self._classes(split, everything.names)
+        chosen = everything.select(classes)
+        if split != "train" or not self.redrawn:
+            return chosen
+        made_by += (REDRAWING, np.__version__, self.split, self.redrawn)
         return load_or_build(
             cache_dir,
-            f"omniglot-{self.image_size}px-{digest[:16]}",
-            lambda: read_characters(found, self.image_size, self.release),
+            f"omniglot-redrawn-{size}-{_digest(made_by)}",
+            lambda: with_redrawn(chosen, decoded(SIDE).select(classes), self.redrawn),
         )
+
+    def _classes(self, split: Split, names: Sequence[str]) -> NDArray[np.int64]:
+        if self.split == "random":
+            return random_split(names, self.release.random_sizes)[split]
+        return official_split(names, self.release)[split]
+
+
+def _digest(made_by: tuple[object, ...]) -> str:
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
 
 def random_split(names: Sequence[str], sizes: tuple[int, int, int]) -> dict[Split, NDArray[np.int64]]:

@@ -46,12 +46,13 @@ def pools(source: Omniglot, root: Path, cache_dir: Path) -> dict[Split, ClassPoo
 
 def test_all_wrong_options_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        Omniglot(split="offical", image_size=106, distortion=-0.5, thickness=2)  # type: ignore[arg-type]
-    first, second, third, fourth = caught.value.problems
+        Omniglot(split="offical", image_size=106, distortion=-0.5, thickness=2, redrawn=21)  # type: ignore[arg-type]
+    first, second, third, fourth, fifth = caught.value.problems
     assert "split is 'offical': use 'random' or 'official'" in first
     assert "image_size is 106: use 1 to 105 pixels" in second
     assert "distortion is -0.5: use 0 to 3" in third
     assert "thickness is 2: use 0 to 1" in fourth
+    assert "redrawn is 21: use 0 to 20" in fifth
     with pytest.raises(UserError, match="image_size is 0"):
         Omniglot(image_size=0)
 
@@ -177,6 +178,37 @@ def test_only_the_training_alphabets_are_recomposed(tmp_path: Path) -> None:
     half = own.shape[-1] // 2
     assert np.array_equal(made[..., :half], own[..., :half])
     assert not np.array_equal(made, own)
+
+
+def test_only_training_drawings_are_drawn_again_beside_their_own(tmp_path: Path) -> None:
+    root, cache_dir = write_archives(tmp_path / "data"), tmp_path / "cache"
+    plain, more = (
+        pools(Fake(rotations=False), root, cache_dir),
+        pools(Fake(rotations=False, redrawn=2), root, cache_dir),
+    )
+    assert_same(plain["val"], more["val"])
+    assert_same(plain["test"], more["test"])
+    assert more["train"].names == plain["train"].names
+    for name in plain["train"].names:
+        own, drawn = class_images(plain["train"], name), class_images(more["train"], name)
+        assert len(drawn) == 3 * len(own)
+        assert np.array_equal(drawn[: len(own)], own)
+        again = drawn[len(own) :].reshape(2, *own.shape).astype(float)
+        assert len({drawing.tobytes() for drawing in drawn}) == len(drawn)
+        for d, drawing in enumerate(own):  # each is nearer to what it was drawn after than to another
+            apart = np.abs(again[:, d] - drawing).mean(axis=(1, 2))
+            others = [np.abs(again[:, d] - other).mean(axis=(1, 2)) for o, other in enumerate(own) if o != d]
+            assert (apart < np.min(others, axis=0)).all()
+
+
+def test_what_is_drawn_again_depends_on_the_character_alone(tmp_path: Path) -> None:
+    root = write_archives(tmp_path / "data")
+    by_random = Fake(rotations=False, redrawn=1).pool("train", root, tmp_path / "one")
+    by_alphabet = Fake("official", rotations=False, redrawn=1).pool("train", root, tmp_path / "two")
+    both = set(by_random.names) & set(by_alphabet.names)
+    assert both
+    for name in both:
+        assert np.array_equal(class_images(by_random, name), class_images(by_alphabet, name))
 
 
 def test_only_training_drawings_are_distorted(tmp_path: Path) -> None:

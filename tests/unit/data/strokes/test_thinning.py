@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from metasgd.data.glyphs.letters import full_size_mask_of
-from metasgd.data.glyphs.pen import middle_lines
+from metasgd.data.strokes.thinning import middle_lines
 
 BESIDE = ((1, 0), (-1, 0), (0, 1), (0, -1))
 AROUND = (*BESIDE, (1, 1), (1, -1), (-1, 1), (-1, -1))

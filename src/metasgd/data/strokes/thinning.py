@@ -1,4 +1,4 @@
-"""Printed letters as a pen would write them: the middle line of every stroke."""
+"""A drawing as a pen would write it: the middle line of every stroke."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Drawings taken apart into the strokes of a pen, and drawn again."""
