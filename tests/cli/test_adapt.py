@@ -19,7 +19,8 @@ from torchvision import models
 import metasgd as package
 from metasgd.cli.main import main
 from metasgd.data.images.decoding import PictureForm, read_picture
-from metasgd.data.transforms.distortion import distorted, random_maps
+from metasgd.data.transforms.affine import distorted
+from metasgd.data.transforms.distortion import random_maps
 from metasgd.nn.export import exported
 from metasgd.nn.networks import Conv4
 from metasgd.reporting.rates import rates_table

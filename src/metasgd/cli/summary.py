@@ -44,7 +44,7 @@ def _rows(
     source = type(data.source if environment is None else environment).__name__
     steps = f"{module.inner_steps} inner step{'s' * (module.inner_steps != 1)}"
     yield "tasks", f"{task} of {source}, {steps}; {data.meta_batch_size} to an outer step"
-    pools = {split: len(s.images_of.names) for split, s in data.samplers.items() if isinstance(s, PlanningSampler)}
+    pools = {split: len(s.pool.names) for split, s in data.samplers.items() if isinstance(s, PlanningSampler)}
     listed = {split: len(names) for split, names in data.contents.items()}  # of some sources groups of classes
     if pools:
         counts = {**pools, **(listed if pools.items() <= listed.items() else {})}

@@ -5,14 +5,13 @@ import torch
 from numpy.typing import NDArray
 
 from metasgd.data.class_pool import ClassPool
-from metasgd.data.plan import Plan
+from metasgd.data.plan import Plan, PlanningSampler
 from metasgd.data.rng import Split, task_stream
 from metasgd.data.task_shape import TaskShape
-from metasgd.episode import Episode
 from metasgd.errors import raise_problems
 
 
-class ClassSampler:
+class ClassSampler(PlanningSampler):
     """Draws a task's N classes without replacement, and of each class K + Q images without replacement.
 
     Args:
@@ -35,29 +34,7 @@ class ClassSampler:
             sizes = np.array([len(m) for m in self._members])
             self._group_chance = sizes / sizes.sum()
 
-    def draw(self, indices: NDArray[np.int64]) -> Episode:
-        """The tasks with these numbers; images uint8 ``[B, N*(K or Q), channels, height, width]``."""
-        n, k, q = self.shape.n_way, self.shape.k_shot, self.shape.n_query
-        classes, rows = self._choose(indices)
-        images = self.pool.take(rows)
-        support_x = images[:, :, :k].reshape(len(indices), n * k, *self.pool.image_shape)
-        query_x = images[:, :, k:].reshape(len(indices), n * q, *self.pool.image_shape)
-        ways = torch.arange(n)
-        return Episode(
-            support_x=torch.from_numpy(support_x),
-            support_y=ways.repeat_interleave(k).repeat(len(indices), 1),
-            query_x=torch.from_numpy(query_x),
-            query_y=ways.repeat_interleave(q).repeat(len(indices), 1),
-            classes=torch.from_numpy(classes),
-            task_index=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
-        )
-
-    @property
-    def images_of(self) -> ClassPool:
-        return self.pool
-
     def plan(self, indices: NDArray[np.int64]) -> Plan:
-        """The tasks with these numbers, before their pictures are looked up."""
         classes, rows, numbers = map(torch.from_numpy, (*self._choose(indices), np.asarray(indices, dtype=np.int64)))
         return Plan(self.split, self.shape.k_shot, rows, classes, numbers)
 

@@ -4,8 +4,9 @@ The first is a few numbers for each picture. The second is the same work for all
 that trains, where no picture need be sent to. Shape letters: M images, X = K + Q examples of a class.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,22 +50,22 @@ class Plan(NamedTuple):
         return self.task_index.shape[0]
 
 
-@runtime_checkable
-class PlanningSampler(Protocol):
-    """A sampler whose tasks can be drawn in two parts."""
+class PlanningSampler(ABC):
+    """A sampler whose tasks are drawn in two parts.
 
-    @property
-    def images_of(self) -> ClassPool:
-        """The pool whose rows the plans name."""
-        ...
+    Attributes:
+        pool: whose rows the plans name.
+    """
+
+    pool: ClassPool
+
+    @abstractmethod
+    def plan(self, indices: NDArray[np.int64]) -> Plan:
+        """The tasks with these numbers, before their pictures are looked up."""
 
     def draw(self, indices: NDArray[np.int64]) -> Episode:
-        """The tasks with these numbers."""
-        ...
-
-    def plan(self, indices: NDArray[np.int64]) -> Plan:
-        """The same, before their pictures are looked up."""
-        ...
+        """The tasks with these numbers; images uint8 ``[B, N*(K or Q), channels, height, width]``."""
+        return tasks_of(with_pictures(self.plan(indices), self.pool), None)
 
 
 def with_pictures(plan: Plan, pool: ClassPool) -> Plan:
@@ -73,9 +74,7 @@ def with_pictures(plan: Plan, pool: ClassPool) -> Plan:
 
 
 def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
-    """The tasks of a plan, made where it lies.
-
-    Pictures are the very ones that the sampler draws; distorted ones up to the rounding of their interpolation.
+    """The tasks of a plan, made where it lies; distorted pictures are the same up to rounding there.
 
     Args:
         plan: on any device.

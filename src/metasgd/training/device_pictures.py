@@ -48,7 +48,7 @@ class DevicePictures:
         if not isinstance(sampler, PlanningSampler):
             self._say(f"on_device: tasks are drawn by {type(sampler).__name__}, which works on the CPU alone")
             return sampler.draw
-        pool = sampler.images_of
+        pool = sampler.pool
         if not _fits(pool, device):
             self._say(f"on_device: pictures of {pool.images.nbytes / 2**30:.1f} GiB are looked up on the CPU")
             return _Looked(sampler)
@@ -75,7 +75,7 @@ class _Looked:
         self.sampler = sampler
 
     def __call__(self, indices: NDArray[np.int64]) -> Plan:
-        return with_pictures(self.sampler.plan(indices), self.sampler.images_of)
+        return with_pictures(self.sampler.plan(indices), self.sampler.pool)
 
 
 def _fits(pool: ClassPool, device: torch.device) -> bool:

@@ -38,8 +38,8 @@ def sampler(request: pytest.FixtureRequest) -> PlanningSampler:
 @pytest.mark.parametrize("looked_up", [False, True])
 def test_the_tasks_of_a_plan_are_those_that_are_drawn_to_the_bit(sampler: PlanningSampler, looked_up: bool) -> None:
     indices = np.array([5, 0, 9])
-    plan, images = sampler.plan(indices), torch.from_numpy(sampler.images_of.images)
-    found = tasks_of(with_pictures(plan, sampler.images_of), None) if looked_up else tasks_of(plan, images)
+    plan, images = sampler.plan(indices), torch.from_numpy(sampler.pool.images)
+    found = tasks_of(with_pictures(plan, sampler.pool), None) if looked_up else tasks_of(plan, images)
     expected = sampler.draw(indices)
     for name, own, drawn in zip(expected._fields, found, expected, strict=True):
         assert own.dtype == drawn.dtype, name

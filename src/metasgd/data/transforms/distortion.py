@@ -1,21 +1,16 @@
 """Drawings distorted at random as another hand might have made them, whole tasks at once."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from metasgd.data.class_pool import ClassPool
 from metasgd.data.plan import Plan, PlanningSampler, bits_of
 from metasgd.data.rng import Split, task_stream
-from metasgd.data.transforms.affine import distorted as distorted
-from metasgd.data.transforms.affine import thickened
-from metasgd.episode import Episode
 
 MOST_DISTORTION = 3.0
 MOST_THICKNESS = 1.0
 
 
-class Distorted:
+class Distorted(PlanningSampler):
     """Draws a sampler's tasks and gives each of their drawings an affine distortion of its own.
 
     At strength 1, a drawing is rotated by up to 0.2 rad (11°), stretched or shrunk in width and in height by up to
@@ -35,35 +30,15 @@ class Distorted:
         self, sampler: PlanningSampler, strength: float, split: Split, seed: int, thickness: float = 0.0
     ) -> None:
         self.sampler, self.strength, self.split, self.seed = sampler, strength, split, seed
-        self.thickness = thickness
-
-    def draw(self, indices: NDArray[np.int64]) -> Episode:
-        """The tasks with these numbers."""
-        tasks = self.sampler.draw(indices)
-        n_support = tasks.support_x.shape[1]
-        pictures = torch.cat([tasks.support_x, tasks.query_x], dim=1)
-        maps, amounts = self._drawn(indices, pictures.shape[1])
-        moved = distorted(pictures.flatten(0, 1), torch.from_numpy(np.concatenate(maps)))
-        if self.thickness:
-            moved = thickened(moved, torch.from_numpy(np.concatenate(amounts)))
-        moved = moved.reshape(pictures.shape)
-        return tasks._replace(support_x=moved[:, :n_support], query_x=moved[:, n_support:])
-
-    @property
-    def images_of(self) -> ClassPool:
-        return self.sampler.images_of
+        self.thickness, self.pool = thickness, sampler.pool
 
     def plan(self, indices: NDArray[np.int64]) -> Plan:
-        """The tasks with these numbers, before their pictures are looked up."""
         plan = self.sampler.plan(indices)
-        maps, amounts = self._drawn(indices, plan.rows.shape[1:].numel())
-        return plan._replace(maps=bits_of(maps), thickness=bits_of(amounts) if self.thickness else None)
-
-    def _drawn(self, indices: NDArray[np.int64], n: int) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-        """The maps of n pictures of each task, and by how much their strokes are thickened."""
+        n = plan.rows.shape[1:].numel()
         streams = [task_stream(self.seed, self.split, int(index), use="augmentation") for index in indices]
         maps = [random_maps(stream, n, self.strength) for stream in streams]
-        return maps, [stream.uniform(-self.thickness / 2, self.thickness, size=n) for stream in streams]
+        amounts = [stream.uniform(-self.thickness / 2, self.thickness, size=n) for stream in streams]
+        return plan._replace(maps=bits_of(maps), thickness=bits_of(amounts) if self.thickness else None)
 
 
 def random_maps(stream: np.random.Generator, n: int, strength: float) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metasgd.data.class_pool import ClassPool
 from metasgd.data.plan import Plan, PlanningSampler
 from metasgd.data.source import Sampler
 from metasgd.episode import Episode
@@ -34,17 +33,16 @@ class InTurn:
         return int(batches[0]) % len(self.samplers)
 
 
-class PlannedInTurn(InTurn):
+class PlannedInTurn(InTurn, PlanningSampler):
     """The same of samplers that draw in two parts, from one pool."""
 
     samplers: Sequence[PlanningSampler]
 
-    @property
-    def images_of(self) -> ClassPool:
-        return self.samplers[0].images_of
+    def __init__(self, samplers: Sequence[PlanningSampler], meta_batch_size: int) -> None:
+        super().__init__(samplers, meta_batch_size)
+        self.pool = samplers[0].pool
 
     def plan(self, indices: NDArray[np.int64]) -> Plan:
-        """The tasks with these numbers, before their pictures are looked up."""
         return self.samplers[self._turn(indices)].plan(indices)
 
 
@@ -67,5 +65,7 @@ def in_turn(samplers: Sequence[Sampler], meta_batch_size: int) -> Sampler:
     """
     if len(samplers) == 1:
         return samplers[0]
-    planned = all(isinstance(sampler, PlanningSampler) for sampler in samplers)
-    return (PlannedInTurn if planned else InTurn)(samplers, meta_batch_size)
+    planning = [sampler for sampler in samplers if isinstance(sampler, PlanningSampler)]
+    if len(planning) == len(samplers):
+        return PlannedInTurn(planning, meta_batch_size)
+    return InTurn(samplers, meta_batch_size)

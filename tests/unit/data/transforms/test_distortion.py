@@ -10,7 +10,8 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.rng import task_stream
 from metasgd.data.task_shape import TaskShape
-from metasgd.data.transforms.distortion import Distorted, distorted, random_maps
+from metasgd.data.transforms.affine import distorted
+from metasgd.data.transforms.distortion import Distorted, random_maps
 
 SIDE = 12
 SHAPE = TaskShape(3, 2, 4)

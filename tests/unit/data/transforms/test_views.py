@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from metasgd.data.transforms.distortion import distorted, random_maps
+from metasgd.data.transforms.affine import distorted
+from metasgd.data.transforms.distortion import random_maps
 from metasgd.data.transforms.views import views_of
 from metasgd.episode import Episode
 from metasgd.errors import UserError
