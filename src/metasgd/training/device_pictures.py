@@ -1,6 +1,7 @@
 """Where the pictures of tasks are looked up and changed: on the CPU, or on the device that trains."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ class DevicePictures:
         pool = sampler.pool
         if not _fits(pool, device):
             self._say(f"on_device: pictures of {pool.images.nbytes / 2**30:.1f} GiB are looked up on the CPU")
-            return _Looked(sampler)
+            return partial(_looked_up, sampler)
         address = pool.images.__array_interface__["data"][0]  # splits may share their images
         if (address, device) not in self._of_pool:
             self._of_pool[address, device] = pool, torch.from_numpy(np.array(pool.images)).to(device)
@@ -68,14 +69,9 @@ class DevicePictures:
             rank_zero_info(line)
 
 
-class _Looked:
-    """Plans with their pictures, which the loader pins."""
-
-    def __init__(self, sampler: PlanningSampler) -> None:
-        self.sampler = sampler
-
-    def __call__(self, indices: NDArray[np.int64]) -> Plan:
-        return with_pictures(self.sampler.plan(indices), self.sampler.pool)
+def _looked_up(sampler: PlanningSampler, indices: NDArray[np.int64]) -> Plan:
+    """A plan with its pictures, which the loader pins."""
+    return with_pictures(sampler.plan(indices), sampler.pool)
 
 
 def _fits(pool: ClassPool, device: torch.device) -> bool:
