@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.meta.objectives import Objective
 from metasgd.training.outer import OuterProblem
 
@@ -72,7 +72,7 @@ class _Rehearsal:
                 self.optimizer.step()
             except FAILURES as error:
                 raise UserError(
-                    f"optimizer is {self.name}, which cannot take an outer step ({_first_line(error)}): there is one"
+                    f"optimizer is {self.name}, which cannot take an outer step ({first_line(error)}): there is one"
                     " dense gradient for a step, and the loss is not evaluated again. Use one that steps by that, as"
                     " torch.optim.Adam"
                 ) from error
@@ -93,7 +93,7 @@ class _Rehearsal:
         except (pickle.PickleError, *FAILURES) as error:
             raise UserError(
                 f"a checkpoint cannot hold the state of the optimizer {self.name} and its schedule"
-                f" {type(self.scheduler).__name__} ({_first_line(error)}): it takes numbers, text, tensors, and lists"
+                f" {type(self.scheduler).__name__} ({first_line(error)}): it takes numbers, text, tensors, and lists"
                 " and dictionaries of these. Use others"
             ) from error
         return saved
@@ -155,7 +155,7 @@ def step_schedule(scheduler: LRScheduler) -> None:
     except FAILURES as error:
         raise UserError(
             f"scheduler is {type(scheduler).__name__}, which cannot continue after {scheduler.last_epoch} outer steps"
-            f" ({_first_line(error)}). Use another, or other settings of it"
+            f" ({first_line(error)}). Use another, or other settings of it"
         ) from error
 
 
@@ -173,7 +173,3 @@ def _all_of(scheduler: LRScheduler) -> Iterator[LRScheduler]:
     elif not hasattr(scheduler, "_milestones"):  # each of SequentialLR's has a part of the run only
         for part in parts:
             yield from _all_of(part)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
