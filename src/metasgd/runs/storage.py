@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import stat
-import tempfile
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -166,30 +165,19 @@ def is_saved(file: Path | UPath) -> bool:
     return True
 
 
-def validate_writable(place: Path | UPath, option: str) -> None:
-    """Refuse a place in which nothing can be made, before anything is.
+def validate_writable(place: UPath, option: str) -> None:
+    """Refuse a remote place in which nothing can be made, before anything is.
 
     Raises:
         UserError: names the place and the reason.
     """
-    if not isinstance(place, Path):
-        probe = place / f".metasgd-{uuid.uuid4().hex}"
-        with answering(place, option):
-            try:
-                probe.write_bytes(b"x")
-            except FileNotFoundError:
-                if not any(folder.exists() for folder in place.parents):
-                    raise  # a bucket; one under a misspelt name would be made without a word
-                return
-            with suppress(OSError):  # who may write need not be allowed to remove
-                probe.unlink()
-        return
-    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise UserError(
-            f"{option} is {place}: nothing can be written in {there} ({error.strerror or error}). Allow writing there,"
-            " make room, or choose another folder"
-        ) from error
+    probe = place / f".metasgd-{uuid.uuid4().hex}"
+    with answering(place, option):
+        try:
+            probe.write_bytes(b"x")
+        except FileNotFoundError:
+            if not any(folder.exists() for folder in place.parents):
+                raise  # a bucket; one under a misspelt name would be made without a word
+            return
+        with suppress(OSError):  # who may write need not be allowed to remove
+            probe.unlink()
