@@ -121,7 +121,7 @@ def _kind_of(place: Path) -> str | None:
     """What stands there, if it is not a file that may be replaced."""
     if not place.name:
         return "a folder"
-    if not os.path.lexists(place) or not place.exists():
+    if not place.exists():
         return None
     mode = place.stat().st_mode
     if stat.S_ISDIR(mode):

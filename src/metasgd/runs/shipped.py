@@ -6,7 +6,7 @@ from pathlib import Path
 from metasgd.errors import UserError
 
 _PACKAGE, _CLONE = Path(__file__).parents[1], Path(__file__).parents[3]
-ROOTS = (_CLONE,) if (_CLONE / "pyproject.toml").is_file() else (_PACKAGE,)
+ROOT = _CLONE if (_CLONE / "pyproject.toml").is_file() else _PACKAGE
 """Where they lie: in the clone, for whoever works or has installed in it; otherwise in the package, as a wheel's do."""
 FILE = "model.ckpt"
 """In the folder of a checkpoint."""
@@ -14,12 +14,12 @@ FILE = "model.ckpt"
 
 def shipped_configs() -> dict[str, Path]:
     """The configuration files that come with metasgd, by their names."""
-    return _by_name({path.stem: path for root in ROOTS for path in root.glob("configs/*.yaml")})
+    return {path.stem: path for path in sorted(ROOT.glob("configs/*.yaml"))}
 
 
 def shipped_checkpoints() -> dict[str, Path]:
     """The checkpoint files that come with metasgd, by their names."""
-    return _by_name({path.parent.name: path for root in ROOTS for path in root.glob(f"checkpoints/*/{FILE}")})
+    return {path.parent.name: path for path in sorted(ROOT.glob(f"checkpoints/*/{FILE}"))}
 
 
 def is_name(given: str) -> bool:
@@ -55,10 +55,6 @@ def config_named(given: str, option: str) -> str:
     if not is_name(given) or os.path.isfile(given):
         return given
     return _found(given, option, "configuration", shipped_configs())
-
-
-def _by_name(found: dict[str, Path]) -> dict[str, Path]:
-    return dict(sorted(found.items()))
 
 
 def _found(given: str, option: str, kind: str, known: dict[str, Path]) -> str:

@@ -23,7 +23,7 @@ def test_all_of_the_clone_is_found_from_anywhere(tmp_path, monkeypatch):
 def test_a_package_has_its_own(tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
     (tmp_path / "checkpoints" / "mine" / "model.ckpt").write_bytes(b"")
-    monkeypatch.setattr(shipped, "ROOTS", (tmp_path,))
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
     assert [*shipped.shipped_checkpoints()] == ["mine"]
     with pytest.raises(UserError, match="neither a file nor the name of a checkpoint .*one of mine"):
         checkpoint_file("glyphs", "--init_from")
