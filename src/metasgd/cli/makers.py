@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from importlib import import_module
+from pydoc import locate
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import Namespace, add_instantiator
@@ -52,7 +52,7 @@ def makers_in(option: str, value: Any) -> Iterator[tuple[str, str, Any]]:
         options = vars(value) if isinstance(value, Namespace) else value
         path = options.get("class_path")
         if isinstance(path, str):
-            yield option, path, _named(path)
+            yield option, path, locate(path)
         for name, below in options.items():
             yield from makers_in(f"{option}.{name}".lstrip("."), below)
     elif isinstance(value, list | tuple):
@@ -68,16 +68,6 @@ def _wrong_maker(option: str, path: str, maker: Any) -> Iterator[str]:
     if not (isinstance(made, type) and issubclass(made, kind)) or made is type(None):
         a = "class" if kind is object else f"subclass of {kind.__name__}"
         yield f"{option} is {path}: a {a} is needed, or a function whose annotation says that it returns one"
-
-
-def _named(path: str) -> Any:
-    """What the parser found under this path."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError:  # of a class in a class
-        outer, _, owner = module.rpartition(".")
-        return getattr(getattr(import_module(outer), owner), name)
 
 
 @contextmanager
