@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Self
 
 _GIVEN = "_given_arguments"
@@ -99,13 +99,6 @@ def class_path(of: Any) -> str:
     if "<" not in name and module != "__main__":
         for n in (*range(2, len(parts) + 1), 1):  # torch.nn before torch
             package = ".".join(parts[:n])
-            if _found(package, name) is of:
+            if locate(f"{package}.{name}") is of:
                 return f"{package}.{name}"
     raise NotWritableError(f"{module}.{name} cannot be imported by its name")
-
-
-def _found(module: str, name: str) -> Any:
-    found: Any = import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found

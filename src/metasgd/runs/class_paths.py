@@ -1,7 +1,7 @@
 """Which classes a file that somebody else may have written is allowed to name."""
 
 from collections.abc import Collection
-from importlib import import_module
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from metasgd.errors import UserError
@@ -35,7 +35,7 @@ def validate_class_path(path: str, kinds: tuple[type, ...], known: Collection[st
             f" {', '.join(PACKAGES)}. If you trust whoever made the checkpoint, say so: --trust_checkpoint true on the"
             " command line, trust=True in Python"
         )
-    found = None if any(not part.isidentifier() or part.startswith("_") for part in parts) else _found(parts)
+    found = None if any(not part.isidentifier() or part.startswith("_") for part in parts) else _found(path)
     if isinstance(found, type):
         allowed = issubclass(found, kinds) and found.__module__.partition(".")[0] in PACKAGES
     else:
@@ -48,14 +48,9 @@ def validate_class_path(path: str, kinds: tuple[type, ...], known: Collection[st
         )
 
 
-def _found(parts: list[str]) -> Any:
-    """What the path leads to: attributes of the deepest module that can be imported; None if it leads nowhere."""
-    for n in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = import_module(".".join(parts[:n]))
-            for part in parts[n:]:
-                found = getattr(found, part)
-        except (ImportError, AttributeError, RuntimeError):  # torch.classes raises RuntimeError for what it lacks
-            continue
-        return found
-    return None
+def _found(path: str) -> Any:
+    """What the path leads to; None if it leads nowhere."""
+    try:
+        return locate(path)
+    except (ErrorDuringImport, RuntimeError):  # torch.classes raises RuntimeError for what it lacks
+        return None
