@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.folders import KEYWORDS, RESUME
-from metasgd.training.callbacks.run_folder import written_in
+from metasgd.training.callbacks.of_trainer import written_in
 from metasgd.training.loggers import as_list
 
 

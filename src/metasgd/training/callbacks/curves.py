@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -20,8 +19,9 @@ from metasgd.episode import Episode
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.reporting.rates import moved_share
 from metasgd.rules.optimizer_network import OptimizerNetwork
+from metasgd.training.callbacks.validation_figures import ValidationFigures, as_in_a_step
 from metasgd.training.datamodule import EpisodicDataModule
-from metasgd.training.loggers import log_figure, takes_figures
+from metasgd.training.loggers import log_figure
 from metasgd.training.module import MetaSGDModule
 
 
@@ -52,46 +52,34 @@ class CountRates(Callback):
         pl_module.log_dict(counts, batch_size=batch.n_tasks)
 
 
-class ShowCurves(Callback):
+class ShowCurves(ValidationFigures):
     """Pictures some fixed curves of a regression: support, truth, and what is predicted after 0 … S steps."""
 
     N_CURVES, POINTS = 4, 200
     AFTER = (0, 1, 2, 5, 10)
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        sampler = _data_of(trainer).samplers["val"]
-        if not isinstance(sampler, SinusoidSampler) or trainer.sanity_checking or not takes_figures(trainer):
+    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:
+        sampler = data.samplers["val"]
+        if not isinstance(sampler, SinusoidSampler):
             return
-        assert isinstance(pl_module, MetaSGDModule)
         drawn = sampler.draw_whole(np.arange(self.N_CURVES), self.POINTS)
-        there = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
-        evaluated = pl_module.evaluate(there, self.AFTER, inner_steps=max(self.AFTER))
+        evaluated = module.evaluate(as_in_a_step(trainer, drawn), self.AFTER, inner_steps=max(self.AFTER))
         log_figure(trainer, "curves", curves_figure(drawn, evaluated.outputs.float().cpu(), self.AFTER))
 
 
-class ShowChoices(Callback):
+class ShowChoices(ValidationFigures):
     """Pictures the learning rates and momenta that a rule chooses on validation tasks, against the loss it read."""
 
     N_TASKS = 32
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MetaSGDModule)
-        if not isinstance(pl_module.update_rule, OptimizerNetwork) or trainer.sanity_checking:
+    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:
+        if not isinstance(module.update_rule, OptimizerNetwork) or not module.eval_inner_steps:
             return
-        if not takes_figures(trainer):
+        if not isinstance(module.unroll, FullUnroll):  # each of many inner steps is logged by itself
             return
-        if not isinstance(pl_module.unroll, FullUnroll):  # each of many inner steps is logged by itself
-            return
-        if not pl_module.eval_inner_steps:
-            return
-        data = _data_of(trainer)
         losses, chosen = [], []
         for drawn in data.first_val_tasks(self.N_TASKS):
-            drawn = trainer.precision_plugin.convert_input(drawn)
-            tasks = Episode(*(field.to(pl_module.device) for field in drawn))
-            evaluated = pl_module.evaluate(tasks, after=[pl_module.eval_inner_steps])
+            evaluated = module.evaluate(as_in_a_step(trainer, drawn), after=[module.eval_inner_steps])
             losses.append(evaluated.support_losses.float().cpu())
             chosen.append({name: choice.flatten(2).float().cpu() for name, choice in evaluated.chosen.items()})
         by_name = {name: torch.cat([answers[name] for answers in chosen]) for name in chosen[0]}
@@ -126,9 +114,3 @@ def choices_figure(losses: Tensor, chosen: dict[str, Tensor]) -> Figure:
         panel.set(xscale="log", xlabel="support loss", ylabel=name.replace("_", " "))
     figure.colorbar(dots, ax=panels, label="inner step", ticks=range(losses.shape[1]))
     return figure
-
-
-def _data_of(trainer: Trainer) -> EpisodicDataModule:
-    data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
-    assert isinstance(data, EpisodicDataModule)
-    return data

@@ -15,7 +15,7 @@ from metasgd.data.csv_cells import csv_cell
 from metasgd.episode import Episode
 from metasgd.errors import UserError
 from metasgd.runs.storage import write_whole
-from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.callbacks.of_trainer import data_of
 from metasgd.training.module import MetaSGDModule
 
 
@@ -46,11 +46,10 @@ class WritePredictions(Callback):
         *args: Any,  # noqa: ARG002
     ) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.predict
-        assert isinstance(data, EpisodicDataModule)
+        sampler = data_of(trainer).samplers["test"]
         rows = _class_rows if pl_module.objective.metric == "accuracy" else _regression_rows
         for b, task in enumerate(batch.task_index.tolist()):
-            for row in rows(outputs[b].float(), batch.tasks(b, b + 1), data.samplers["test"]):
+            for row in rows(outputs[b].float(), batch.tasks(b, b + 1), sampler):
                 self._table.writerow([task, *row])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -18,8 +18,7 @@ from metasgd.reporting.results import Protocol, TestResult, files, in_words, tab
 from metasgd.reporting.text import printable
 from metasgd.runs.storage import write_whole
 from metasgd.runs.strict_json import as_bytes
-from metasgd.training.callbacks.run_folder import written_in
-from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.callbacks.of_trainer import data_of, written_in
 from metasgd.training.ensemble import Member
 from metasgd.training.module import MetaSGDModule
 
@@ -72,8 +71,7 @@ class ShowEvaluation(Callback):
         Console().print(f"written to {folder}/results.json, task by task to tasks.csv", soft_wrap=True, markup=False)
 
     def _protocol(self, trainer: Trainer, module: MetaSGDModule) -> Protocol:
-        data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
-        assert isinstance(data, EpisodicDataModule)
+        data = data_of(trainer)
         shape, environment = data.eval_shape, module.objective.environment
         about = [member.about() for member in self.members]
         known = self.members[0].start.checkpoint is not None

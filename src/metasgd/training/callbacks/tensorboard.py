@@ -9,53 +9,43 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from metasgd.episode import Episode
 from metasgd.reporting.figures import filters_figure, steps_figure, task_figure
+from metasgd.training.callbacks.validation_figures import ValidationFigures, as_in_a_step
 from metasgd.training.datamodule import EpisodicDataModule
-from metasgd.training.loggers import log_figure, log_histogram, log_settings, log_text, takes_figures
+from metasgd.training.loggers import log_figure, log_histogram, log_settings, log_text
 from metasgd.training.module import MetaSGDModule
 
 HISTOGRAM_BINS = 30
 """Of equal widths: those that are the default, a tenth of the rate wide, would show most tensors as one block."""
 
 
-class ShowRates(Callback):
+class ShowRates(ValidationFigures):
     """A histogram of each tensor's learned rates, and a picture of those of the first convolution."""
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MetaSGDModule)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not takes_figures(trainer):
-            return
-        rates = {n: rate.detach().float().cpu() for n, rate in pl_module.update_rule.learned_rates().items()}
+    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:  # noqa: ARG002
+        rates = {n: rate.detach().float().cpu() for n, rate in module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
             if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
                 log_histogram(trainer, f"rates/{name}", rate.double(), bin_edges(rate))
-        first = first_convolution(pl_module.network)
+        first = first_convolution(module.network)
         if first in rates and rates[first].ndim == 4:
             log_figure(trainer, "rates/first_convolution", filters_figure(rates[first], first))
 
 
-class ShowTasks(Callback):
+class ShowTasks(ValidationFigures):
     """Some fixed validation tasks: what was shown, what was asked, what was answered; and accuracy by inner step."""
 
     N_TASKS, EVALUATED = 3, 64
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MetaSGDModule)
-        data = trainer.datamodule  # type: ignore[attr-defined] # set by Trainer.fit
-        assert isinstance(data, EpisodicDataModule)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not takes_figures(trainer):
-            return
-        metric = pl_module.objective.metric
+    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:
+        metric = module.objective.metric
         measured: list[Tensor] = []
         for drawn in data.first_val_tasks(self.EVALUATED):
             start = len(measured) * data.meta_batch_size
-            tasks = Episode(*(field.to(pl_module.device) for field in trainer.precision_plugin.convert_input(drawn)))
-            evaluation = pl_module.evaluate(tasks, after=range(pl_module.eval_inner_steps + 1))
+            tasks = as_in_a_step(trainer, drawn)
+            evaluation = module.evaluate(tasks, after=range(module.eval_inner_steps + 1))
             outputs = evaluation.outputs.float().cpu()
-            measured.append(evaluation.measured(pl_module.objective, tasks).float().cpu())
+            measured.append(evaluation.measured(module.objective, tasks).float().cpu())
             if metric == "accuracy" and drawn.query_x.ndim == 5:
                 for b in range(min(self.N_TASKS - start, drawn.n_tasks)):
                     figure = task_figure(drawn.tasks(b, b + 1), outputs[b, -1].argmax(dim=-1))

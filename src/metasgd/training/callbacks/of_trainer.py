@@ -1,13 +1,23 @@
-"""Writing in a run's folder."""
+"""What callbacks ask of a Trainer: its data, and the run's folder to write in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning import Trainer
+
 from metasgd.errors import UserError
+from metasgd.training.datamodule import EpisodicDataModule
+
+
+def data_of(trainer: Trainer) -> EpisodicDataModule:
+    """What supplies a Trainer's tasks."""
+    data = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's methods
+    assert isinstance(data, EpisodicDataModule)
+    return data
 
 
 @contextmanager
-def written_in(folder: str | None) -> Iterator[None]:
+def written_in(folder: object) -> Iterator[None]:
     """Name the run's folder where something cannot be written to it."""
     try:
         yield
