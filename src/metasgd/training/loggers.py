@@ -78,9 +78,7 @@ class CheckpointsInRun(Callback):
     """Has every ModelCheckpoint that names no folder of its own save into the run's."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        folder = trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
-        place = str(UPath(folder).resolve() / "checkpoints")  # the same wherever a run is resumed from
+        place = str(folder_of(trainer).resolve() / "checkpoints")  # the same wherever a run is resumed from
         for callback in trainer.callbacks:  # type: ignore[attr-defined] # set by Trainer.__init__
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = place
@@ -96,6 +94,13 @@ class RunTrainer(Trainer):
         """The run's folder, as the first process has it; all processes must ask."""
         folder: str | None = self.run_folder or super().log_dir
         return self.strategy.broadcast(folder)
+
+
+def folder_of(trainer: Trainer) -> UPath:
+    """The run's folder; all processes must ask, since the first one tells the others."""
+    folder = trainer.log_dir
+    assert folder is not None
+    return UPath(folder)
 
 
 def as_list(value: Any) -> list[Any]:

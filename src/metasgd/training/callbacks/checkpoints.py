@@ -12,7 +12,7 @@ from metasgd.errors import raise_problems, too_small
 from metasgd.runs.checkpoint_schema import MADE_BY_KEY
 from metasgd.runs.folders import saved_step
 from metasgd.runtime.signals import SIGNALS, fewest, leave
-from metasgd.training.loggers import flush
+from metasgd.training.loggers import flush, folder_of
 from metasgd.training.resuming import made_by
 
 
@@ -158,9 +158,7 @@ def _batches(trainer: Trainer) -> dict[str, int]:
 
 
 def _last_of(trainer: Trainer) -> UPath:
-    folder = trainer.log_dir  # asked by all processes: the first one tells the others
-    assert folder is not None
-    return UPath(folder) / "checkpoints" / "last.ckpt"
+    return folder_of(trainer) / "checkpoints" / "last.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -8,14 +8,13 @@ import torch.distributed
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from upath import UPath
 
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.csv_cells import csv_cell
 from metasgd.episode import Episode
-from metasgd.errors import UserError
 from metasgd.runs.storage import write_whole
-from metasgd.training.callbacks.of_trainer import data_of
+from metasgd.training.callbacks.of_trainer import data_of, written_in
+from metasgd.training.loggers import folder_of
 from metasgd.training.module import MetaSGDModule
 
 
@@ -53,22 +52,16 @@ class WritePredictions(Callback):
                 self._table.writerow([task, *row])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        folder = trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
+        file = folder_of(trainer) / "predictions.csv"
         parts: list[Any] = [self._file.getvalue()]
         if trainer.world_size > 1:  # each has a run of the tasks, in the order of the processes
             own, parts = parts[0], [None] * trainer.world_size
             torch.distributed.gather_object(own, parts if trainer.is_global_zero else None)
         if not trainer.is_global_zero:
             return
-        name = "predictions.csv"
-        try:
-            write_whole(UPath(folder) / name, "".join(parts).encode())
-        except OSError as error:
-            raise UserError(
-                f"{folder}/{name} cannot be written ({error.strerror or error}). Make room, or allow writing there"
-            ) from error
-        print(f"written: {folder}/{name}")
+        with written_in(file.parent):
+            write_whole(file, "".join(parts).encode())
+        print(f"written: {file}")
 
 
 def _class_rows(probabilities: Tensor, task: Episode, sampler: Any) -> list[list[Any]]:

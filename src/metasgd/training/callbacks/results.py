@@ -20,6 +20,7 @@ from metasgd.runs.storage import write_whole
 from metasgd.runs.strict_json import as_bytes
 from metasgd.training.callbacks.of_trainer import data_of, written_in
 from metasgd.training.ensemble import Member
+from metasgd.training.loggers import folder_of
 from metasgd.training.module import MetaSGDModule
 
 
@@ -56,14 +57,13 @@ class ShowEvaluation(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        folder = trainer.log_dir  # asked by all processes: the first one tells the others
-        assert folder is not None
+        folder = folder_of(trainer)
         result = pl_module.test_result()
         if not trainer.is_global_zero:
             return
         protocol = self._protocol(trainer, pl_module)
         with written_in(folder):
-            write(UPath(folder), result, protocol)
+            write(folder, result, protocol)
         Console().print(table(result, protocol))
         for member in protocol.ensemble or ():
             line = printable(f"ensemble: {member['checkpoint']} of outer step {member['outer_steps']}")
