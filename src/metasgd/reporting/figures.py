@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from metasgd.episode import Episode
-from metasgd.reporting.metrics import Z95
+from metasgd.reporting.metrics import mean_and_ci95
 from metasgd.reporting.text import figure_text, printable
 
 MOST_FILTERS = 64
@@ -51,8 +51,7 @@ def filters_figure(rates: Tensor, name: str) -> Figure:
 def steps_figure(measured: Tensor, metric: str, split: str = "validation") -> Figure:
     """``measured``: ``[B, S + 1]``, a row per task, after 0 … S inner steps; their mean and its 95 % interval."""
     n, steps = measured.shape
-    mean = measured.mean(dim=0)
-    half = Z95 * measured.std(dim=0) / n**0.5 if n > 1 else torch.zeros(steps)
+    mean, half = mean_and_ci95(measured) if n > 1 else (measured[0], torch.zeros(steps))
     figure = Figure(figsize=(4, 3), layout="constrained")
     panel = figure.subplots()
     panel.errorbar(range(steps), mean.numpy(), yerr=half.numpy(), marker="o", capsize=4)

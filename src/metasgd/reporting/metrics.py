@@ -48,8 +48,13 @@ class TaskMetrics(Metric):
 
     def compute(self) -> Summary:
         by_task = dim_zero_cat(self.values)[dim_zero_cat(self.indices).argsort()]
-        deviation, mean = torch.std_mean(by_task, dim=0)
-        return Summary(mean, Z95 * deviation / len(by_task) ** 0.5, by_task)
+        return Summary(*mean_and_ci95(by_task), by_task)
+
+
+def mean_and_ci95(by_task: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over tasks ``[n, …]``, and the half-width of its 95 % interval as of ``Summary``."""
+    deviation, mean = torch.std_mean(by_task, dim=0)
+    return mean, Z95 * deviation / len(by_task) ** 0.5
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:

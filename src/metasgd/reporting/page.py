@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from metasgd.reporting.figures import filters_figure, settings_of, steps_figure
-from metasgd.reporting.metrics import Z95
+from metasgd.reporting.metrics import mean_and_ci95
 from metasgd.reporting.rates import moved_share, unmoved_in_words
+from metasgd.reporting.results import in_words
 from metasgd.reporting.text import figure_text, printable
 
 MOST_SHOWN = 2000
@@ -129,9 +130,9 @@ def _metrics(about: Page) -> list[tuple[str, str]]:
     """What was measured, in words: what it is, and its value."""
     rows = []
     if about.measured is not None:
-        n, mean = len(about.measured), float(about.measured[:, -1].mean())
-        half = Z95 * float(about.measured[:, -1].std()) / n**0.5
-        rows.append((f"test {about.metric}, {n} tasks, now", _in_words(mean, half, about.metric)))
+        mean, half = (float(figure) for figure in mean_and_ci95(about.measured[:, -1]))
+        what = f"test {about.metric}, {len(about.measured)} tasks, now"
+        rows.append((what, _in_words(mean, half, about.metric)))
     if about.recorded is not None:
         mean, half = (about.recorded[f"test/{about.metric}{suffix}"] for suffix in ("", "_ci95"))
         what = f"test {about.metric}, {about.recorded['n_tasks']} tasks, results.json"
@@ -156,9 +157,7 @@ def after(outer_steps: int) -> str:
 def _in_words(mean: float | None, half: float | None, metric: str) -> str:
     if mean is None or not math.isfinite(mean):
         return "not finite"
-    scale, unit, digits = (100, " %", 2) if metric == "accuracy" else (1, "", 4)
-    interval = "" if half is None else f" ± {scale * half:.{digits}f}"
-    return f"{scale * mean:.{digits}f}{interval}{unit}"
+    return in_words(mean, half, metric)
 
 
 def curve_figure(curve: Curve) -> Figure:

@@ -78,15 +78,16 @@ class Protocol:
         return ", ".join(parts)
 
 
-def in_words(mean: float, half: float, metric: str) -> str:
-    """A mean and its 95 % interval, accuracies in percent.
+def in_words(mean: float, half: float | None, metric: str) -> str:
+    """A mean and its 95 % interval, if that is known; accuracies in percent.
 
     Example:
         >>> in_words(0.9, 0.01, "accuracy"), in_words(0.5, 0.25, "mse")
         ('90.00 ± 1.00 %', '0.5000 ± 0.2500')
     """
     scale, unit, digits = (100, " %", 2) if metric == "accuracy" else (1, "", 4)
-    return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}{unit}"
+    interval = "" if half is None else f" ± {scale * half:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{interval}{unit}"
 
 
 def table(result: TestResult, protocol: Protocol, what: str = "test") -> Table:
