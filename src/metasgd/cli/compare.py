@@ -17,6 +17,7 @@ from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.meta.objectives import OBJECTIVES
 from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.reporting.figures import file_of
 from metasgd.reporting.text import printable
 from metasgd.runs.folders import checkpoint_file
 from metasgd.runs.outputs import validate_folder
@@ -26,7 +27,7 @@ from metasgd.supervised.comparison import BASELINES, Row
 from metasgd.supervised.comparison import compare as compared
 from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
-from metasgd.supervised.report import Protocol, as_json, as_png, common_target, figure, table
+from metasgd.supervised.report import Protocol, as_json, common_target, figure, table
 from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
 from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
 
@@ -186,7 +187,7 @@ class Compare:
         found = as_json(rows, protocol) | {"schedule": self.schedule, "checkpoints": self._learned()}
         write_whole(cache.folder / "results.json", as_bytes(found))
         title = f"{self.name}: learning rates {self.schedule}"
-        write_whole(cache.folder / "comparison.png", as_png(figure(rows, protocol, title)))
+        write_whole(cache.folder / "comparison.png", file_of(figure(rows, protocol, title), "png", dpi=120))
         cache.forget()
         console = Console(width=max(120, Console().width), emoji=False)
         console.print(table(rows, protocol, title))

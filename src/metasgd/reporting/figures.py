@@ -1,5 +1,7 @@
 """Figures of a run: values in, a matplotlib figure out."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,6 +141,22 @@ def _show(panel: Axes, picture: Tensor, x: float, y: float) -> None:
     """A picture ``[channels, height, width]``, grey or in colour, its upper left corner at (x, y)."""
     image = picture.permute(1, 2, 0).squeeze(-1).numpy()
     panel.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + SIDE, y + SIDE, y), aspect="equal")
+
+
+def file_of(figure: Figure, form: str, **options: Any) -> bytes:
+    """The file of a figure.
+
+    Args:
+        figure: drawn as it is.
+        form: svg or png.
+        options: of ``savefig``.
+    """
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # of a letter that the font lacks a box is drawn; the tables beside it have the letter
+        warnings.filterwarnings("ignore", message=".*missing from font")
+        figure.savefig(file, format=form, **options)
+    return file.getvalue()
 
 
 def settings_of(

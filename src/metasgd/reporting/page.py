@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from metasgd.reporting.figures import filters_figure, settings_of, steps_figure
+from metasgd.reporting.figures import file_of, filters_figure, settings_of, steps_figure
 from metasgd.reporting.metrics import mean_and_ci95
 from metasgd.reporting.rates import moved_share, unmoved_in_words
 from metasgd.reporting.results import in_words
@@ -204,10 +203,5 @@ def _png(picture: NDArray[np.uint8]) -> str:
 
 def _svg(figure: Figure) -> Markup:
     """A drawing by matplotlib, which escapes the text in it."""
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        # of a letter that the font lacks a box is drawn; the table beside it has the letter
-        warnings.filterwarnings("ignore", message=".*missing from font")
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    drawing = file.getvalue()
+    drawing = file_of(figure, "svg", metadata={"Date": None}).decode()
     return Markup(drawing[drawing.index("<svg") :])

@@ -1,9 +1,7 @@
 """What a comparison found: a table, a figure and results.json."""
 
-import io
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -153,16 +151,6 @@ def figure(rows: Sequence[Row], protocol: Protocol, title: str) -> Figure:
     )
     drawn.suptitle(figure_text(title, most=100))
     return drawn
-
-
-def as_png(drawn: Figure) -> bytes:
-    """The file of a figure."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        # of a letter that the font lacks a box is drawn; the table and results.json have it
-        warnings.filterwarnings("ignore", message=".*missing from font")
-        drawn.savefig(file, format="png", dpi=120)
-    return file.getvalue()
 
 
 def _in_plain_decades(panel: Axes) -> None:
