@@ -66,7 +66,7 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
             "this process may open no more files (ulimit -n). Raise the limit, or use fewer processes that fetch"
             f" batches, as --data.num_workers 0; to resume, {RESUME}"
         )
-    if error is not None and _is_lost_worker(error):
+    if _is_lost_worker(error):
         what = f"{type(error).__name__}: {error}".splitlines()[0].strip().rstrip(".")
         return 1, (
             f"a process that fetches batches (data.num_workers) was ended from outside, as for lack of memory ({what})."
@@ -82,7 +82,7 @@ def ending_of(error: BaseException | None) -> tuple[int, str] | None:
             "another process of this run has ended, or has not answered within the time that trainer.strategy allows"
             f" ({reason_of_loss(error)}). Start the run again with --ckpt_path last"
         )
-    if error is not None and is_lost_place(error):
+    if is_lost_place(error):
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return 2, (
             f"the place of the run's files (trainer.logger.init_args.save_dir) does not answer any more ({what}); the"
