@@ -35,6 +35,8 @@ OURS = (
     # learner, experiment, models, how it is evaluated; of all of them the head adapts
     ("the network as published, 64 filters", "omniglot_60w1s-normalised", 1, "15 queries a class"),
     ("the same", "omniglot_60w1s-normalised-as-maml", 1, "as MAML's code"),
+    ("64 filters, prototype head, all layers adapt", "omniglot_60w1s-published-network", 1, "15 queries a class"),
+    ("the same", "omniglot_60w1s-published-network-as-maml", 1, "as MAML's code"),
     ("32, 64, 128 and 256 filters", "omniglot_60w1s-wider", 1, "15 queries a class"),
     ("the same", "omniglot_60w1s-wider-as-maml", 1, "as MAML's code"),
     ("the same, mean of 4 views of each support set", "omniglot-shipped-views", 1, "as MAML's code"),
