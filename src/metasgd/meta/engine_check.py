@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.meta.engines import Engine, Loop
 from metasgd.meta.graph import Graph
 from metasgd.meta.inner_loop import InnerLoopConfig
@@ -62,7 +62,7 @@ def able_engine(
             warnings.filterwarnings("error", "There is a performance drop")  # vmap in name alone
             found = gradient_by(engine, replace(config))
     except Exception as error:
-        why = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        why = first_line(error).partition(". ")[0]
     else:
         if _is_close(found, expected):
             return engine, None
@@ -82,7 +82,7 @@ def validate_differentiable(attempt: Callable[[], Result], config: InnerLoopConf
     except UserError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
-        said = str(error).strip().partition("\n")[0]
+        said = first_line(error)
         kind = type(config.network).__name__
         twice = "is not implemented" in said or "twice" in said
         if twice and not first_order:

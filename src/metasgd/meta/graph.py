@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.meta.capture import Capture, Recording
 from metasgd.meta.engines import Engine, Loop, Merge, Part, Work
 from metasgd.meta.graph_key import graph_key, modules_key
@@ -155,8 +155,7 @@ class Graph(Engine):
                 return found  # to which nothing can be compared: the next time, then
             recording = self.capture.record(once)
         except (RuntimeError, NotImplementedError) as error:
-            why = str(error).strip().partition("\n")[0] or type(error).__name__
-            return self._refuse(key, why, eagerly, tasks)
+            return self._refuse(key, first_line(error), eagerly, tasks)
         made = _Recorded(config, own, recording, outline(results.pop()))
         found = made(tasks)
         _validate(found, eager, once_before, config)

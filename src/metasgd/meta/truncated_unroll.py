@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metasgd.episode import Episode
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 from metasgd.meta.autograd import leaves, zeros_where_unused
 from metasgd.meta.engine_check import pair_of, validate_differentiable
 from metasgd.meta.evaluate import Evaluation
@@ -151,7 +151,7 @@ class TruncatedUnroll(Unroll):
                 attempt()
         except Exception as error:
             self.stacked = False
-            said = str(error).strip().partition("\n")[0].partition(". ")[0]
+            said = first_line(error).partition(". ")[0]
             return f"long inner runs one after the other, as {type(network).__name__} cannot be stacked ({said})"
         return None
 

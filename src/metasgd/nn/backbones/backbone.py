@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.construction import Configurable
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.nn.backbones.classifier import cut_classifier, features_of
 from metasgd.nn.backbones.named_models import NamedModel, named_model, weight_name
 from metasgd.nn.backbones.weight_files import do_weights_follow, put_in, read_weights
@@ -171,10 +171,9 @@ def _load(body: nn.Module, called: str, known: NamedModel | None, weights: str, 
     try:
         found = known.download(name)
     except (OSError, URLError, RuntimeError, ValueError) as error:
-        said = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise UserError(
-            f"weights is {weights}, which {known.library} cannot download here ({said}). Download the file elsewhere,"
-            " and give its path"
+            f"weights is {weights}, which {known.library} cannot download here ({first_line(error)})."
+            " Download the file elsewhere, and give its path"
         ) from error
     return put_in(body, called, found, f"{known.library}'s {name}", free)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 
 
 @torch.no_grad()
@@ -78,10 +78,9 @@ def _run(network: nn.Module, example: Tensor) -> Any:
     try:
         return network(example)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        said = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise UserError(
-            f"{type(network).__name__} does not take examples of the shape {list(example.shape[1:])} ({said}). Set"
-            " image_size to what it takes: pixels, or the whole shape of an example"
+            f"{type(network).__name__} does not take examples of the shape {list(example.shape[1:])}"
+            f" ({first_line(error)}). Set image_size to what it takes: pixels, or the whole shape of an example"
         ) from error
     finally:
         for module, training in modes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 
 Weights = Mapping[str, Tensor]
 DEFAULT_SIZE = 224
@@ -113,7 +113,7 @@ def _of_torchvision(name: str, weights: str | None) -> NamedModel:
                 if not options:
                     raise
             except (ValueError, AssertionError) as error:
-                said = str(error).partition("\n")[0].rstrip(".")
+                said = first_line(error).rstrip(".")
                 raise UserError(f"image_size is {image_size}, for which {name} cannot be made: {said}") from error
         raise AssertionError("the last options are none")
 

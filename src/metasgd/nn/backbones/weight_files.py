@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, first_line
 
 Weights = Mapping[str, Tensor]
 DAMAGE = (
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Any:
     except UserError:
         raise
     except DAMAGE as error:
-        said = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        said = first_line(error).partition(". ")[0]
         if said.startswith("Weights only load failed"):
             raise UserError(
                 f"weights is {path}, which holds more than tensors and plain types, and whatever else there is could"
