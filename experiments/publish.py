@@ -17,7 +17,8 @@ from records import load
 from results import ROOT, experiments
 from results_tables import lineage
 
-from metasgd.runs.folders import CONFIG_KEY, read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 
 PUBLISHED = ("state_dict", "global_step", "epoch", "pytorch-lightning_version")
 

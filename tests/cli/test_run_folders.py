@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from upath import UPath
 
 from metasgd.cli.main import main
-from metasgd.runs.folders import Run, read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.folders import Run
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 
 FIT = [sys.executable, "-m", "metasgd", "fit", *TINY]

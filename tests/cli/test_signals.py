@@ -14,7 +14,7 @@ from support.runs import TINY
 from support.signals import signal_before_the_run, signal_in_fork
 from support.slurm import in_a_job
 
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from metasgd.cli.main import main
 from metasgd.errors import UserError
 from metasgd.learner.load import load
 from metasgd.optim.learned_optimizer import LearnedOptimizer
-from metasgd.runs.folders import CONFIG_KEY
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 
 SINUSOID = ROOT / "checkpoints" / "sinusoid" / "model.ckpt"
 OPTIMIZER_NETWORK = ROOT / "checkpoints" / "optimizer_network_long" / "model.ckpt"

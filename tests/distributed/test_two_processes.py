@@ -16,7 +16,7 @@ from support.programs import Program
 from support.recording import in_turn
 from support.runs import ROOT
 
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.training.module import SKIPPED_KEY
 
 STEPS = 20

@@ -39,7 +39,7 @@ from metasgd.data.omniglot.archive import Limits, read_images
 from metasgd.data.omniglot.files import decode_drawing
 from metasgd.errors import UserError
 from metasgd.learner.load import load
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30  # seconds for one input

@@ -29,7 +29,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metasgd.cli.main import main as metasgd
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = Path("runs") / "sinusoid" / "version_0"

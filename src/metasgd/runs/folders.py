@@ -10,8 +10,7 @@ import torch
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.checkpoint_file import read_checkpoint as read_checkpoint
-from metasgd.runs.checkpoint_schema import CONFIG_KEY as CONFIG_KEY
+from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.storage import answering, is_saved, place_of
 

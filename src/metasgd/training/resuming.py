@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.checkpoint_schema import MADE_BY_KEY as MADE_BY_KEY
+from metasgd.runs.checkpoint_schema import MADE_BY_KEY
 from metasgd.training.saved_states import validate_optimizer, validate_schedule
 
 OWN = ("torch.", "metasgd.")

@@ -8,7 +8,7 @@ from support.runs import TINY
 from metasgd.errors import UserError
 from metasgd.learner.load import load
 from metasgd.rules.optimizer_network import OptimizerNetwork
-from metasgd.runs.folders import CONFIG_KEY
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from metasgd.rules.base import UpdateRule
 from metasgd.rules.gradient_descent import Fixed, PerParameter, Scalar
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.compatibility import other_protocol, validate_same_model, validate_same_run
-from metasgd.runs.folders import CONFIG_KEY
 
 PATH = Path("x.ckpt")
 CONV4 = {"class_path": "metasgd.nn.Conv4", "init_args": {"downsample": "stride", "n_way": 5, "width": 8}}

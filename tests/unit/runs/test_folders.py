@@ -6,7 +6,8 @@ import torch
 from upath import UPath
 
 from metasgd.errors import UserError
-from metasgd.runs.folders import Run, find_start, read_checkpoint, resolve_checkpoint, run_of, runs_of, validate_shapes
+from metasgd.runs.checkpoint_file import read_checkpoint
+from metasgd.runs.folders import Run, find_start, resolve_checkpoint, run_of, runs_of, validate_shapes
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from metasgd.rules import (
     ScaledOptimizerNetwork,
     UpdateRule,
 )
-from metasgd.runs.folders import CONFIG_KEY
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.rules import load_rule
 
 

@@ -8,7 +8,7 @@ from support.runs import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metasgd.cli.main import main
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 from metasgd.training.module import MetaSGDModule
 

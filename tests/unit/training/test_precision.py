@@ -12,7 +12,7 @@ from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import Conv4
 from metasgd.rules.gradient_descent import PerParameter
 from metasgd.rules.optimizer_network import OptimizerNetwork
-from metasgd.runs.folders import read_checkpoint
+from metasgd.runs.checkpoint_file import read_checkpoint
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2], ids=["one task", "stacked"])

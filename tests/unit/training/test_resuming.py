@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, StepLR
 
 from metasgd.errors import UserError
-from metasgd.training.resuming import MADE_BY_KEY, made_by, validate_resumable, with_fixed_layout
+from metasgd.runs.checkpoint_schema import MADE_BY_KEY
+from metasgd.training.resuming import made_by, validate_resumable, with_fixed_layout
 
 
 def adam(cls=torch.optim.Adam, **settings):

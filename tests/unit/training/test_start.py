@@ -17,7 +17,8 @@ from metasgd.errors import UserError
 from metasgd.learner.load import load
 from metasgd.nn import Conv4
 from metasgd.rules import PerParameter
-from metasgd.runs.folders import CONFIG_KEY, Start
+from metasgd.runs.checkpoint_schema import CONFIG_KEY
+from metasgd.runs.folders import Start
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.start import initialise, require_checkpoint, validate_pictures
 
