@@ -1,20 +1,19 @@
 """``adapt``: learn the classes of a few pictures, and predict those of others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from metasgd.cli.adapt_choice import choose, together
 from metasgd.cli.adapt_learner import given_learner
 from metasgd.cli.adapt_output import BETWEEN, SET, UNKNOWN, Conversion, Doubt, network_file, predictions
 from metasgd.cli.adapt_words import doubt_in_words, loss_in_words, show_rates, support_in_words, views_in_words
-from metasgd.data.images.decoding import PictureForm, read_pictures
+from metasgd.data.images.decoding import read_pictures
 from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
@@ -29,8 +28,6 @@ from metasgd.runs.outputs import validate_output, write_output
 FORMATS = (".pt", ".onnx", ".pt2")
 DOUBTFUL = 3
 """The exit code of predictions that are no better than chance."""
-
-Found = TypeVar("Found")
 
 
 def adapt(
@@ -89,12 +86,13 @@ def adapt(
     suffix = None if save is None else Path(save).suffix.lower()
     if suffix is not None and suffix not in FORMATS:
         problems.append(f"--save is {save}: a name that ends in {', '.join(FORMATS)} is needed")
-    if transductive and (coverage is not None or unknown is not None):
+    compares = coverage is not None or unknown is not None
+    if transductive and compares:
         problems.append(
             "--transductive is true, so that query pictures influence each other, and --coverage and --unknown compare"
             " them to support pictures that were predicted one by one: leave one of them out"
         )
-    if eval_views > 1 and (coverage is not None or unknown is not None):
+    if eval_views > 1 and compares:
         problems.append(
             f"--eval_views is {eval_views}, so that predictions are means over views, and --coverage and --unknown"
             " compare them to support pictures that were predicted without: leave one of them out"
@@ -103,20 +101,26 @@ def adapt(
     if suffix == ".onnx":
         validate_onnx_installed()
     given = given_learner(ckpt_path, backbone, weights, inner_steps, trust_checkpoint)
-    classes = _found("support", support, labelled_pictures)
-    asked = _found("query", query, unlabelled_pictures)
+    with _naming("--support: "):
+        classes = labelled_pictures(Path(support))
+    with _naming("--query: "):
+        asked = unlabelled_pictures(Path(query))
+    files = [path for c in classes for path in c.files]
     doubt = Doubt(None, coverage, unknown)
     raise_problems(_unfit_classes(support, classes, doubt))
-    _validate_shares(coverage, unknown, sum(len(c.files) for c in classes if len(c.files) > 1))
-    read = (
-        [Path(place) for place in (*given.files, support, query)] + [path for c in classes for path in c.files] + asked
-    )
+    n_left_out = sum(len(c.files) for c in classes if len(c.files) > 1)
+    with _naming("--"):
+        if coverage is not None:
+            rank_of_coverage(coverage, n_left_out)
+        if unknown is not None:
+            rank_of_unknown(unknown, n_left_out)
+    read = [*(Path(place) for place in (*given.files, support, query)), *files, *asked]
     validate_output(Path(output), "--output", read)
     if save is not None:
         validate_output(Path(save), "--save", read)
-    pictures, labels = _read_support(classes, given.form)
-    blank = blank_in_words([path for c in classes for path in c.files], pictures)
-    raise_problems([f"--support is {support}: {problem}" for problem in blank])
+    pictures = np.stack(list(read_pictures(files, given.form)))
+    labels = np.array([c.name for c in classes for _ in c.files])
+    raise_problems([f"--support is {support}: {problem}" for problem in blank_in_words(files, pictures)])
     inks = [ink_of(picture) for picture in pictures] if given.ink else []
     differ = sum(ink != given.ink for ink in inks)
     inverted = polarity == "opposite" or (polarity == "detect" and 2 * differ > len(inks))
@@ -164,21 +168,13 @@ def adapt(
     return DOUBTFUL if verdict.doubtful else 0
 
 
-def _found(option: str, place: str, find: Callable[[Path], Found]) -> Found:
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Put the option before what is wrong with it."""
     try:
-        return find(Path(place))
+        yield
     except UserError as error:
-        raise error.after(f"--{option}: ") from error
-
-
-def _validate_shares(coverage: float | None, unknown: float | None, n_left_out: int) -> None:
-    try:
-        if coverage is not None:
-            rank_of_coverage(coverage, n_left_out)
-        if unknown is not None:
-            rank_of_unknown(unknown, n_left_out)
-    except UserError as error:
-        raise error.after("--") from error
+        raise error.after(option) from error
 
 
 def _unfit_classes(support: str, classes: Sequence[ClassFiles], doubt: Doubt) -> list[str]:
@@ -204,9 +200,3 @@ def _unfit_classes(support: str, classes: Sequence[ClassFiles], doubt: Doubt) ->
             " the pictures of another"
         )
     return problems
-
-
-def _read_support(classes: Sequence[ClassFiles], form: PictureForm) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-    """``[X, C, height, width]`` and ``[X]``."""
-    paths = [path for c in classes for path in c.files]
-    return np.stack(list(read_pictures(paths, form))), np.array([c.name for c in classes for _ in c.files])
