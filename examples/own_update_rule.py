@@ -34,7 +34,7 @@ class SmoothSign(UpdateRule):
         super().bind(params, inner_steps)
         self.rho = nn.ParameterDict({n.replace(".", "/"): torch.tensor(self.init).log() for n in params})
 
-    def forward(self, step, params, grads, loss, state):  # noqa: ARG002
+    def forward(self, step, params, grads, loss, state):
         """``(θ_{s+1}, m_{s+1})``; there is no momentum."""
         size = {n: self.rho[n.replace(".", "/")].exp() for n in params}
         return {n: p - size[n] * torch.tanh(self.steepness * grads[n]) for n, p in params.items()}, {}

@@ -76,7 +76,7 @@ class Stored(Source):
     def prepare(self, root: Path, cache_dir: Path) -> None:
         """They are there."""
 
-    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> "StoredTasks":  # noqa: ARG002
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> "StoredTasks":
         return StoredTasks(self.examples[split], split, seed, shape)
 
 

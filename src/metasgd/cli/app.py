@@ -87,7 +87,7 @@ class MetaSGDCLI(LightningCLI):
         for command in (*COMMANDS, "configs"):  # listed here, and parsed by main
             parser._subcommands_action.add_subcommand(command, ArgumentParser(add_help=False))
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(self.given)
         except UnicodeDecodeError as error:

@@ -37,7 +37,7 @@ class SaveFitConfig(SaveConfigCallback):
         with written_in(trainer.log_dir):
             super().setup(trainer, pl_module, "fit")
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[CONFIG_KEY] = self._config_text
 
     @cached_property

@@ -37,7 +37,7 @@ class Sinusoid(Source):
     def prepare(self, root: Path, cache_dir: Path) -> None:
         """Nothing to do: curves are made as they are asked for."""
 
-    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         shape.validate_without_classes("a curve", "curves")
         return SinusoidSampler(split, seed, shape)
 

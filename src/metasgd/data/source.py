@@ -48,7 +48,7 @@ class Source(Configurable, ABC):
             UserError: the split cannot fill such tasks; the message lists all the problems.
         """
 
-    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+    def contents(self, root: Path, cache_dir: Path) -> Contents:
         """The classes of each split and their pictures, in brief, after ``prepare``.
 
         A run is resumed only with the same ones. Empty where the options alone say what the tasks are drawn from.

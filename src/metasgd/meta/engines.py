@@ -75,8 +75,8 @@ class Loop(Engine):
         merge: Merge[Part],
         config: InnerLoopConfig,
         tasks: Episode,
-        inner_steps: int,  # noqa: ARG002
-        name: Hashable = None,  # noqa: ARG002
+        inner_steps: int,
+        name: Hashable = None,
     ) -> Part:
         return merge(work(config, one) for one in _in_pieces(tasks, 1))
 
@@ -100,7 +100,7 @@ class Vmap(Engine):
         config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,
-        name: Hashable = None,  # noqa: ARG002
+        name: Hashable = None,
     ) -> Part:
         shape = (inner_steps, *tasks.support_x.shape[1:], *tasks.query_x.shape[1:])
         if shape not in self._fitting:
@@ -128,8 +128,8 @@ class Threads(Engine):
         merge: Merge[Part],
         config: InnerLoopConfig,
         tasks: Episode,
-        inner_steps: int,  # noqa: ARG002
-        name: Hashable = None,  # noqa: ARG002
+        inner_steps: int,
+        name: Hashable = None,
     ) -> Part:
         autocast = _autocast_here(tasks.query_x.device.type)
         # made anew each time: buffers, attributes and modes may have changed since, and parameters are shared

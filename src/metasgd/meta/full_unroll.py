@@ -103,7 +103,7 @@ class FullUnroll(Unroll):
         self.unable = False
         self._weights: Tensor | None = None
 
-    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:
         self.engine, reason = choose_engine(self.name, network, device, self.captures)
         if self.unable:
             self.engine, reason = one_by_one(self.engine), "loop, the only one that can run this network"

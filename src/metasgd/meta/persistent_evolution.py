@@ -100,7 +100,7 @@ class EvolvedUnroll(TruncatedUnroll):
         config: InnerLoopConfig,
         tasks: Episode,
         inner_steps: int,
-        first_order: bool,  # noqa: ARG002 - nothing is differentiated twice
+        first_order: bool,
         query_weights: Sequence[float] | None = None,
     ) -> MetaGradient:
         """Continue every pair by ``inner_steps``; the estimate for φ, summed over the tasks."""
@@ -175,7 +175,7 @@ class EvolvedUnroll(TruncatedUnroll):
         parts = [replace(p, chosen={c: t.flatten(2).mean(dim=2) for c, t in p.chosen.items()}) for p in parts]
         return _in_order(merge_evaluations(parts), groups)
 
-    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:  # noqa: ARG002
+    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
         members = config.network.members if isinstance(config.network, OneOfSeveral) else [config.network]
         for member in members:
             one = of_network(config, member)

@@ -48,7 +48,7 @@ class TruncatedUnroll(Unroll):
         self.runs: list[Run] = []
         self.stacked = True
 
-    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:  # noqa: ARG002
+    def setup(self, network: nn.Module, device: torch.device, world_size: int) -> str:
         if world_size > 1:
             raise UserError(
                 f"there are {world_size} processes, but long inner runs (segments above 1) need a single one: set"

@@ -27,7 +27,7 @@ class Trials(Source):
     def prepare(self, root: Path, cache_dir: Path) -> None:
         """Nothing to do."""
 
-    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         shape.validate_without_classes("a task of reinforcement learning", "environments")
         return TrialSampler(split, seed, shape)
 

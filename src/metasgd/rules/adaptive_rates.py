@@ -67,7 +67,7 @@ class InnerAdaGrad(_OverRoot):
     def __init__(self, init: Start = 0.01, eps: float = 1e-4, bounds: Bounds = None) -> None:
         super().__init__(init, eps, bounds)
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         v = {n: state.get(V + n, 0.0) + g.square() for n, g in grads.items()}
         return Coefficients(self.rates(v), memory=_with_means(state, v))
 
@@ -105,7 +105,7 @@ class InnerRMSProp(_OverRoot):
         super().bind(params, inner_steps)
         self.rho = of_each(params, logit(self.decay))
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         v = _mean_squares(self.rho, grads, state)
         return Coefficients(self.rates(v), memory=_with_means(state, v))
 
@@ -139,12 +139,7 @@ class InnerAdam(_OverRoot):
     """
 
     def __init__(
-        self,
-        init: Start = 0.01,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-4,
-        bounds: Bounds = None,
+        self, init: Start = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-4, bounds: Bounds = None
     ) -> None:
         super().__init__(init, eps, bounds)
         raise_problems(outside("beta1", beta1, 0, 1) + outside("beta2", beta2, 0, 1))
@@ -158,7 +153,7 @@ class InnerAdam(_OverRoot):
     def init_state(self, params: Params) -> State:
         return super().init_state(params) | no_momentum(params)
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         v = _mean_squares(self.rho2, grads, state)
         rates = self.rates({n: t / beside(_seen(self.rho2[key_of(n)], step), t) for n, t in v.items()})
         rho1 = {n: self.rho1[key_of(n)] for n in grads}

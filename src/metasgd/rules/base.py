@@ -113,7 +113,7 @@ class UpdateRule(Configurable, nn.Module):
         """
         return None
 
-    def init_state(self, params: Params) -> State:  # noqa: ARG002 - rules without memory need no θ
+    def init_state(self, params: Params) -> State:
         """``m_0`` for the given θ: nothing, for a rule without momentum."""
         return {}
 

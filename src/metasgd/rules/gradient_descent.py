@@ -56,7 +56,7 @@ class PerParameter(UpdateRule):
         start = draw(self.init)
         self.alpha = nn.ParameterDict({key_of(n): torch.full_like(p, start) for n, p in params.items()})
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         return Coefficients(rates={n: self.alpha[key_of(n)] for n in grads})
 
     def vjp(
@@ -115,7 +115,7 @@ class PerParameterMomentum(PerParameter):
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         return Coefficients(
             rates={n: self.alpha[key_of(n)] for n in grads},
             momenta={n: self.rho[key_of(n)].sigmoid() for n in grads},
@@ -144,7 +144,7 @@ class PerLayerPerStep(LearnedRates):
     def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
         return nn.ParameterDict({key_of(n): p.new_full((inner_steps,), start) for n, p in params.items()})
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         return Coefficients(rates={n: beside(at_step(self.eta[key_of(n)], step), g) for n, g in grads.items()})
 
 
@@ -164,10 +164,10 @@ class PerBlock(LearnedRates):
         {'0': 0.5, '1': 0.5}
     """
 
-    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
+    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
         return nn.ParameterDict({key_of(block_of(n)): p.new_tensor(start) for n, p in params.items()})
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         return Coefficients(rates={n: self.eta[key_of(block_of(n))] for n in grads})
 
 
@@ -207,7 +207,7 @@ class Scalar(UpdateRule):
     def init_state(self, params: Params) -> State:
         return no_momentum(params) if self.momentum else {}
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         mu = self.eta.new_tensor(self.momentum) if self.momentum else None
         return Coefficients(dict.fromkeys(grads, self.eta), None if mu is None else dict.fromkeys(grads, mu))
 

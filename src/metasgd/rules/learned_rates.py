@@ -29,7 +29,7 @@ class LearnedRates(UpdateRule):
         super().bind(params, inner_steps)
         self.eta = self.make_rates(params, draw(self.init), inner_steps)
 
-    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:  # noqa: ARG002
+    def make_rates(self, params: Mapping[str, Tensor], start: float, inner_steps: int) -> nn.ParameterDict:
         """η, all from the same start."""
         return of_each(params, start)
 

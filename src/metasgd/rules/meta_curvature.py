@@ -86,7 +86,7 @@ class MetaCurvature(LearnedRates):
     def learned_rates(self) -> dict[str, nn.Parameter]:
         return super().learned_rates() if self.learn_rates else {}
 
-    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:  # noqa: ARG002
+    def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         return Coefficients({n: self.eta[key_of(n)] for n in grads})
 
     def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:

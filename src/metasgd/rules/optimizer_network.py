@@ -124,7 +124,7 @@ class OptimizerNetwork(UpdateRule):
         """What ``loss`` and ``trend`` are read from."""
         return log10(loss)
 
-    def _log_norm(self, grads: Params, loss: Tensor, state: State) -> Tensor:  # noqa: ARG002 - for a subclass
+    def _log_norm(self, grads: Params, loss: Tensor, state: State) -> Tensor:
         """What ``gradient_norm`` is: log10 of the norm of all gradients."""
         squares = torch.stack([norm.to(loss) for norm in _norms(grads, loss.shape)]).square().sum(dim=0)
         # the tiny summand keeps the logarithm's derivative finite at a gradient of zero

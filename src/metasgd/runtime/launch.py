@@ -146,7 +146,7 @@ class ConsistentCheckpoint(Callback):
     def __init__(self, found: str) -> None:
         self.found = found
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         first = trainer.strategy.broadcast(self.found)
         if self.found != first:
             raise UserError(
@@ -155,7 +155,7 @@ class ConsistentCheckpoint(Callback):
                 " all hosts share, or an address such as s3://bucket/runs"
             )
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Processes that this one has started end with it: they would wait for it, or say that it is lost.
 
         Not by a signal, after which each of them leaves by itself.

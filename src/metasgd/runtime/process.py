@@ -63,7 +63,7 @@ class NoProfiler(Profiler):
     def stop(self, action_name: str) -> None:
         """Nothing to note."""
 
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override] # noqa: ARG002
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """A block that is not measured."""
         return NOTHING
 
@@ -83,7 +83,7 @@ def collect_rarely() -> None:
 class CollectAfterValidation(Callback):
     """Frees what a validation leaves in cycles: the figures drawn for TensorBoard, a hundred MiB each time."""
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gc.collect()
 
 

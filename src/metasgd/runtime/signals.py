@@ -93,7 +93,7 @@ class StopSignals:
             before = signal.signal(number, self._note)
             self._before.setdefault(number, signal.SIG_DFL if before is None else before)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a worker that is just being forked
         now = time.monotonic()

@@ -71,7 +71,7 @@ class SupervisedData(LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.examples: dict[Split, Examples] = {}
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         if not self.examples:
             allow_workers(self.data.num_workers)
             self.examples = self.data.examples(self.problem)

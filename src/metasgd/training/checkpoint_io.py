@@ -23,7 +23,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     file system is a copy, which can be cut short.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         place = UPath(path)
         run = run_of(place)
         if run is not None:
@@ -41,5 +41,5 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 " writing there, or choose another trainer.logger.init_args.save_dir, and resume with --ckpt_path"
             ) from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(UPath(path))

@@ -231,7 +231,7 @@ class EpisodicDataModule(LightningDataModule):
         blocks = [own[i : i + share] for i in range(0, len(own), share)]
         return self._loader(split, blocks, first=0)
 
-    def on_after_batch_transfer(self, batch: Episode | Plan, dataloader_idx: int) -> Episode:  # noqa: ARG002
+    def on_after_batch_transfer(self, batch: Episode | Plan, dataloader_idx: int) -> Episode:
         return self.pictures.made(batch) if isinstance(batch, Plan) else batch
 
     def _loader(self, split: Split, blocks: Sequence[Sequence[int]], first: int) -> DataLoader[Episode | Plan]:

@@ -38,7 +38,7 @@ class EvaluatedModule(MetaModel, LightningModule):
             self.trainer.precision_plugin.convert_module(model.to(device))
             model.prepare(device, self.trainer.world_size)
 
-    def validation_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Episode, batch_idx: int) -> None:
         first = 0 if self.trainer.state.fn == "validate" else self.eval_steps  # a table has all of them
         self.val_figures.update(batch.task_index, self._figures(batch, "val", after=range(first, self.eval_steps + 1)))
 
@@ -55,7 +55,7 @@ class EvaluatedModule(MetaModel, LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(float(found[monitored_by(scheduler, self.objective)]))
 
-    def test_step(self, batch: Episode, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Episode, batch_idx: int) -> None:
         self.test_figures.update(batch.task_index, self._figures(batch, "test", after=range(self.eval_steps + 1)))
 
     def on_test_epoch_start(self) -> None:
@@ -72,7 +72,7 @@ class EvaluatedModule(MetaModel, LightningModule):
         """What the test found, over the tasks of all processes."""
         return TestResult.of(self.test_figures.compute())
 
-    def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:
         """Class probabilities (or regression outputs) on the query sets, ``[B, X, outputs]``."""
         outputs = self._evaluated(batch, "test", after=[self.eval_steps]).outputs[:, 0]
         return outputs.softmax(dim=-1) if self.objective.metric == "accuracy" else outputs

@@ -77,7 +77,7 @@ class Place:
 class CheckpointsInRun(Callback):
     """Has every ModelCheckpoint that names no folder of its own save into the run's."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         place = str(folder_of(trainer).resolve() / "checkpoints")  # the same wherever a run is resumed from
         for callback in trainer.callbacks:  # type: ignore[attr-defined] # set by Trainer.__init__
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:

@@ -110,16 +110,16 @@ class Glyphs(ClassSource):
     def form(self) -> PictureForm:
         return PictureForm(channels=1, height=self.image_size, width=self.image_size, fit="pad")
 
-    def prepare(self, root: Path, cache_dir: Path) -> None:  # noqa: ARG002
+    def prepare(self, root: Path, cache_dir: Path) -> None:
         self._letters(cache_dir)
 
-    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:  # noqa: ARG002
+    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
         everything = self._letters(cache_dir)
         scripts = [name.split("/")[0] for name in everything.names]
         own = everything.select(np.flatnonzero([SCRIPTS[script] == split for script in scripts]))
         return own.with_rotations() if self.rotations and split == "train" else own
 
-    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+    def contents(self, root: Path, cache_dir: Path) -> Contents:
         """By script; the fonts come with a package that may be another one day."""
         names = self._letters(cache_dir).names
         fonts = fonts_digest()

@@ -129,7 +129,7 @@ class ImageFolder(ClassSource):
             return sampler
         return Augmented(sampler, self.augmentation, split, seed)
 
-    def contents(self, root: Path, cache_dir: Path) -> Contents:  # noqa: ARG002
+    def contents(self, root: Path, cache_dir: Path) -> Contents:
         found = find_classes(root)
         return {
             split: {c.name: (len(c.files), _digest(c, root)) for c in (found.classes[n] for n in numbers)}

@@ -122,14 +122,7 @@ class StackedConv2d(Convolution):
         return None if y_dot is None else _images(y_dot, axes), (own, matrices_dot)
 
     def tangent_backward(
-        self,
-        p: Params,
-        dot: Params,  # noqa: ARG002
-        saved: Saved,
-        dot_saved: Saved,
-        dy: Tensor,
-        dy_dot: Tensor,
-        needs_dx: bool,
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
         (seen, axes, matrices), (own, matrices_dot) = saved, dot_saved
         with of_convolutions(dy.device.type):

@@ -67,7 +67,7 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         return self.shared[f"{self.config.prototypes[0]}.log_scale"]
 
     @torch.no_grad()
-    def support(self, params: Params, keep: bool, s: int = 0) -> tuple[Tensor, Params, Tape | None]:  # noqa: ARG002
+    def support(self, params: Params, keep: bool, s: int = 0) -> tuple[Tensor, Params, Tape | None]:
         if keep:
             made = self._recorded(params)
             return made.loss, made.grads, made
@@ -93,14 +93,7 @@ class ClosedFormInnerLoop(AutogradInnerLoop):
         return {n: grads[n] if n in grads else p.new_zeros(()).expand_as(p) for n, p in of}
 
     @torch.no_grad()
-    def vjp(
-        self,
-        params: Params,
-        tape: Tape | None,
-        omega: Params,
-        ell: Tensor | None,
-        s: int = 0,  # noqa: ARG002
-    ) -> Params:
+    def vjp(self, params: Params, tape: Tape | None, omega: Params, ell: Tensor | None, s: int = 0) -> Params:
         support: _SupportPass = self._recorded(params) if tape is None else tape
         weights = self.weights(params, self.shared)
         if not omega:

@@ -108,21 +108,14 @@ class Fixed(Layer):
     @abstractmethod
     def _vjp(self, saved: Saved, dy: Tensor) -> Tensor: ...
 
-    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         return self._vjp(saved, dy), {}
 
-    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:  # noqa: ARG002
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         return (None if x_dot is None else self._jvp(saved, x_dot)), ()
 
     def tangent_backward(
-        self,
-        p: Params,  # noqa: ARG002
-        dot: Params,  # noqa: ARG002
-        saved: Saved,
-        dot_saved: Saved,  # noqa: ARG002
-        dy: Tensor,  # noqa: ARG002
-        dy_dot: Tensor,
-        needs_dx: bool,  # noqa: ARG002
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
         return self._vjp(saved, dy_dot), {}
 
@@ -130,7 +123,7 @@ class Fixed(Layer):
 class ReLU(Fixed):
     """``y = max(x, 0)``."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         y = x.relu()
         return y, (y,)
 
@@ -156,7 +149,7 @@ class MaxPool2d(Fixed):
     def _options(self) -> tuple[Any, ...]:
         return self.size, self.stride, self.padding, self.dilation, self.ceil_mode
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         found = aten.max_pool2d_with_indices(x.flatten(0, -4), *self._options)
         y, where = (t.view(*x.shape[:-3], *t.shape[1:]) for t in found)
         return y, (x, where)
@@ -176,10 +169,10 @@ class MaxPool2d(Fixed):
 class Flatten(Fixed):
     """Images ``[(b,) X, channels, height, width]`` to vectors ``[(b,) X, features]``."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         return self._jvp((), x), (x,)
 
-    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:  # noqa: ARG002
+    def _jvp(self, saved: Saved, x_dot: Tensor) -> Tensor:
         return x_dot.flatten(-3)
 
     def _vjp(self, saved: Saved, dy: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class CrossEntropy(LossForm):
         moved: Tensor = p * outputs_dot
         return moved.addcmul_(p, moved.sum(dim=-1, keepdim=True), value=-1).mul_(share)
 
-    def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:  # noqa: ARG002
+    def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:
         return y.shape == x.shape[:2] and y.dtype == torch.int64
 
 
@@ -59,7 +59,7 @@ class MeanSquaredError(LossForm):
         error = outputs - y
         return error.square().mean(dim=(-2, -1)), error * (2 / error.shape[-2:].numel()), ()
 
-    def tangent(self, saved: Saved, outputs_dot: Tensor) -> Tensor:  # noqa: ARG002
+    def tangent(self, saved: Saved, outputs_dot: Tensor) -> Tensor:
         return outputs_dot * (2 / outputs_dot.shape[-2:].numel())
 
     def fits(self, x: Tensor, y: Tensor, n_outputs: int) -> bool:

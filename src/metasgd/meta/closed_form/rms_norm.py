@@ -19,7 +19,7 @@ class RMSNorm(Layer):
     eps: float | None = None
     """None for the least that x's type can add to 1, as in torch."""
 
-    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:  # noqa: ARG002
+    def forward(self, p: Params, x: Tensor) -> tuple[Tensor, Saved]:
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         r = (_mean(x, x) + eps).rsqrt_()
         y = r * x
@@ -31,24 +31,17 @@ class RMSNorm(Layer):
         m = _mean(y, v)
         return r * torch.addcmul(v, y, m, value=-1), m
 
-    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:  # noqa: ARG002
+    def backward(self, p: Params, saved: Saved, dy: Tensor, needs_dx: bool) -> Found:
         return (self._j(saved, dy)[0] if needs_dx else None), {}
 
-    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:  # noqa: ARG002
+    def tangent(self, p: Params, dot: Params, saved: Saved, x_dot: Tensor | None) -> tuple[Tensor | None, Saved]:
         if x_dot is None:
             return None, ()
         y_dot, m = self._j(saved, x_dot)
         return y_dot, (y_dot, m)
 
     def tangent_backward(
-        self,
-        p: Params,  # noqa: ARG002
-        dot: Params,  # noqa: ARG002
-        saved: Saved,
-        dot_saved: Saved,
-        dy: Tensor,
-        dy_dot: Tensor,
-        needs_dx: bool,
+        self, p: Params, dot: Params, saved: Saved, dot_saved: Saved, dy: Tensor, dy_dot: Tensor, needs_dx: bool
     ) -> Found:
         if not needs_dx:
             return None, {}

@@ -68,5 +68,5 @@ class RelativeLoss(Objective):
                 " metasgd.supervised.small_problems.SmallProblems, or another loss"
             )
 
-    def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:  # noqa: ARG002
+    def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
         return torch.stack([relative_loss(o, t) for o, t in zip(outputs, targets, strict=True)])

@@ -34,7 +34,7 @@ class SmallProblems(Source):
     def prepare(self, root: Path, cache_dir: Path) -> None:
         """Nothing to do: problems are made as they are asked for."""
 
-    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:  # noqa: ARG002
+    def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         shape.validate_without_classes("a problem", "problems")
         return SmallProblemSampler(split, seed, shape)
 

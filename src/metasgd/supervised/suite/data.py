@@ -68,7 +68,7 @@ class Table:
     sd: float = 1.0
     rows: int = 4000
 
-    def examples(self, cache_dir: Path) -> dict[Split, Examples]:  # noqa: ARG002
+    def examples(self, cache_dir: Path) -> dict[Split, Examples]:
         teacher = task_stream(self.seed, "train", TEACHER)
         scales = np.exp(teacher.uniform(np.log(0.3), np.log(3), self.n_features))
         used = np.arange(self.n_features) < self.n_features - self.n_features // 4
@@ -109,7 +109,7 @@ class Textures:
     size: int = 16
     noise: float = 1.0
 
-    def examples(self, cache_dir: Path) -> dict[Split, Examples]:  # noqa: ARG002
+    def examples(self, cache_dir: Path) -> dict[Split, Examples]:
         teacher = task_stream(self.seed, "train", TEACHER)
         waves = teacher.integers(-3, 4, size=(self.n_classes, 3, 2))
         colours = teacher.normal(size=(self.n_classes, 3, 3)) / np.sqrt(3)
@@ -141,7 +141,7 @@ class Text:
     seed: int
     language: Literal["sums", "differences", "brackets"]
 
-    def examples(self, cache_dir: Path) -> dict[Split, Examples]:  # noqa: ARG002
+    def examples(self, cache_dir: Path) -> dict[Split, Examples]:
         language: Language = LANGUAGES[self.language]
         made: dict[Split, Examples] = {}
         for split, n in SIZES.items():

@@ -36,7 +36,7 @@ class LastCheckpoint(Checkpoint):
         self.made_by: dict[str, Any] = {}
         self.common_val_batches = 0
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.made_by:
             return  # an error before the training began, of which another callback saves what there is
         checkpoint[MADE_BY_KEY] = self.made_by
@@ -65,25 +65,25 @@ class LastCheckpoint(Checkpoint):
         for counts in (epochs["total"], epochs["current"]):
             counts["processed"] -= over
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             SIGNALS.note(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             SIGNALS.obey()
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         self.made_by = made_by(trainer.optimizers[0], schedules[0] if schedules else None)  # before any step
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = trainer.fit_loop.total_batch_idx + 1
         batches = _batches(trainer)
         if batches["completed"] == batches["processed"]:  # otherwise the validation that is due comes first
             self.validated_at = batches["processed"]
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         done = trainer.fit_loop.total_batch_idx
         leaving = SIGNALS.agreed(trainer)
         if leaving or done % self.every_n_steps == 0 or self._validates_after(trainer, batch_idx + 1, done + 1):
@@ -91,32 +91,27 @@ class LastCheckpoint(Checkpoint):
         if leaving:
             self._leave(trainer, leaving)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_training(trainer):
             self.common_val_batches = fewest(trainer, int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._is_training(trainer) and batch_idx < self.common_val_batches:
             leaving = SIGNALS.agreed(trainer)
             if leaving:
                 self._leave(trainer, leaving, "in the validation ")
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_training(trainer):
             self.validated_at = _batches(trainer)["processed"]
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_training(trainer):
             self._save(trainer, trainer.fit_loop.total_batch_idx + 1)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, trainer.fit_loop.total_batch_idx + 1)
 
     @staticmethod
@@ -197,10 +192,10 @@ class ExceptionCheckpoint(Checkpoint):
     def __init__(self, of_user: OnExceptionCheckpoint) -> None:
         self.of_user = of_user
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.of_user.on_exception(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.of_user.teardown(trainer)
 

@@ -29,12 +29,7 @@ class CountRates(Callback):
     """Logs which shares of the learned rates moved and are negative (α's sign is free), and how many are not finite."""
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaSGDModule)
         rates = pl_module.update_rule.learned_rates().values()

@@ -24,21 +24,21 @@ class EvaluationWeights(Callback):
         self.held: list[torch.Tensor] = []
         self.trains = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trains = True
         for to_train, _ in _modes(trainer):
             to_train()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trains = False
         for _, to_evaluate in _modes(trainer):
             to_evaluate()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.trains:
             self._evaluate(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.trains:
             self._train(trainer)
 
@@ -84,13 +84,13 @@ class EvaluationWeights(Callback):
 class KeepCount(Callback):
     """Keeps the count of outer steps out of averages of weights, which average a module's buffers as well."""
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.count = _count(pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.get_buffer("outer_steps").copy_(self.count)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = {**checkpoint["state_dict"], "outer_steps": _count(pl_module)}
 
 

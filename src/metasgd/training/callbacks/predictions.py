@@ -37,12 +37,7 @@ class WritePredictions(Callback):
             self._table.writerow(["task", "query", *own])
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor,
-        batch: Episode,
-        *args: Any,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Episode, *args: Any
     ) -> None:
         assert isinstance(pl_module, MetaSGDModule)
         sampler = data_of(trainer).samplers["test"]
@@ -51,7 +46,7 @@ class WritePredictions(Callback):
             for row in rows(outputs[b].float(), batch.tasks(b, b + 1), sampler):
                 self._table.writerow([task, *row])
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         file = folder_of(trainer) / "predictions.csv"
         parts: list[Any] = [self._file.getvalue()]
         if trainer.world_size > 1:  # each has a run of the tasks, in the order of the processes

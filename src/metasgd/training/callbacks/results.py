@@ -43,10 +43,10 @@ class ShowEvaluation(Callback):
 
     on_validation_batch_start = on_test_batch_start
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.test_loop.verbose = False  # the table below says it all
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.shown, trainer.validate_loop.verbose = trainer.validate_loop.verbose, False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -22,7 +22,7 @@ HISTOGRAM_BINS = 30
 class ShowRates(ValidationFigures):
     """A histogram of each tensor's learned rates, and a picture of those of the first convolution."""
 
-    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:  # noqa: ARG002
+    def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:
         rates = {n: rate.detach().float().cpu() for n, rate in module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
             if rate.isfinite().all():  # a histogram has no place for others, which rates/not_finite counts
@@ -60,7 +60,7 @@ class ShowSettings(Callback):
         self.settings, self.best, self.config = settings, best, config
 
     @rank_zero_only
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_text(trainer, "config", self.config)
 
     @rank_zero_only
@@ -78,13 +78,13 @@ class ShowPace(Callback):
         self.began_at, self.steps = 0.0, 0
         self.rates: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the rates that this step is made with; a schedule changes them after it."""
         every_n = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
         if every_n and not (batch_idx + 1) % every_n:
@@ -93,12 +93,7 @@ class ShowPace(Callback):
             self.rates = dict(named) if len({*rates}) > 1 else {"outer/learning_rate": rates[0]}
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.steps += 1
         if self.rates:
