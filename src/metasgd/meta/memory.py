@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.meta.autograd import as_supervised
 from metasgd.meta.inner_loop import InnerLoopConfig
+from metasgd.nn.calling import hooked
 
 MANY = 1_000_000
 """Learned numbers of a rule, from which on their memory is said."""
@@ -52,12 +53,8 @@ def _activations(network: nn.Module, x: Tensor, with_windows: bool) -> int:
         if with_windows and isinstance(output, Tensor) and isinstance(layer, nn.Conv2d):  # a window of each place
             counted.append(output.numel() // layer.out_channels * layer.weight[0].numel())
 
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children())]
-    try:
-        # what chance a layer takes here is not missed later
-        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            network(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children()))
+    # what chance a layer takes here is not missed later
+    with hooked(hooks), torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        network(x)
     return sum(counted)

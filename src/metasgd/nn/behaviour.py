@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import UserError
-from metasgd.nn.calling import call
+from metasgd.nn.calling import call, hooked
 from metasgd.nn.networks import statistics_from_first
 
 Params = dict[str, Tensor]
@@ -128,12 +128,9 @@ def _watched(network: nn.Module, at: int) -> Iterator[dict[str, tuple[Tensor, Te
         if isinstance(x, Tensor) and isinstance(y, Tensor) and min(x.ndim, y.ndim) and min(len(x), len(y)) > at:
             passed.setdefault(name, (x[at].clone(), y[at].clone()))
 
-    hooks = [
+    hooks = (
         module.register_forward_hook(lambda _, given, y, name=name: look(name, given[0] if given else None, y))
         for name, module in network.named_modules()
-    ]
-    try:
+    )
+    with hooked(hooks):
         yield passed
-    finally:
-        for hook in hooks:
-            hook.remove()

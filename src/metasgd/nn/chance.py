@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metasgd.errors import UserError
 from metasgd.nn.behaviour import Params, alike, listed, nudged
-from metasgd.nn.calling import call
+from metasgd.nn.calling import call, hooked
 
 
 class Changing(NamedTuple):
@@ -164,11 +164,8 @@ def _drawing(network: nn.Module, params: Params, x: Tensor) -> list[str]:
 
     hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
-    try:
+    with hooked(hooks):
         call(network, params, x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return list(found)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metasgd.errors import UserError
-from metasgd.nn.calling import network_copy
+from metasgd.nn.calling import hooked, network_copy
 from metasgd.nn.heads import ClassAgnosticHead
 from metasgd.nn.networks import BatchNorm2d
 from metasgd.rules.base import Params
@@ -82,16 +82,13 @@ def freeze_statistics(network: nn.Module, params: Params, support_x: Tensor, n_w
         layer.running_var.copy_(var)
 
     # in front of each layer, so that it normalises the very batch that it has just measured, as in adaptation
-    hooks = [
+    hooks = (
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: measure(name, layer, inputs[0]))
         for name, layer in layers.items()
-    ]
-    try:
-        if layers:
+    )
+    if layers:
+        with hooked(hooks):
             plain(support_x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return plain
 
 

@@ -122,11 +122,9 @@ def features_read(network: nn.Module, head: str, x: Tensor, at_once: int = 32) -
     """What the head called ``head`` reads of each example, ``[X, D]``; in evaluation mode, so many at once."""
     read: list[Tensor] = []
     hook = network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(1)))
-    try:
+    with hook:
         for start in range(0, len(x), at_once):
             network(x[start : start + at_once])
-    finally:
-        hook.remove()
     return torch.cat(read)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metasgd.errors import first_line
 from metasgd.nn.behaviour import alike
-from metasgd.nn.calling import call
+from metasgd.nn.calling import call, hooked
 from metasgd.nn.suffix import Outputs, Suffix, form_of
 
 TRIED = 3
@@ -131,13 +131,11 @@ class Prefix:
                 raise _FoundError(output)
             left[0] -= 1
 
-        hook = self.network.get_submodule(self.name).register_forward_hook(stop)
-        try:
-            call(self.network, {}, x)
-        except _FoundError as found:
-            return found.output
-        finally:
-            hook.remove()
+        with self.network.get_submodule(self.name).register_forward_hook(stop):
+            try:
+                call(self.network, {}, x)
+            except _FoundError as found:
+                return found.output
         raise RuntimeError(f"{type(self.network).__name__} did not come to {self.name}")
 
     def _leads_to(self, of_batches: Sequence[Tensor], features: Tensor) -> bool:
@@ -178,11 +176,8 @@ def _recorded(network: nn.Module, params: dict[str, Tensor], x: Tensor) -> tuple
 
     hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
-    try:
+    with hooked(hooks):
         outputs = call(network, params, x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return outputs, sorted(found, key=lambda c: c.start)
 
 

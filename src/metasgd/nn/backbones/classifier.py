@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import UserError, first_line
+from metasgd.nn.calling import hooked
 
 
 @torch.no_grad()
@@ -55,16 +56,13 @@ def features_of(outputs: Any) -> Tensor:
 
 def _last_linear(network: nn.Module, example: Tensor) -> str:
     called: list[str] = []
-    hooks = [
+    hooks = (
         module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
         for name, module in network.named_modules()
         if module._parameters
-    ]
-    try:
+    )
+    with hooked(hooks):
         _run(network, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not called:
         return ""
     last = network.get_submodule(called[-1])
