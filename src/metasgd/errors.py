@@ -41,6 +41,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first of the names, and how many more there are: ``a, b and 4 more``."""
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
+
+
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""
     if problems:

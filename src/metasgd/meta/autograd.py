@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metasgd.episode import Batch, Episode, Outputs, as_given
+from metasgd.errors import some_of
 from metasgd.meta.inner_loop import InnerLoop, InnerLoopConfig, Loss, Tape
 from metasgd.nn.calling import call, contiguous
 from metasgd.nn.networks import statistics_from_first
@@ -185,9 +186,8 @@ def unused_parameters(config: InnerLoopConfig, tasks: Episode) -> str | None:
     """A line on the parameters that should adapt and that the loss of the first of ``tasks`` does not depend on."""
     task = AutogradInnerLoop(config, dict(config.network.named_parameters()), tasks.tasks(0, 1))
     names = task.unused()
-    more = f" and {len(names) - 5} more" * (len(names) > 5)
     return (
-        f"no gradient reaches {', '.join(names[:5])}{more}: the loss of the first task does not depend on them, and"
+        f"no gradient reaches {some_of(names, 5)}: the loss of the first task does not depend on them, and"
         " they adapt only in a task whose loss does"
         if names
         else None

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from torch import nn
 
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, raise_problems, some_of
 from metasgd.nn.heads import PrototypeHead
 from metasgd.nn.networks import prototype_head
 from metasgd.rules.blocks import block_of
@@ -42,7 +42,7 @@ def adapted_names(network: nn.Module, adapts: str | Sequence[str]) -> Names:
     raise_problems(
         [
             f"adapts has {word!r}, which fits no parameter of {type(network).__name__} that is not frozen: use {WORDS},"
-            f" or patterns of {_some(names)}"
+            f" or patterns of {some_of(sorted(names), 20)}"
             for word in words
             if not found[word]
         ]
@@ -87,8 +87,3 @@ def _of_norms(network: nn.Module) -> Names:
         if "norm" in type(module).__name__.lower() and all(p.ndim < 2 for p in module.parameters())
         for name, _ in module.named_parameters(recurse=False)
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:20]) + f" and {len(ordered) - 20} more" * (len(ordered) > 20)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, some_of
 from metasgd.nn.calling import call, hooked
 from metasgd.nn.networks import statistics_from_first
 
@@ -114,9 +114,7 @@ def listed(network: nn.Module, names: Iterable[str]) -> str:
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(type(network.get_submodule(name)).__name__, []).append(name or "the network itself")
-    return ", ".join(
-        f"{kind} ({', '.join(own[:3])}{f' and {len(own) - 3} more' * (len(own) > 3)})" for kind, own in kinds.items()
-    )
+    return ", ".join(f"{kind} ({some_of(own, 3)})" for kind, own in kinds.items())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.construction import Configurable
-from metasgd.errors import UserError, raise_problems, too_small
+from metasgd.errors import UserError, raise_problems, some_of, too_small
 from metasgd.nn.heads import ClassAgnosticHead, HeadName, PrototypeHead, head_of
 
 
@@ -66,9 +66,8 @@ def statistics_from_first(network: nn.Module, n: int) -> Iterator[None]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
     ]
     if others:
-        more = f" and {len(others) - 3} more" * (len(others) > 3)
         raise UserError(
-            f"transductive is false, but {', '.join(others[:3])}{more} always normalise by the whole batch. Use"
+            f"transductive is false, but {some_of(others, 3)} always normalise by the whole batch. Use"
             " metasgd.nn.BatchNorm2d, or set transductive to true"
         )
     layers = [module for module in network.modules() if isinstance(module, BatchNorm2d)]

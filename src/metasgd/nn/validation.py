@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from metasgd.errors import UserError, first_line
+from metasgd.errors import UserError, first_line, some_of
 from metasgd.nn.calling import call
 from metasgd.nn.networks import class_agnostic_names, prototype_head
 
@@ -23,9 +23,8 @@ def validate_initialised(network: nn.Module) -> None:
         if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values()))
     ]
     if lazy:
-        more = f" and {len(lazy) - 5} more" * (len(lazy) > 5)
         raise UserError(
-            f"{type(network).__name__} has layers without shapes: {', '.join(lazy[:5])}{more}. The update rule needs"
+            f"{type(network).__name__} has layers without shapes: {some_of(lazy, 5)}. The update rule needs"
             " all shapes beforehand: give these layers their sizes (nn.Linear(in, out) for nn.LazyLinear(out)), or run"
             " the network once on an example at the end of its __init__"
         )

@@ -28,7 +28,7 @@ from metasgd.data.images.split_names import (
 )
 from metasgd.data.images.tables import ANNOTATIONS, annotated_classes, classes_of_table, read_table
 from metasgd.data.rng import SPLITS, Split
-from metasgd.errors import UserError
+from metasgd.errors import UserError, some_of
 
 TABLE, IMAGES = ".csv", "images"
 """The suffix of tables, and the folder of the pictures that they name."""
@@ -138,9 +138,8 @@ def _validate_no_empty(place: Path, files: Sequence[Path]) -> None:
     held = {path.relative_to(place).parts[0] for path in files}
     empty = [name for name in names_in(place) if os.path.isdir(place / name) and name not in held]
     if files and empty:
-        more = f" and {len(empty) - 3} more" * (len(empty) > 3)
         raise UserError(
-            f"{place}: {', '.join(empty[:3])}{more} {'is' if len(empty) == 1 else 'are'} empty, and a class needs a"
+            f"{place}: {some_of(empty, 3)} {'is' if len(empty) == 1 else 'are'} empty, and a class needs a"
             " picture. Put some there, or remove the folder"
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.construction import Configurable
-from metasgd.errors import UserError, first_line, raise_problems, too_small
+from metasgd.errors import UserError, first_line, raise_problems, some_of, too_small
 from metasgd.nn.backbones.classifier import cut_classifier, features_of
 from metasgd.nn.backbones.named_models import NamedModel, named_model, weight_name
 from metasgd.nn.backbones.weight_files import do_weights_follow, put_in, read_weights
@@ -190,8 +190,6 @@ def _by_batch(body: nn.Module) -> None:
         elif isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             others.append(f"{name} ({type(module).__name__})")
     if others:
-        more = f" and {len(others) - 3} more" * (len(others) > 3)
         raise UserError(
-            f"batch_norm is batch, but {', '.join(others[:3])}{more} can be frozen only: give weights, and batch_norm"
-            " frozen"
+            f"batch_norm is batch, but {some_of(others, 3)} can be frozen only: give weights, and batch_norm frozen"
         )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metasgd.errors import UserError, first_line
+from metasgd.errors import UserError, first_line, some_of
 
 Weights = Mapping[str, Tensor]
 DAMAGE = (
@@ -132,15 +132,15 @@ def put_in(network: nn.Module, name: str, content: Any, source: str, free: Seque
     ]
     kinds = (("missing", missing), ("of no use here", others), ("of another shape", shapes))
     if any(names for _, names in kinds):
-        counted = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names)
+        counted = "; ".join(f"{len(names)} {kind} ({some_of(names, NAMES)})" for kind, names in kinds if names)
         raise UserError(
             f"weights is {source}, which is of another network than {name}: of its tensors there"
             f" are {counted}. Give the weights of this network, or name the one that they are of"
         )
     if broken := [n for n in own if n in given and not given[n].isfinite().all()]:
         raise UserError(
-            f"weights is {source}, of which {_some(broken)} has values that are not finite: its training diverged, or"
-            " the file is damaged. Give another"
+            f"weights is {source}, of which {some_of(broken, NAMES)} has values that are not finite: its training"
+            " diverged, or the file is damaged. Give another"
         )
     network.load_state_dict({n: t for n, t in given.items() if n in own}, strict=False)
     where = f", its tensors {'.'.join([*place, prefix]).rstrip('.')}.*" if place or prefix else ""
@@ -192,7 +192,3 @@ def _resampled(given: Tensor, own: Tensor) -> Tensor:
     grid = given[:, beside:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid.float(), size=(new, new), mode="bicubic", align_corners=True)
     return torch.cat([given[:, :beside], resized.permute(0, 2, 3, 1).flatten(1, 2).to(given)], dim=1)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES]) + f" and {len(names) - NAMES} more" * (len(names) > NAMES)
