@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import Context
 from typing import Any
 
 import torch
@@ -121,12 +122,13 @@ class _SharedSetting:
         self._lock = threading.Lock()
         self._users = 0
         self._made = ExitStack()
+        self._context = Context()  # of no thread: torch takes a setting back in the context alone that made it
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._users:
-                self._made.enter_context(self._make())
+                self._context.run(self._made.enter_context, self._make())
             self._users += 1
         try:
             yield
@@ -134,7 +136,7 @@ class _SharedSetting:
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    self._made.close()
+                    self._context.run(self._made.close)
 
 
 class _ByDefinition(TorchFunctionMode):
