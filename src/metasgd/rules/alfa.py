@@ -1,13 +1,12 @@
 """ALFA: a rate and a weight decay for each tensor at each inner step, generated from weights and gradients."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
-from metasgd.rules.base import Params, State, Steps, beside, key_of
+from metasgd.rules.base import Params, State, Steps, beside, key_of, without_autocast
 from metasgd.rules.gradient_descent import PerLayerPerStep, at_step
 from metasgd.rules.initial_values import Bounds, Start, outside
 
@@ -62,8 +61,7 @@ class ALFA(PerLayerPerStep):
             for part in (grads, params)
             for n in self.names
         ]
-        autocast = torch.is_autocast_enabled(loss.device.type)
-        with torch.autocast(loss.device.type, enabled=False) if autocast else nullcontext():
+        with without_autocast(loss):
             factors = self.output(self.hidden(torch.stack(means, dim=-1).to(self.hidden.weight.dtype)).relu())
         a, d = factors.chunk(2, dim=-1)
         return a, d

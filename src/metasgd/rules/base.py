@@ -5,6 +5,7 @@ Every rule serves one task (``loss`` of shape ``[]``) and B tasks at once (``los
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -203,3 +204,14 @@ def name_of(key: str) -> str:
 
 
 _EMPTY = nn.ParameterDict()
+
+
+def without_autocast(of: Tensor) -> AbstractContextManager[None]:
+    """What is computed within is in its tensors' own precision: a rule's few figures are no place to save digits.
+
+    Args:
+        of: a tensor on the device where it is computed.
+    """
+    device_type = of.device.type
+    enabled = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()

@@ -1,14 +1,13 @@
 """Meta-curvature: the gradient of each tensor, multiplied by learned matrices along each of its modes."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
-from metasgd.rules.base import Coefficients, Params, State, Steps, key_of
+from metasgd.rules.base import Coefficients, Params, State, Steps, key_of, without_autocast
 from metasgd.rules.initial_values import Bounds, Start
 from metasgd.rules.learned_rates import LearnedRates
 
@@ -96,8 +95,7 @@ class MetaCurvature(LearnedRates):
     def _curved(self, key: str, g: Tensor, lead: int) -> Tensor:
         """``g ×₁ M_out ×₂ M_in ×₃ M_kernel``, for every task in the first ``lead`` axes."""
         t = g.reshape(*g.shape[:lead], *modes_of(g.shape[lead:]))
-        autocast = torch.is_autocast_enabled(g.device.type)
-        with torch.autocast(g.device.type, enabled=False) if autocast else nullcontext():
+        with without_autocast(g):
             if key in self.output and self.output[key].ndim == 1:
                 diagonal: Tensor = self.output[key]
                 return g * diagonal

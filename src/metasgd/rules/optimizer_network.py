@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems
-from metasgd.rules.base import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum
+from metasgd.rules.base import Coefficients, Params, State, Steps, UpdateRule, beside, no_momentum, without_autocast
 from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import empty_history, read_loss
 from metasgd.rules.schedule import Schedule, schedule_factor
@@ -135,15 +135,13 @@ class OptimizerNetwork(UpdateRule):
 
     def choose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``(η, μ)``, each ``[*lead, 1 or tensors]``, for what the MLP is given."""
-        if torch.is_autocast_enabled(features.device.type):
-            with torch.autocast(features.device.type, enabled=False):  # rates are no place to save digits
-                return self.choose(features)
         # in rows, by the functions themselves: an optimizer's step has little time for more
         x = features.reshape(-1, features.shape[-1])
-        for layer in self.mlp:
-            x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else x.tanh()
-        log_factor, shift = x.reshape(*features.shape[:-1], -1).chunk(2, dim=-1)
-        return self.learning_rate * log_factor.exp(), torch.sigmoid(shift + logit(self.momentum))
+        with without_autocast(features):
+            for layer in self.mlp:
+                x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else x.tanh()
+            log_factor, shift = x.reshape(*features.shape[:-1], -1).chunk(2, dim=-1)
+            return self.learning_rate * log_factor.exp(), torch.sigmoid(shift + logit(self.momentum))
 
     def coefficients(self, step: Steps, grads: Params, loss: Tensor, state: State) -> Coefficients:
         eta, mu = self.choose(self.read(step, loss, grads, state))
