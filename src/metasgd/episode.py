@@ -6,7 +6,13 @@ Shape letters, the same in every file: B tasks, N ways, K shots, Q query example
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+
+def from_pixels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images as a network takes them: those that are uint8 become numbers from 0 to 1, all else stays as it is."""
+    return x.to(dtype) / 255 if x.dtype == torch.uint8 else x
 
 
 class Episode(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from metasgd.episode import from_pixels
 from metasgd.errors import UserError
 from metasgd.learner.predictor import Labels, Predictor
 from metasgd.meta.model import MetaModel
@@ -71,7 +72,7 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
         UserError: they have another shape, or values that are not finite.
     """
     given = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    inputs = given.float() / 255 if given.dtype == torch.uint8 else given.float()
+    inputs = from_pixels(given, torch.float32).float()
     shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
     if inputs.ndim < 2:
         raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")

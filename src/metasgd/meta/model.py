@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metasgd.episode import Episode, as_given
+from metasgd.episode import Episode, as_given, from_pixels
 from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.engines import EngineName
 from metasgd.meta.estimators import Estimator, EstimatorName
@@ -216,9 +216,9 @@ class MetaModel(nn.Module):
         Raises:
             UserError: it cannot be meta-trained on these tasks.
         """
-        if tasks.support_x.dtype == torch.uint8:
-            dtype = next(self.network.parameters()).dtype
-            tasks = tasks._replace(support_x=tasks.support_x.to(dtype) / 255, query_x=tasks.query_x.to(dtype) / 255)
+        dtype = next(self.network.parameters()).dtype
+        support_x, query_x = from_pixels(tasks.support_x, dtype), from_pixels(tasks.query_x, dtype)
+        tasks = tasks._replace(support_x=support_x, query_x=query_x)
         if not self.is_tried:
             self.objective.validate_targets(tasks.support_y)
             with undisturbed(self.network, tasks.support_x.device):

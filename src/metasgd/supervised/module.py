@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metasgd.data.problems import Batch, Examples, Problem
+from metasgd.episode import from_pixels
 from metasgd.errors import UserError, first_line
 from metasgd.meta.objectives import OBJECTIVES, Objective
 from metasgd.nn.networks import BatchNorm2d
@@ -17,11 +18,6 @@ from metasgd.training.callbacks.evaluation_weights import EvaluationWeights
 from metasgd.training.resuming import with_fixed_layout
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
-
-
-def as_inputs(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images arrive as uint8 and become numbers from 0 to 1."""
-    return x.to(dtype) / 255 if x.dtype == torch.uint8 else x
 
 
 def measures(objective: Objective, outputs: Tensor, y: Tensor) -> Tensor:
@@ -62,7 +58,7 @@ class SupervisedModule(LightningModule):
     def _evaluated(self, batch: Batch, split: str) -> Tensor:
         x, y = batch
         dtype = next(self.network.parameters()).dtype
-        loss, metric = measures(self.objective, self.network(as_inputs(x, dtype)), y)
+        loss, metric = measures(self.objective, self.network(from_pixels(x, dtype)), y)
         figures = {f"{split}/loss": loss, f"{split}/{self.objective.metric}": metric}
         self.log_dict(figures, batch_size=len(y), prog_bar=True, on_step=split == "train", on_epoch=split != "train")
         return torch.as_tensor(loss)
@@ -79,7 +75,7 @@ def validate_network(network: nn.Module, problem: Problem, train: Examples) -> N
     first = next(network.parameters(), None)
     if first is None:
         raise UserError(f"network: {kind} has no parameters, so there is nothing to train: use another")
-    x = as_inputs(train.x[:2], first.dtype)
+    x = from_pixels(train.x[:2], first.dtype)
     if any(isinstance(module, BatchNorm2d) for module in network.modules()):
         raise UserError(
             f"network: {type(network).__name__} normalises every batch by itself, as few-shot tasks want it; an image's"

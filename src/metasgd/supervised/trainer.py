@@ -14,11 +14,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from metasgd.data.problems import Examples, ShuffledBatches
 from metasgd.data.rng import Split
+from metasgd.episode import from_pixels
 from metasgd.meta.objectives import Objective
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.optim.loss import LossNotFiniteError
 from metasgd.supervised.evaluation_weights import evaluation_weights
-from metasgd.supervised.module import as_inputs, measures
+from metasgd.supervised.module import measures
 from metasgd.training.rehearsal import training_modes
 
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
@@ -171,14 +172,14 @@ class SupervisedTrainer:
         """The loss of a batch, and its gradients where the optimizer finds them."""
         x, y = (t.to(self.device) for t in self.examples["train"].__getitems__(rows))
         optimizer.zero_grad()
-        loss: Tensor = self.objective.loss(network(as_inputs(x, next(network.parameters()).dtype)), y)
+        loss: Tensor = self.objective.loss(network(from_pixels(x, next(network.parameters()).dtype)), y)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     def _evaluation_weights(self, network: nn.Module, optimizer: Optimizer, seed: int) -> AbstractContextManager[None]:
         dtype = next(network.parameters()).dtype
         batches = (self.examples["train"].x[rows] for rows in self.batches(seed))
-        return evaluation_weights(network, optimizer, (as_inputs(x.to(self.device), dtype) for x in batches))
+        return evaluation_weights(network, optimizer, (from_pixels(x.to(self.device), dtype) for x in batches))
 
     def _evaluate(self, network: nn.Module, trace: Trace, step: int, seconds: float, since: list[Tensor]) -> None:
         val_loss, val_metric = self._measured(network, "val")
@@ -198,7 +199,7 @@ class SupervisedTrainer:
         for first in range(0, len(examples), EVAL_BATCH):
             x, y = examples.x[first : first + EVAL_BATCH], examples.y[first : first + EVAL_BATCH]
             x, y = x.to(self.device), y.to(self.device)
-            found = measures(self.objective, network(as_inputs(x, dtype)), y)
+            found = measures(self.objective, network(from_pixels(x, dtype)), y)
             total += len(y) * found.double().cpu()
         network.train()
         loss, metric = (total / len(examples)).tolist()

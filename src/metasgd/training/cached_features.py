@@ -13,7 +13,7 @@ from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.feature_store import FeatureStore
 from metasgd.data.source import Sampler
 from metasgd.data.transforms.rotation import Rotated
-from metasgd.episode import Episode, as_given
+from metasgd.episode import Episode, as_given, from_pixels
 from metasgd.meta.frozen_layers import frozen_layers
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.meta.model import MetaModel
@@ -108,15 +108,13 @@ class Features:
         missing = [key for key in examples if key not in found]
         for start in range(0, len(missing), AT_ONCE):
             some = missing[start : start + AT_ONCE]
-            store.add({key: bytes_of(self.prefix.features(self._as_input(examples[key][None]))) for key in some})
+            inputs = {key: from_pixels(examples[key][None], self._probe.dtype) for key in some}
+            store.add({key: bytes_of(self.prefix.features(one)) for key, one in inputs.items()})
             found.update(store.find(some))  # which another process may have written meanwhile
         features = torch.stack([self._read(found[key]) for key in keys]).to(x.device)
         features = features.reshape(*x.shape[:2], *features.shape[1:])
         n_support = tasks.support_x.shape[1]
         return tasks._replace(support_x=features[:, :n_support], query_x=features[:, n_support:])
-
-    def _as_input(self, x: Tensor) -> Tensor:
-        return x.to(self._probe.dtype) / 255 if x.dtype == torch.uint8 else x
 
     def _read(self, value: bytes) -> Tensor:
         return torch.frombuffer(bytearray(value), dtype=self._form.dtype).reshape(self._form.shape)
