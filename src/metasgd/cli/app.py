@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as Bar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,6 +22,7 @@ from metasgd.cli.makers import validate_makers
 from metasgd.cli.overview import DESCRIPTION, PURPOSES, program
 from metasgd.cli.parser import Parser
 from metasgd.cli.save_config import SaveFitConfig
+from metasgd.cli.seeds import unfit_seed
 from metasgd.cli.summary import say_what_begins
 from metasgd.cli.trainer_options import (
     TRAINER_DEFAULTS,
@@ -33,7 +33,7 @@ from metasgd.cli.trainer_options import (
     validate_trainer_options,
 )
 from metasgd.cli.values import validate_values
-from metasgd.errors import UserError
+from metasgd.errors import UserError, raise_problems
 from metasgd.runs.folders import Run, find_start, new_run
 from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
@@ -103,8 +103,7 @@ class MetaSGDCLI(LightningCLI):
         validate_makers(options)
         built = {"model": MetaSGDModule, "data": EpisodicDataModule, "trainer": Trainer}
         validate_values(options.as_dict(), {**built, "last_checkpoint": LastCheckpoint})
-        if not 0 <= (options.seed_everything or 0) <= max_seed_value:
-            raise UserError(f"seed_everything is {options.seed_everything}: 0 to {max_seed_value} is allowed")
+        raise_problems(unfit_seed(options.seed_everything or 0))
         for logger in as_list(options.trainer.logger):
             if isinstance(logger, Namespace) and (save_dir := logger.init_args.get("save_dir")) is not None:
                 place_of(str(save_dir), SAVE_DIR)  # the logger will trip over one out of reach

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
 from torch import nn
 from upath import UPath
 
 from metasgd.cli.comparing import progress_of
+from metasgd.cli.seeds import unfit_seed
 from metasgd.data.problems import Problem, ShuffledBatches
 from metasgd.errors import UserError, first_line, raise_problems, too_small
 from metasgd.meta.objectives import OBJECTIVES
@@ -129,11 +129,7 @@ class Compare:
             ("seeds", self.seeds, 1),
             ("trials", self.trials, 1),
         )
-        if not 0 <= self.seed_everything <= max_seed_value - self.seeds:
-            problems.append(
-                f"seed_everything is {self.seed_everything}: a whole number from 0 to {max_seed_value - self.seeds} is"
-                " needed"
-            )
+        problems += unfit_seed(self.seed_everything, self.seeds)
         if self.trials % 2 == 0 or self.most_trials < self.trials:
             problems.append(
                 f"trials is {self.trials} and most_trials {self.most_trials}: an odd number, and at least as many, are"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from lightning.fabric.utilities.seed import max_seed_value
 from rich.console import Console
 from upath import UPath
 
 from metasgd import __version__
 from metasgd.cli.comparing import progress_of
+from metasgd.cli.seeds import unfit_seed
 from metasgd.data.cache import default_cache_dir
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.reporting.text import printable
@@ -128,13 +128,10 @@ class CompareSuite:
             ("trials", self.trials, 1),
             ("timing_rounds", self.timing_rounds, 0),
             ("most_trials", self.most_trials, self.trials),
-            ("seed_everything", self.seed_everything, 0),
         )
         if self.trials % 2 == 0:
             problems.append(f"trials is {self.trials}: an odd number is needed")
-        if self.seed_everything > max_seed_value - self.seeds:
-            problems.append(f"seed_everything is {self.seed_everything}: at most {max_seed_value - self.seeds} can be")
-        raise_problems(problems)
+        raise_problems([*problems, *unfit_seed(self.seed_everything, self.seeds)])
 
     def _workloads(self) -> list[Workload]:
         known = {workload.name: workload for workload in _named("--suite", [self.suite], SUITES)[0]}

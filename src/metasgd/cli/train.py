@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 from lightning import Trainer, seed_everything
-from lightning.fabric.utilities.seed import max_seed_value
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metasgd.cli.made_optimizer import described, made_by
+from metasgd.cli.seeds import unfit_seed
 from metasgd.data.problems import Problem
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.optim.learned_optimizer import LearnedOptimizer
@@ -91,11 +91,7 @@ class Train:
             UserError: an option, the data, the network or a checkpoint cannot be used; before a run has a folder.
         """
         problems = too_small(("steps", self.steps, 1), ("val_every", self.val_every, 1))
-        if not 0 <= self.seed_everything <= max_seed_value:
-            problems.append(
-                f"seed_everything is {self.seed_everything}: a whole number from 0 to {max_seed_value} is needed"
-            )
-        raise_problems(problems)
+        raise_problems([*problems, *unfit_seed(self.seed_everything)])
         with ExitStack() as held:  # the run's lock
             self._run(held)
 
