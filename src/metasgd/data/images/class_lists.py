@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from metasgd.data.images.files import ClassFiles, classes_in, names_in, shortened
+from metasgd.data.images.files import ClassFiles, classes_in, names_in, raise_some
 from metasgd.data.images.split_names import split_called
 from metasgd.data.regular_file import read_regular
 from metasgd.data.rng import SPLITS, Split
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError
 
 LISTS, LIST = "splits", ".txt"
 """The folder of the lists, in which they may have one of their own, and their suffix."""
@@ -45,16 +45,14 @@ def listed_classes(root: Path, lists: Mapping[Split, Path]) -> tuple[dict[Split,
     place = next((root / name for name in PLACES if os.path.isdir(root / name)), root)
     there = {c.name: c for c in classes_in(place)}
     named = {split: _read_list(path) for split, path in lists.items()}
-    raise_problems(
-        shortened(
-            [
-                f"{lists[split]} names {name}, but {place} has no class of that name. Add its pictures, or take it off"
-                " the list"
-                for split, names in named.items()
-                for name in names
-                if name not in there
-            ]
-        )
+    raise_some(
+        [
+            f"{lists[split]} names {name}, but {place} has no class of that name. Add its pictures, or take it off"
+            " the list"
+            for split, names in named.items()
+            for name in names
+            if name not in there
+        ]
     )
     unused = len(there.keys() - {name for names in named.values() for name in names})
     left_out = f"{unused} of the {len(there)} classes in {place} are not used: no list in {LISTS} names them"

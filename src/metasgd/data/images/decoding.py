@@ -16,10 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
-from metasgd.data.images.files import SUFFIXES, printable, shortened
+from metasgd.data.images.files import SUFFIXES, printable, raise_some
 from metasgd.data.images.metadata import without_metadata
 from metasgd.data.regular_file import read_regular
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError
 
 Fit = Literal["crop", "pad", "stretch"]
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -128,7 +128,7 @@ def read_pictures(paths: Sequence[Path], form: PictureForm) -> Iterator[NDArray[
                 problems += error.problems
             else:
                 yield image
-    raise_problems(shortened(problems))
+    raise_some(problems)
 
 
 def _validate_fit(image: Image.Image, path: Path) -> None:

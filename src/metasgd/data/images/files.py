@@ -57,7 +57,7 @@ def files_in(folder: Path) -> list[Path]:
         for path in found
         if path.is_symlink() and not os.path.exists(path)
     ]
-    raise_problems(shortened(problems))
+    raise_some(problems)
     return found
 
 
@@ -80,9 +80,12 @@ def pictures_among(files: Iterable[Path], folder: Path) -> list[Path]:
         UserError: the name of one, or of a folder that it is in, is not UTF-8.
     """
     found = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    foreign = [path for path in found if not _is_utf8(path.relative_to(folder))]
-    raise_problems(
-        shortened([f"{printable(p)}: its name is not UTF-8. Rename it, or the folder that it is in" for p in foreign])
+    raise_some(
+        [
+            f"{printable(path)}: its name is not UTF-8. Rename it, or the folder that it is in"
+            for path in found
+            if printable(path.relative_to(folder)) != str(path.relative_to(folder))
+        ]
     )
     return found
 
@@ -93,15 +96,13 @@ def validate_no_strays(files: Iterable[Path]) -> None:
     Raises:
         UserError: names the files that are neither pictures nor among their harmless companions.
     """
-    strays = [path for path in files if not path.name.lower().endswith(SUFFIXES + COMPANIONS)]
-    raise_problems(
-        shortened(
-            [
-                f"{printable(path)}: not of a format that is read ({', '.join(SUFFIXES)}). Save it as PNG or JPEG, or"
-                " move it out of the folder"
-                for path in strays
-            ]
-        )
+    raise_some(
+        [
+            f"{printable(path)}: not of a format that is read ({', '.join(SUFFIXES)}). Save it as PNG or JPEG, or"
+            " move it out of the folder"
+            for path in files
+            if not path.name.lower().endswith(SUFFIXES + COMPANIONS)
+        ]
     )
 
 
@@ -150,19 +151,15 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
 
 
-def shortened(problems: Sequence[str]) -> list[str]:
-    """The first of many problems, and how many more there are."""
+def raise_some(problems: Sequence[str]) -> None:
+    """Raise one ``UserError`` with the first of many problems and how many more there are, if there are any."""
     more = len(problems) - MOST_PROBLEMS
-    return [*problems[:MOST_PROBLEMS], *([f"… and {more} more of this kind"] if more > 0 else [])]
+    raise_problems([*problems[:MOST_PROBLEMS], *([f"… and {more} more of this kind"] if more > 0 else [])])
 
 
 def printable(path: Path) -> str:
     """The path, with escapes for the bytes of its name that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _is_utf8(path: Path) -> bool:
-    return printable(path) == str(path)
 
 
 def _walk(folder: Path, names: Iterable[str], above: frozenset[str], problems: list[str]) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.contents import Contents
 from metasgd.data.images.decoding import DECODING, RESAMPLING, Fit, PictureForm, read_pictures
-from metasgd.data.images.files import ClassFiles, shortened
+from metasgd.data.images.files import ClassFiles, raise_some
 from metasgd.data.images.layouts import Found, find_classes
 from metasgd.data.images.polarity import Ink, other_ink
 from metasgd.data.rng import SPLITS, Split
@@ -195,7 +195,7 @@ def _status(paths: Sequence[Path]) -> list[os.stat_result]:
             found.append(path.stat())
         except OSError as error:
             problems.append(f"{path} cannot be read ({error.strerror or error}). Restore it")
-    raise_problems(shortened(problems))
+    raise_some(problems)
     return found
 
 

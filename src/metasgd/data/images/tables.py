@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metasgd.data.csv_cells import cell_text
-from metasgd.data.images.files import ClassFiles, printable, shortened
+from metasgd.data.images.files import ClassFiles, printable, raise_some
 from metasgd.data.regular_file import read_regular
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError
 
 FILE_COLUMNS, LABEL_COLUMN = ("file", "filename"), "label"
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
@@ -91,7 +91,7 @@ def _found(table: Path, images: Path, rows: Sequence[Row], first: int) -> list[t
         for r, (name, _) in enumerate(rows, first)
         if not os.path.isfile(images / name)  # which is false, too, of names that no file can have
     ]
-    raise_problems(shortened(problems if rows else [f"{table}: it has no rows"]))
+    raise_some(problems if rows else [f"{table}: it has no rows"])
     return [(images / name, label) for name, label in rows]
 
 
