@@ -46,6 +46,11 @@ def some_of(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
+def counted(n: int, what: str) -> str:
+    """How many there are: ``1 step``, ``2 steps``."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise one ``UserError`` with all the problems found, each once, or do nothing if there are none."""
     if problems:

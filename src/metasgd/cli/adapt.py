@@ -18,7 +18,7 @@ from metasgd.data.images.files import ClassFiles
 from metasgd.data.images.layouts import labelled_pictures, unlabelled_pictures
 from metasgd.data.images.polarity import Polarity, blank_in_words, ink_of, polarity_in_words
 from metasgd.data.transforms.views import MOST_VIEWS, support_views
-from metasgd.errors import UserError, raise_problems, too_large, too_small
+from metasgd.errors import UserError, counted, raise_problems, too_large, too_small
 from metasgd.learner.ensemble import AdaptedEnsemble
 from metasgd.learner.prediction_sets import rank_of_coverage, rank_of_unknown
 from metasgd.nn.export import validate_onnx_installed
@@ -162,7 +162,7 @@ def adapt(
         write_output(Path(save), network, "--save")
     write_output(Path(output), found.table.encode(), "--output")
     n = len(asked)
-    show.print(printable(f"written: {output}, with the predictions for {n} picture{'s' * (n != 1)}"))
+    show.print(printable(f"written: {output}, with the predictions for {counted(n, 'picture')}"))
     if save is not None:
         show.print(printable(f"written: {save}, the adapted network"))
     return DOUBTFUL if verdict.doubtful else 0

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from metasgd.errors import counted
 from metasgd.learner.adapted_learner import as_inputs
 from metasgd.learner.linear_probe import EACH_ALONE, FOLDS, by_linear_probe
 from metasgd.learner.meta_learner import MetaLearner
@@ -114,7 +115,7 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
 def _candidates(learner: MetaLearner, inner_steps: int | None, to_scale: bool) -> list[Candidate]:
     """The learner as it is, and what it is compared to: of those that are equally good the first is taken."""
     steps = learner.model.eval_inner_steps if inner_steps is None else inner_steps
-    own = Candidate(f"{steps} inner step{'s' * (steps != 1)}", learner, steps, to_scale)
+    own = Candidate(counted(steps, "inner step"), learner, steps, to_scale)
     if own.by_head:
         own = replace(own, name=CENTROIDS)
     centroid = None if inner_steps is not None or own.by_head else by_nearest_centroid(learner)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.polarity import Ink
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, counted, raise_problems
 from metasgd.learner.load import load, load_source
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.learner.nearest_centroid import pretrained
@@ -77,7 +77,7 @@ def _together(found: Sequence[Given], ckpt_path: str) -> Given:
     """All the learners as one, if they take the same pictures."""
     first = found[0]
     sizes = {
-        given.files[0]: f"{g.width}×{g.height} in {g.channels} channel{'s' * (g.channels != 1)}"
+        given.files[0]: f"{g.width}×{g.height} in {counted(g.channels, 'channel')}"
         for given in found
         for g in [given.form]
     }

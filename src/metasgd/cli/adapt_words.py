@@ -8,6 +8,7 @@ from metasgd.cli.adapt_choice import Labels, Pictures
 from metasgd.cli.adapt_output import Doubt, Predictions
 from metasgd.data.images.decoding import PictureForm
 from metasgd.data.images.files import ClassFiles
+from metasgd.errors import counted
 from metasgd.learner.adapted_learner import AdaptedLearner
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.reached import rates_reached
@@ -45,8 +46,7 @@ def loss_in_words(adapted: AdaptedLearner) -> str:
         return f"loss on the support set: {losses[0]:.4f}"
     worse = losses[-1] >= losses[0]
     return (
-        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {steps} inner"
-        f" step{'s' * (steps != 1)}"
+        f"loss on the support set: {losses[0]:.4f} before, {losses[-1]:z.4f} after {counted(steps, 'inner step')}"
         f"{'; adapting did not lower it, so the rates do not suit these pictures' if worse else ''}"
     )
 

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from metasgd.data.plan import PlanningSampler
+from metasgd.errors import counted
 from metasgd.reporting.text import printable
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
@@ -42,7 +43,7 @@ def _rows(
     shapes = [f"{s.n_way}-way {s.k_shot}-shot" if classes else f"{s.k_shot} {unit}" for s in data.train_shapes]
     task = ", ".join(shapes) + " in turn" * (len(shapes) > 1)
     source = type(data.source if environment is None else environment).__name__
-    steps = f"{module.inner_steps} inner step{'s' * (module.inner_steps != 1)}"
+    steps = counted(module.inner_steps, "inner step")
     yield "tasks", f"{task} of {source}, {steps}; {data.meta_batch_size} to an outer step"
     pools = {split: len(s.pool.names) for split, s in data.samplers.items() if isinstance(s, PlanningSampler)}
     listed = {split: len(names) for split, names in data.contents.items()}  # of some sources groups of classes

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from metasgd.episode import Episode
+from metasgd.errors import counted
 from metasgd.reporting.metrics import mean_and_ci95
 from metasgd.reporting.text import figure_text, printable
 
@@ -76,7 +77,7 @@ def paths_figure(positions: Tensor, goals: Tensor, after: Sequence[int]) -> Figu
     panels: list[Axes] = list(figure.subplots(1, len(goals), squeeze=False).flat)
     for b, panel in enumerate(panels):
         for j, s in enumerate(after):
-            label = "before adaptation" if s == 0 else f"after {s} step{'s' * (s != 1)}"
+            label = "before adaptation" if s == 0 else f"after {counted(s, 'step')}"
             for k, path in enumerate(positions[j, b, :MOST_PATHS]):
                 x, y = path.T.numpy()
                 colour = "grey" if s == 0 else f"C{j}"

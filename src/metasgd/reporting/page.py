@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from metasgd.errors import counted
 from metasgd.reporting.figures import file_of, filters_figure, settings_of, steps_figure
 from metasgd.reporting.metrics import mean_and_ci95
 from metasgd.reporting.rates import moved_share, unmoved_in_words
@@ -150,7 +151,7 @@ def _metrics(about: Page) -> list[tuple[str, str]]:
 
 def after(outer_steps: int) -> str:
     """When a checkpoint was written, in words."""
-    return f"after {outer_steps} outer step{'s' * (outer_steps != 1)}"
+    return f"after {counted(outer_steps, 'outer step')}"
 
 
 def _in_words(mean: float | None, half: float | None, metric: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from metasgd.errors import counted
 from metasgd.reporting.metrics import Summary
 
 MOST_ROWS = 10
@@ -67,7 +68,7 @@ class Protocol:
         ways = f"{self.n_way}-way {self.k_shot}-shot" if self.metric == "accuracy" else f"{self.k_shot} {shown}"
         if self.one_alphabet:
             ways += " within one alphabet"
-        parts = [ways, f"{self.n_query} {asked}", f"{self.inner_steps} inner step{'s' * (self.inner_steps != 1)}"]
+        parts = [ways, f"{self.n_query} {asked}", counted(self.inner_steps, "inner step")]
         parts.append(f"adapts {self.adapts}")
         if self.transductive is not None:
             parts.append("transductive (query statistics)" if self.transductive else "inductive (support statistics)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from metasgd.errors import UserError
+from metasgd.errors import UserError, counted
 from metasgd.runs.checkpoint_file import read_checkpoint
 from metasgd.runs.folders import Run, resolve_checkpoint, run_of
 from metasgd.runs.storage import answering, is_saved
@@ -77,7 +77,7 @@ def _best(k: int, save_dir: UPath, name: str, version: int | str | None) -> list
         saved = saved_by_value(run)
     if len(saved) < k:
         raise UserError(
-            f"{option}, but {run.folder} has {len(saved)} checkpoint{'s' * (len(saved) != 1)} that a validation chose."
+            f"{option}, but {run.folder} has {counted(len(saved), 'checkpoint')} that a validation chose."
             " Train with --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor=val/accuracy"
             f" --trainer.callbacks.mode=max --trainer.callbacks.save_top_k={k}, which saves as many (val/mse and min in"
             " regression), or ask for fewer"

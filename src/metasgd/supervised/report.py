@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
+from metasgd.errors import counted
 from metasgd.reporting.text import figure_text, printable
 from metasgd.supervised.comparison import SPACING, Row
 
@@ -36,8 +37,8 @@ class Protocol:
 
     def in_words(self) -> str:
         return (
-            f"{_count(self.steps, 'step')}, mean ± standard deviation over {_count(self.seeds, 'seed')}. Each"
-            f" baseline's learning rate was tuned on validation with one more seed: {_count(self.trials, 'setting')} a"
+            f"{counted(self.steps, 'step')}, mean ± standard deviation over {counted(self.seeds, 'seed')}. Each"
+            f" baseline's learning rate was tuned on validation with one more seed: {counted(self.trials, 'setting')} a"
             f" factor of √10 apart, more while the best was at the edge, at most {self.most_trials}; the learned"
             f" optimizer's factor is 1, untuned. Steps to validation loss {self.target_loss:.3g}: the first"
             f" evaluation at or below it. ÷√10, ×√10: validation {self.metric} with the learning rate off"
@@ -171,10 +172,6 @@ def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
 def _nearest(trials: dict[float, float], lr: float) -> float | None:
     """What that learning rate gave, NaN if it diverged; None if it was not tried."""
     return next((value for tried, value in trials.items() if math.isclose(tried, lr, rel_tol=0.01)), None)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _sign(protocol: Protocol) -> int:

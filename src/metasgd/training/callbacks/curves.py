@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metasgd.data.sinusoid import SinusoidSampler
 from metasgd.episode import Episode
+from metasgd.errors import counted
 from metasgd.meta.full_unroll import FullUnroll
 from metasgd.reporting.rates import moved_share
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -92,7 +93,7 @@ def curves_figure(tasks: Episode, outputs: Tensor, after: Sequence[int]) -> Figu
         panel.set_ylim(float(truth.min()) - room, float(truth.max()) + room)  # a diverging learner may leave it
         for j, s in enumerate(after):
             style = {"linestyle": ":", "color": "grey"} if s == 0 else {"color": f"C{j - 1}", "alpha": 0.8}
-            panel.plot(x, outputs[b, j, :, 0], label=f"after {s} step{'s' * (s != 1)}", **style)
+            panel.plot(x, outputs[b, j, :, 0], label=f"after {counted(s, 'step')}", **style)
         panel.plot(tasks.support_x[b, :, 0], tasks.support_y[b, :, 0], "o", color="black", label="support")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
