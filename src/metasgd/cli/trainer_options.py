@@ -8,10 +8,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import (
-    Callback,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -101,7 +98,7 @@ def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
         for option, least in LEAST.items()
         if isinstance(value := config.get(option), int | float) and value < least
     ]
-    if fit and config.get("limit_train_batches") in (0, 0.0) and config["limit_train_batches"] is not None:
+    if fit and config.get("limit_train_batches") == 0:
         problems.append("trainer.limit_train_batches is 0: no outer step would be taken. Leave it out")
     if config["inference_mode"]:
         problems.append(

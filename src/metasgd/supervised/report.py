@@ -78,10 +78,8 @@ def summary(row: Row, protocol: Protocol) -> dict[str, Any]:
 def table(rows: Sequence[Row], protocol: Protocol, title: str) -> Table:
     """The table that ``compare`` prints, the best row first."""
     percent = protocol.metric == "accuracy"
-    found = sorted(
-        (summary(row, protocol) for row in rows),
-        key=lambda s: (math.isnan(s[f"test/{protocol.metric}"]), _sign(protocol) * s[f"test/{protocol.metric}"]),
-    )
+    metric, sign = f"test/{protocol.metric}", -1 if protocol.higher_is_better else 1
+    found = sorted((summary(row, protocol) for row in rows), key=lambda s: (math.isnan(s[metric]), sign * s[metric]))
 
     def shown(value: float | None) -> str:
         if value is None:
@@ -94,13 +92,11 @@ def table(rows: Sequence[Row], protocol: Protocol, title: str) -> Table:
     for name in ("steps to loss", "ms per step", "÷√10", "×√10"):
         printed.add_column(name, justify="right")
     for s in found:
-        spread = (
-            f" ± {shown(s[f'test/{protocol.metric}_sd'])}" if not math.isnan(s[f"test/{protocol.metric}_sd"]) else ""
-        )
+        spread = "" if math.isnan(s[f"{metric}_sd"]) else f" ± {shown(s[f'{metric}_sd'])}"
         printed.add_row(
             escape(printable(s["optimizer"], MOST_NAME)),
             f"{s['learning_rate']:.3g}" if s["tuned"] else "untuned",
-            shown(s[f"test/{protocol.metric}"]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
+            shown(s[metric]) + spread + (f" ({s['diverged']} diverged)" if s["diverged"] else ""),
             f"{s['val/loss']:.3f}",
             "never" if s["steps_to_target"] is None else str(s["steps_to_target"]),
             f"{1000 * s['seconds_per_step']:.1f}",
@@ -172,7 +168,3 @@ def _over_seeds(row: Row, name: str) -> NDArray[np.float64]:
 def _nearest(trials: dict[float, float], lr: float) -> float | None:
     """What that learning rate gave, NaN if it diverged; None if it was not tried."""
     return next((value for tried, value in trials.items() if math.isclose(tried, lr, rel_tol=0.01)), None)
-
-
-def _sign(protocol: Protocol) -> int:
-    return -1 if protocol.higher_is_better else 1
