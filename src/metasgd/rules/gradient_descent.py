@@ -20,7 +20,7 @@ from metasgd.rules.base import (
 )
 from metasgd.rules.blocks import block_of
 from metasgd.rules.initial_values import Bounds, Start, checked_bounds, draw, logit, outside
-from metasgd.rules.learned_rates import LearnedRates
+from metasgd.rules.learned_rates import LearnedRates, of_each
 
 
 class PerParameter(UpdateRule):
@@ -109,8 +109,7 @@ class PerParameterMomentum(PerParameter):
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
-        start = logit(self.momentum)
-        self.rho = nn.ParameterDict({key_of(n): p.new_tensor(start) for n, p in params.items()})
+        self.rho = of_each(params, logit(self.momentum))
 
     def init_state(self, params: Params) -> State:
         return no_momentum(params)
