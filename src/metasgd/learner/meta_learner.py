@@ -104,7 +104,7 @@ class MetaLearner:
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The same as outputs ``[N]``: of classes their logits, in the order of all the classes of y."""
         inputs, labels = as_inputs(self.model.network, x), np.asarray(y)
-        steps = self.model.eval_inner_steps if inner_steps is None else inner_steps
+        steps = self._steps(inner_steps)
         if not steps and self.reads_each_alone(inputs):
             _, targets = self._classes(labels, len(inputs))
             outputs = self.left_out_logits(inputs, targets.to(inputs.device)).cpu().numpy()
