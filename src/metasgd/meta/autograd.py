@@ -1,6 +1,6 @@
 """Derivatives by autograd: for any network and any loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -177,7 +177,7 @@ def _vjp(outputs: list[tuple[Tensor, Tensor]], params: Params, shared: Params) -
     return {n: g for n, g in zip(inputs, found, strict=True) if g is not None}
 
 
-def zeros_where_unused(params: Params, grads: Sequence[Tensor | None]) -> Params:
+def zeros_where_unused(params: Mapping[str, Tensor], grads: Sequence[Tensor | None]) -> Params:
     """The gradients by name; of a parameter that the loss of these tasks does not depend on it is zero."""
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), grads, strict=True)}
 

@@ -90,7 +90,7 @@ class TruncatedUnroll(Unroll):
         ]
         return MetaGradient(
             theta={n: torch.zeros_like(p) for n, p in config.network.named_parameters()},
-            phi={n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(phi.items(), found, strict=True)},
+            phi=zeros_where_unused(phi, found),
             support_losses=torch.stack(losses, dim=1),
             query_losses=query_losses.detach(),
             outputs=outputs.detach(),
