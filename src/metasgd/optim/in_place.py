@@ -47,16 +47,21 @@ def step_in_place(
             maximize=False,
         )
         return
-    moves = grads
-    if buffers is not None:
-        torch._foreach_mul_(buffers, momenta)  # type: ignore[arg-type] # either is taken
-        torch._foreach_add_(buffers, grads)
-        moves = buffers
+    moves = with_momentum(grads, buffers, momenta)
     if all(_is_one(rate) for rate in rates):
         for p, move, rate in zip(params, moves, rates, strict=True):
             p.add_(move, alpha=-lr * float(rate))
     else:
         torch._foreach_addcmul_(params, moves, rates, value=-lr)  # type: ignore[arg-type] # numbers are each one
+
+
+def with_momentum(grads: list[Tensor], buffers: list[Tensor] | None, momenta: Figures | float | None) -> list[Tensor]:
+    """``m ← μ m + g`` in place, and m; g where there is no momentum."""
+    if buffers is None:
+        return grads
+    torch._foreach_mul_(buffers, momenta)  # type: ignore[arg-type] # either is taken
+    torch._foreach_add_(buffers, grads)
+    return buffers
 
 
 def _viewed(tensors: list[Tensor], channels_last: list[bool]) -> list[Tensor]:

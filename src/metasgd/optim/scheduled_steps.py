@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metasgd.optim.gradients import Entry
+from metasgd.optim.in_place import with_momentum
 from metasgd.optim.steps import BUFFER, V, decay
 from metasgd.optim.tensor_list import TensorList, tensor_lists
 from metasgd.rules.scaled_network import RELATIVE_SMALLEST
@@ -115,8 +116,7 @@ def _step(
         momenta = [float(own)] * len(entries)
     decay(entries, rates, lr * float(group["weight_decay"]))
     thetas, m = [e.theta for e in entries], [e.buffer(BUFFER) for e in entries]
-    torch._foreach_mul_(m, momenta)
-    torch._foreach_add_(m, [e.grad for e in entries])
+    with_momentum([e.grad for e in entries], m, [*momenta])
     for e, mu in zip(entries, momenta, strict=True):
         e.state[SEEN] = mu * e.state.get(SEEN, 0.0) + 1
     updates = roots

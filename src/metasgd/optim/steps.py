@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metasgd.errors import UserError
 from metasgd.optim.gradients import Entry, norms_of, stacked
-from metasgd.optim.in_place import step_in_place
+from metasgd.optim.in_place import step_in_place, with_momentum
 from metasgd.optim.tensor_list import TensorList
 from metasgd.rules.base import M, State, UpdateRule
 from metasgd.rules.scaled_network import DECAY, RELATIVE_SMALLEST, scale_of
@@ -69,7 +69,7 @@ def _step_within_limit(
     entries: list[Entry],
     norms: list[float],
     etas: Sequence[Tensor | float],
-    mus: Sequence[Tensor | float] | None,
+    mus: list[Tensor | float] | None,
     lr: float,
 ) -> bool:
     """Make the step if an update may be too large; whether it was made.
@@ -88,11 +88,7 @@ def _step_within_limit(
     sizes = [lr * abs(float(eta)) for eta in etas]
     if all(size * bound <= limit for size, bound, limit in zip(sizes, bounds, limits, strict=True)):
         return False
-    moves = [e.grad for e in entries]
-    if mus is not None:
-        moves = [e.buffer(BUFFER) for e in entries]
-        torch._foreach_mul_(moves, [float(mu) for mu in mus])
-        torch._foreach_add_(moves, [e.grad for e in entries])
+    moves = _moves(entries, None if mus is None else [float(mu) for mu in mus])
     lengths, of_theta = norms_of(moves), norms_of([e.theta for e in entries])
     for i, e in enumerate(entries):
         limit = max(limits[i], e.group["max_update"] * of_theta[i])
@@ -107,16 +103,16 @@ def _step_within_limit(
 
 
 def _step_of_shaped_rates(
-    entries: list[Entry], etas: Sequence[Tensor | float], mus: Sequence[Tensor | float] | None, lr: float
+    entries: list[Entry], etas: Sequence[Tensor | float], mus: list[Tensor | float] | None, lr: float
 ) -> None:
-    moves = [e.grad for e in entries]
-    if mus is not None:
-        moves = [e.buffer(BUFFER) for e in entries]
-        torch._foreach_mul_(moves, mus)  # type: ignore[arg-type] # either is taken
-        torch._foreach_add_(moves, [e.grad for e in entries])
-    updates = [lr * eta * move for eta, move in zip(etas, moves, strict=True)]
+    updates = [lr * eta * move for eta, move in zip(etas, _moves(entries, mus), strict=True)]
     torch._foreach_mul_(updates, limit_factors(entries, updates))
     torch._foreach_sub_([e.theta for e in entries], updates)
+
+
+def _moves(entries: list[Entry], mus: list[Tensor | float] | None) -> list[Tensor]:
+    buffers = None if mus is None else [e.buffer(BUFFER) for e in entries]
+    return with_momentum([e.grad for e in entries], buffers, mus)
 
 
 def step_scale_free(
@@ -144,8 +140,7 @@ def step_scale_free(
     tensors.take_in(grads, 1 - DECAY)
     torch._foreach_mul_(v, tensors.keep)
     torch._foreach_addcmul_(v, grads, grads, value=1 - DECAY)  # where a row has no gradient this adds nothing
-    torch._foreach_mul_(m, float(own) if own is not None else [momenta[e.name] for e in entries])
-    torch._foreach_add_(m, grads)
+    with_momentum(grads, m, float(own) if own is not None else [momenta[e.name] for e in entries])
 
     # as long as there has been no gradient m and v are 0, of which the root's inverse must be a number
     smallest = max(RELATIVE_SMALLEST**2 * gradient_square, torch.finfo(thetas[0].dtype).tiny)
