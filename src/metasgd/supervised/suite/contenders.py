@@ -64,32 +64,17 @@ class Contender:
         return None
 
 
-def _adamw(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return torch.optim.AdamW(named, lr=lr, weight_decay=WEIGHT_DECAY)
+def _of(kind: Callable[..., Optimizer], **settings: Any) -> Make:
+    """Optimizers of that kind, which need not know how many steps there are."""
 
+    def make(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
+        return kind(named, lr=lr, **settings)
 
-def _nadamw(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return torch.optim.NAdam(named, lr=lr, weight_decay=WEIGHT_DECAY, decoupled_weight_decay=True)
-
-
-def _momentum(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return torch.optim.SGD(named, lr=lr, momentum=0.9)
-
-
-def _muon(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return MuonWithAdamW(named, lr, WEIGHT_DECAY)
+    return make
 
 
 def _schedule_free(named: Named, lr: float, steps: int) -> Optimizer:
     return _packaged("schedulefree", "AdamWScheduleFree", named, lr=lr, warmup_steps=math.ceil(WARM_UP * steps))
-
-
-def _prodigy(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return _packaged("prodigyopt", "Prodigy", named, lr=lr)
-
-
-def _d_adaptation(named: Named, lr: float, steps: int) -> Optimizer:  # noqa: ARG001
-    return _packaged("dadaptation", "DAdaptAdam", named, lr=lr, decouple=True)
 
 
 def _packaged(package: str, name: str, named: Named, **settings: Any) -> Optimizer:
@@ -97,26 +82,32 @@ def _packaged(package: str, name: str, named: Named, **settings: Any) -> Optimiz
     return optimizer
 
 
+ADAMW = _of(torch.optim.AdamW, weight_decay=WEIGHT_DECAY)
+NADAMW = _of(torch.optim.NAdam, weight_decay=WEIGHT_DECAY, decoupled_weight_decay=True)
+MOMENTUM = _of(torch.optim.SGD, momentum=0.9)
+MUON = _of(MuonWithAdamW, weight_decay=WEIGHT_DECAY)
+PRODIGY = _of(partial(_packaged, "prodigyopt", "Prodigy"))
+D_ADAPTATION = _of(partial(_packaged, "dadaptation", "DAdaptAdam"), decouple=True)
 OTHERS = (
-    Contender(REFERENCE, _adamw, FIXED_RATE, "warmup_cosine", tuned=True),
-    Contender("SGD_tuned", _momentum, 0.03, "warmup_cosine", tuned=True),
-    Contender("AdamW", _adamw, FIXED_RATE, "warmup_cosine"),
-    Contender("NAdamW", _nadamw, FIXED_RATE, "warmup_cosine"),
+    Contender(REFERENCE, ADAMW, FIXED_RATE, "warmup_cosine", tuned=True),
+    Contender("SGD_tuned", MOMENTUM, 0.03, "warmup_cosine", tuned=True),
+    Contender("AdamW", ADAMW, FIXED_RATE, "warmup_cosine"),
+    Contender("NAdamW", NADAMW, FIXED_RATE, "warmup_cosine"),
     Contender("ScheduleFree", _schedule_free, 0.0025, needs=("schedulefree", "AdamWScheduleFree")),
-    Contender("Prodigy", _prodigy, 1.0, "cosine", needs=("prodigyopt", "Prodigy")),
-    Contender("DAdaptation", _d_adaptation, 1.0, "cosine", needs=("dadaptation", "DAdaptAdam")),
-    Contender("Muon", _muon, FIXED_RATE, "warmup_cosine"),
+    Contender("Prodigy", PRODIGY, 1.0, "cosine", needs=("prodigyopt", "Prodigy")),
+    Contender("DAdaptation", D_ADAPTATION, 1.0, "cosine", needs=("dadaptation", "DAdaptAdam")),
+    Contender("Muon", MUON, FIXED_RATE, "warmup_cosine"),
 )
 """At their packages' default rates, and under the schedule that their authors give."""
 
 
 def learned(name: str, checkpoint: str, trust: bool) -> Contender:
     """A learned optimizer, as it was learned."""
-    return Contender(name, partial(_learned, checkpoint, trust), 1.0)
 
+    def make(named: Named, lr: float, steps: int) -> Optimizer:
+        return LearnedOptimizer(named, checkpoint=checkpoint, lr=lr, total_steps=steps, trust=trust)
 
-def _learned(checkpoint: str, trust: bool, named: Named, lr: float, steps: int) -> Optimizer:
-    return LearnedOptimizer(named, checkpoint=checkpoint, lr=lr, total_steps=steps, trust=trust)
+    return Contender(name, make, 1.0)
 
 
 def all_contenders(checkpoints: Mapping[str, str], trust: bool) -> dict[str, Contender]:
