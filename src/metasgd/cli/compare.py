@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -29,7 +28,7 @@ from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
 from metasgd.supervised.report import Protocol, as_json, common_target, figure, table
 from metasgd.supervised.run_cache import EXAMPLES, RunCache, cached_in
-from metasgd.supervised.trainer import Candidate, Schedule, SupervisedTrainer
+from metasgd.supervised.trainer import Candidate, Named, Schedule, SupervisedTrainer
 
 LEARNED = "learned"
 Baseline = Literal["SGD", "Momentum", "Adam", "RMSProp", "AdaGrad", "AdamW"]
@@ -103,16 +102,12 @@ class Compare:
         trainer = self._trainer(device_of(self.device))
         network = self.network()
         validate_network(network, self.problem, trainer.examples["train"])
-        for checkpoint in checkpoints.values():
-            parameters = network.named_parameters()
-            _learned_optimizer(checkpoint, self.steps, self.trust_checkpoint, parameters, lr=1.0)
-        candidates = [
-            Candidate(
-                name, partial(_learned_optimizer, checkpoint, self.steps, self.trust_checkpoint), start=1.0, tuned=False
-            )
-            for name, checkpoint in checkpoints.items()
+        learned = [
+            Candidate(name, self._maker(checkpoint), start=1.0, tuned=False) for name, checkpoint in checkpoints.items()
         ]
-        candidates += [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
+        for candidate in learned:
+            candidate.make(network.named_parameters(), 1.0)  # refuses what does not fit
+        candidates = learned + [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
         place = place_of(self.save_dir, "--save_dir")
         validate_folder(place / self.name / "version_0", "--save_dir and --name")
         sums = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in checkpoints.items()}
@@ -149,6 +144,10 @@ class Compare:
     def _learned(self) -> dict[str, str]:
         """The checkpoints of the learned optimizers, by the name to print."""
         return {LEARNED: self.optimizer_ckpt, **self.further}
+
+    def _maker(self, checkpoint: UPath) -> Callable[[Named, float], LearnedOptimizer]:
+        trust = self.trust_checkpoint
+        return lambda params, lr: LearnedOptimizer(params, str(checkpoint), lr=lr, total_steps=self.steps, trust=trust)
 
     def _trainer(self, device: torch.device) -> SupervisedTrainer:
         examples = self.data.examples(self.problem)
@@ -205,7 +204,3 @@ def device_of(name: str) -> torch.device:
             " the name of a device that this machine has, as cuda or cuda:1"
         ) from error
     return device
-
-
-def _learned_optimizer(checkpoint: UPath, steps: int, trust: bool, params: Any, lr: float) -> LearnedOptimizer:
-    return LearnedOptimizer(params, checkpoint=str(checkpoint), lr=lr, total_steps=steps, trust=trust)
