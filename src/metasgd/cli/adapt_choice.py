@@ -102,11 +102,11 @@ def choose(learner: MetaLearner, x: Pictures, y: Labels, inner_steps: int | None
     if features is not None and inner_steps is None and (probe := by_linear_probe(learner)) is not None:
         name = PROBE if n <= EACH_ALONE else f"{PROBE} in {FOLDS} folds"
         candidates.insert(len(candidates) - 1, Candidate(name, probe, 0, True))  # before nearest centroids
-    counted = [_counted(c, inputs, features, y, n) for c in candidates]
-    best = max(counted, key=lambda c: c.right)
+    tried = [_tried(c, inputs, features, y, n) for c in candidates]
+    best = max(tried, key=lambda c: c.right)
     lines = [_in_words(best.right, n, n_way)]
-    if len(counted) > 1:
-        others = ", ".join(f"{c.name} {c.right}" for c in counted if c is not best)
+    if len(tried) > 1:
+        others = ", ".join(f"{c.name} {c.right}" for c in tried if c is not best)
         lines.append(f"{best.name} taken, {best.right} right; {others}")
     doubtful = _is_doubtful(best.right, n, n_way)
     return Choice(best, [*lines, NO_BETTER] if doubtful else lines, doubtful, best.left_out)
@@ -158,7 +158,7 @@ def _is_doubtful(right: int, n: int, n_way: int) -> bool:
     return right < n and _at_least(right, n, 1 / n_way) > CHANCE
 
 
-def _counted(candidate: Candidate, inputs: Tensor, features: Tensor | None, y: Labels, n: int) -> Candidate:
+def _tried(candidate: Candidate, inputs: Tensor, features: Tensor | None, y: Labels, n: int) -> Candidate:
     """The candidate with what it predicts of the ``n`` pictures that can be left out."""
     targets = torch.from_numpy(np.unique(y, return_inverse=True)[1].astype(np.int64))
     learner = candidate.learner

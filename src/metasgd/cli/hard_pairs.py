@@ -1,5 +1,8 @@
 """The classes of a run that are most often taken for each other."""
 
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,20 +26,17 @@ def hardest_pairs(pool: ClassPool, tasks: list[Episode], predicted: list[Tensor]
         tasks: meta-batches.
         predicted: of each, the class position predicted for every query, ``[B, X]``.
     """
-    asked: dict[tuple[int, int], int] = {}
-    wrong: dict[tuple[int, int], int] = {}
+    asked, wrong = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for batch, answers in zip(tasks, predicted, strict=True):
         for classes, truth, answer in zip(batch.classes, batch.query_y, answers, strict=True):
             n = len(classes)
             confused = torch.zeros(n, n, dtype=torch.int64)
             confused.index_put_((truth, answer), torch.ones_like(truth), accumulate=True)
             queries = truth.bincount(minlength=n)
-            for a in range(n):
-                for b in range(a + 1, n):
-                    first, second = sorted((int(classes[a]), int(classes[b])))
-                    pair = first, second
-                    asked[pair] = asked.get(pair, 0) + int(queries[a] + queries[b])
-                    wrong[pair] = wrong.get(pair, 0) + int(confused[a, b] + confused[b, a])
+            for a, b in combinations(range(n), 2):
+                first, second = sorted((int(classes[a]), int(classes[b])))
+                asked[first, second] += int(queries[a] + queries[b])
+                wrong[first, second] += int(confused[a, b] + confused[b, a])
     ranked = sorted((p for p in asked if wrong[p]), key=lambda p: -wilson_interval(wrong[p], asked[p])[0])
     return [
         HardPair(
