@@ -22,7 +22,7 @@ from metasgd.runs.folders import checkpoint_file
 from metasgd.runs.outputs import validate_folder
 from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
-from metasgd.supervised.comparison import BASELINES, Row
+from metasgd.supervised.comparison import BASELINES, Effort, Row
 from metasgd.supervised.comparison import compare as compared
 from metasgd.supervised.datamodule import DataFiles
 from metasgd.supervised.module import validate_network
@@ -163,10 +163,9 @@ class Compare:
             trainings = "1 training is" if done == 1 else f"{done} trainings are"
             print(printable(f"resumes {cache.folder}: {trainings} done"))
         seeds = range(self.seed_everything, self.seed_everything + self.seeds)
+        effort = Effort(seeds, seeds.stop, self.trials, self.most_trials)
         with progress_of(sum(self.seeds + (self.trials if c.tuned else 3) for c in candidates)) as done_with:
-            return compared(
-                cache, trainer.better, candidates, seeds, seeds.stop, self.trials, self.most_trials, done_with
-            )
+            return compared(cache, trainer.better, candidates, effort, done_with)
 
     def _report(self, rows: Sequence[Row], cache: RunCache, trainer: SupervisedTrainer) -> None:
         """Files first: what is printed may be lost, as where the terminal is gone."""

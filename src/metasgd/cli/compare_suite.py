@@ -22,13 +22,13 @@ from metasgd.runs.folders import checkpoint_file
 from metasgd.runs.outputs import validate_folder
 from metasgd.runs.storage import place_of, write_whole
 from metasgd.runs.strict_json import as_bytes
-from metasgd.supervised.comparison import Train
+from metasgd.supervised.comparison import Effort, Train
 from metasgd.supervised.run_cache import EXAMPLES, cached_in
 from metasgd.supervised.suite.contenders import LEARNED, LOSS_ONLY, OTHERS, REFERENCE, Contender, all_contenders
 from metasgd.supervised.suite.cost import costs
 from metasgd.supervised.suite.fingerprint import fingerprint
 from metasgd.supervised.suite.report import as_csv, as_json, figures, loss_table, summary
-from metasgd.supervised.suite.running import Protocol, Rows, run_suite
+from metasgd.supervised.suite.running import Rows, run_suite
 from metasgd.supervised.suite.scores import outcome_of, scores
 from metasgd.supervised.suite.workload import Workload
 from metasgd.supervised.suite.workloads import SUITES
@@ -161,9 +161,10 @@ class CompareSuite:
 
     def _rows(self, train: Train, workloads: Sequence[Workload], contenders: Sequence[Contender]) -> Rows:
         first = self.seed_everything
-        protocol = Protocol(range(first + 1, first + 1 + self.seeds), first, self.trials, self.most_trials)
-        with progress_of(len(workloads) * sum(map(protocol.trainings, contenders))) as done_with:
-            return run_suite(train, workloads, contenders, protocol, done_with)
+        effort = Effort(range(first + 1, first + 1 + self.seeds), first, self.trials, self.most_trials)
+        trainings = sum(self.seeds + (self.trials if c.tuned else 0) for c in contenders)
+        with progress_of(len(workloads) * trainings) as done_with:
+            return run_suite(train, workloads, contenders, effort, done_with)
 
     def _report(
         self,

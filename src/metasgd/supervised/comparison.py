@@ -28,6 +28,23 @@ BASELINES: dict[str, tuple[Callable[[Named, float], Optimizer], float]] = {
 """With torch's defaults but for the learning rate (and 0.9 for Momentum), and where its search starts."""
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How often is trained.
+
+    Attributes:
+        seeds: of the trainings that count.
+        search_seed: of those that a learning rate is tuned by; none of ``seeds``.
+        trials: learning rates tried at first, a factor of √10 apart; an odd number.
+        most_trials: tried at most, where the best lies at the edge.
+    """
+
+    seeds: Sequence[int]
+    search_seed: int
+    trials: int
+    most_trials: int
+
+
 @dataclass
 class Row:
     """What became of one candidate.
@@ -51,34 +68,28 @@ def compare(
     train: Train,
     better: Better,
     candidates: Sequence[Candidate],
-    seeds: Sequence[int],
-    search_seed: int,
-    trials: int,
-    most_trials: int,
+    effort: Effort,
     done: Callable[[str], None],
 ) -> list[Row]:
     """Tune the learning rate of each candidate on validation with one seed, then train with every other seed.
 
-    The search tries ``trials`` of them, a factor of √10 apart around the candidate's start, and continues beyond the
-    edge as long as the best lies there, up to ``most_trials`` in all. What is not tuned is tried as well at three
-    learning rates, to see how much it depends on them, and then trained at its own.
+    The search tries some around the candidate's start, and continues beyond the edge as long as the best lies there.
+    What is not tuned is tried as well at three learning rates, to see how much it depends on them, and then trained at
+    its own.
 
     Args:
         train: one training.
         better: whether one metric is better than another.
         candidates: what to train by.
-        seeds: of the trainings that count.
-        search_seed: of the search's trainings; none of ``seeds``.
-        trials: learning rates tried at first; an odd number.
-        most_trials: learning rates tried at most.
+        effort: how often.
         done: called after every training that ended.
     """
     rows = []
     for candidate in candidates:
-        found = search(train, better, candidate, search_seed, trials, most_trials, done)
+        found = search(train, better, candidate, effort, done)
         lr = best_of(better, found) if candidate.tuned else candidate.start
         traces = []
-        for seed in seeds:
+        for seed in effort.seeds:
             traces.append(train(candidate, lr, seed))
             done(f"{candidate.name}, learning rate {lr:g}, seed {seed}")
         rows.append(Row(candidate.name, lr, candidate.tuned, found, traces))
@@ -94,9 +105,7 @@ def search(
     train: Train,
     better: Better,
     candidate: Candidate,
-    seed: int,
-    trials: int,
-    most_trials: int,
+    effort: Effort,
     done: Callable[[str], None],
     figure: Callable[[Trace], float] = final_metric,
 ) -> dict[float, float]:
@@ -105,14 +114,14 @@ def search(
 
     def try_at(power: int) -> None:
         lr = candidate.start * SPACING**power
-        trace = train(candidate, lr, seed)
+        trace = train(candidate, lr, effort.search_seed)
         found[power] = math.nan if trace.diverged else figure(trace)
         done(f"{candidate.name}, trying learning rate {lr:g}")
 
-    half = trials // 2 if candidate.tuned else 1
+    half = effort.trials // 2 if candidate.tuned else 1
     for power in range(-half, half + 1):
         try_at(power)
-    while candidate.tuned and len(found) < most_trials:
+    while candidate.tuned and len(found) < effort.most_trials:
         best = best_of(better, found)
         if best not in (min(found), max(found)):
             break

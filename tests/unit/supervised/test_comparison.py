@@ -13,7 +13,7 @@ from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.runs.strict_json import as_bytes
-from metasgd.supervised.comparison import BASELINES, compare
+from metasgd.supervised.comparison import BASELINES, Effort, compare
 from metasgd.supervised.report import Protocol, as_json, common_target, figure, summary, table
 from metasgd.supervised.run_cache import RunCache
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace
@@ -85,7 +85,8 @@ class Scripted:
 
 def compared(scripted, candidate, seeds=(0, 1), trials=3, most_trials=6):
     said = []
-    rows = compare(scripted.train, scripted.better, [candidate], seeds, 9, trials, most_trials, said.append)
+    effort = Effort(seeds, 9, trials, most_trials)
+    rows = compare(scripted.train, scripted.better, [candidate], effort, said.append)
     assert len(said) == len(scripted.asked)
     return rows[0]
 

@@ -3,9 +3,8 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from metasgd.supervised.comparison import Row, Train, best_of, search
+from metasgd.supervised.comparison import Effort, Row, Train, best_of, search
 from metasgd.supervised.suite.contenders import Contender
 from metasgd.supervised.suite.workload import Workload
 from metasgd.supervised.trainer import Trace
@@ -15,32 +14,11 @@ Rows = dict[str, dict[str, Row]]
 log = logging.getLogger("metasgd")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How often is trained.
-
-    Attributes:
-        seeds: of the trainings that count.
-        search_seed: of those that a learning rate is tuned by; none of ``seeds``.
-        trials: learning rates tried at first, a factor of √10 apart.
-        most_trials: tried at most, where the best lies at the edge.
-    """
-
-    seeds: Sequence[int]
-    search_seed: int
-    trials: int
-    most_trials: int
-
-    def trainings(self, contender: Contender) -> int:
-        """Of a contender on one workload, at least."""
-        return len(self.seeds) + (self.trials if contender.tuned else 0)
-
-
 def run_suite(
     train: Train,
     workloads: Sequence[Workload],
     contenders: Sequence[Contender],
-    protocol: Protocol,
+    effort: Effort,
     done: Callable[[str], None],
 ) -> Rows:
     """Train everything, one workload after the other.
@@ -49,7 +27,7 @@ def run_suite(
         train: one training, of a candidate under the name that ``Contender.on`` gives it.
         workloads: to train on.
         contenders: to train by.
-        protocol: how often.
+        effort: how often.
         done: called after every training that ended.
     """
     rows: Rows = {}
@@ -59,8 +37,7 @@ def run_suite(
             candidate = contender.on(workload.name, workload.steps)
             lr, trials = contender.lr, dict[float, float]()
             if contender.tuned:
-                seed, most = protocol.search_seed, protocol.most_trials
-                trials = search(train, lower, candidate, seed, protocol.trials, most, done, figure=final_loss)
+                trials = search(train, lower, candidate, effort, done, figure=final_loss)
                 lr = best_of(lower, trials)
                 if at_edge(lr, trials):
                     log.warning(
@@ -69,7 +46,7 @@ def run_suite(
                         lr,
                     )
             traces = []
-            for seed in protocol.seeds:
+            for seed in effort.seeds:
                 traces.append(train(candidate, lr, seed))
                 done(f"{candidate.name}, seed {seed}")
             rows[workload.name][contender.name] = Row(contender.name, lr, contender.tuned, trials, traces)

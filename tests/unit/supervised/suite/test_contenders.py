@@ -11,11 +11,12 @@ from torch import nn
 from metasgd.data.problems import Curve, Examples
 from metasgd.meta.objectives import OBJECTIVES
 from metasgd.nn.networks import MLP
+from metasgd.supervised.comparison import Effort
 from metasgd.supervised.suite import cost
 from metasgd.supervised.suite.contenders import Contender, all_contenders
 from metasgd.supervised.suite.cost import costs
 from metasgd.supervised.suite.muon import Muon, MuonWithAdamW, orthogonalised
-from metasgd.supervised.suite.running import Protocol, final_loss, lower, run_suite
+from metasgd.supervised.suite.running import final_loss, lower, run_suite
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace, scheduled
 
 ALL = all_contenders({"learned": "scaled_network_long", "learned_loss_only": "optimizer_network_long"}, trust=False)
@@ -172,7 +173,7 @@ def test_a_best_rate_at_the_edge_is_said(best, warned, caplog):
         return Trace(val_loss=[abs(math.log(lr / best))])
 
     workload = SimpleNamespace(name="curve", steps=10)
-    protocol = Protocol(seeds=[1], search_seed=0, trials=3, most_trials=5)
-    rows = run_suite(train, [workload], [ALL["AdamW_tuned"]], protocol, lambda said: None)
+    effort = Effort(seeds=[1], search_seed=0, trials=3, most_trials=5)
+    rows = run_suite(train, [workload], [ALL["AdamW_tuned"]], effort, lambda said: None)
     assert any("lies at the edge" in message for message in caplog.messages) == warned
     assert rows["curve"]["AdamW_tuned"].lr == pytest.approx(0.1**1.5 if warned else 0.01)
