@@ -1,5 +1,6 @@
 """Calling a network with other weights than its own, so that every derivative of the call is exact."""
 
+import contextvars
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -115,10 +116,14 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 class _SharedSetting:
-    """A setting of the whole process, made by the first thread that needs it and taken back by the last."""
+    """A setting of the whole process, made by the first thread that needs it and taken back by the last.
+
+    Both in one context of context variables: torch 2.15 keeps a token of ``sdpa_kernel``, that another's does not take.
+    """
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
         self._make = make
+        self._context = contextvars.Context()
         self._lock = threading.Lock()
         self._users = 0
         self._made = ExitStack()

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,6 +99,17 @@ def test_the_fast_path_stays_shut_until_the_last_thread_is_done():
     thread.join()
     assert seen == [False, False]
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_another_thread_than_the_first_can_be_the_last():
+    with ThreadPoolExecutor(1) as pool:
+        first, last = exact_derivatives(nn.Identity()), exact_derivatives(nn.Identity())
+        pool.submit(first.__enter__).result()
+        last.__enter__()
+        pool.submit(first.__exit__, None, None, None).result()
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        last.__exit__(None, None, None)
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def test_recurrence_goes_without_cudnn_which_has_no_second_derivative():
