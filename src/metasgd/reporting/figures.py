@@ -36,14 +36,17 @@ def filters_figure(rates: Tensor, name: str) -> Figure:
     low, high = float(shown.min()), float(shown.max())
     mixed = low < 0 < high
     low, high = (-max(-low, high), max(-low, high)) if mixed else (low, high)
-    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels:
-        panel.axis("off")
+    panel = figure.subplots()  # a panel for each square takes seconds
     for f, of_filter in enumerate(shown):
         for c, square in enumerate(of_filter):
-            panel = panels[(f // columns * rates.shape[1] + c) * columns + f % columns]
-            image = panel.imshow(square.numpy(), cmap="RdBu_r" if mixed else "viridis", vmin=low, vmax=high)
-    bar = figure.colorbar(image, ax=panels, location="bottom", aspect=30, ticks=[low, (low + high) / 2, high])
+            x, y = f % columns, f // columns * rates.shape[1] + c
+            extent = (x, x + SIDE, y + SIDE, y)
+            image = panel.imshow(
+                square.numpy(), cmap="RdBu_r" if mixed else "viridis", vmin=low, vmax=high, extent=extent
+            )
+    panel.axis("off")
+    panel.set(xlim=(0, columns), ylim=(rows, 0))
+    bar = figure.colorbar(image, ax=panel, location="bottom", aspect=30, ticks=[low, (low + high) / 2, high])
     bar.set_label(f"learning rate of each weight of {figure_text(name)}")
     bar.ax.set_xticklabels([f"{rate:.4g}" for rate in (low, (low + high) / 2, high)])
     if len(rates) > len(shown):

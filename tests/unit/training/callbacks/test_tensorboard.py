@@ -87,8 +87,13 @@ def test_a_task_marks_exactly_the_wrong_answers(channels, shots, queries):
 def test_every_filter_has_its_square(filters, channels, images):
     rates = torch.randn(filters, channels, 3, 3)
     figure = filters_figure(rates, "body.0.0.weight")
-    squares = [panel.images[0] for panel in figure.axes if panel.images]
+    squares = figure.axes[0].images
     assert len(squares) == images
+    for n, square in enumerate(squares):  # of the same filter below one another
+        f, c = divmod(n, channels)
+        assert square.get_extent()[0] == f % 8
+        assert square.get_extent()[3] == f // 8 * channels + c
+        np.testing.assert_array_equal(square.get_array(), rates[f, c])
     most = float(rates[:64].abs().max())
     assert all(square.get_clim() == (-most, most) for square in squares)  # zero is the middle
     assert drawn(figure).std() > 5
