@@ -1,5 +1,6 @@
 """Glyphs: printed letters of many scripts, drawn on the spot from the fonts that matplotlib ships."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,13 +216,13 @@ def _places(shape: tuple[int, ...], hand: Hand, stream: np.random.Generator, sid
     bend = smooth @ knots @ smooth.T
     room = np.maximum(0.5 - MARGIN - 2 * hand.bend - scale * extent, 0)
     shift = stream.uniform(-SHIFT, SHIFT, size=2).clip(-room, room)
-    axis = (np.arange(side) + 0.5) / side - 0.5
-    place = np.stack(np.meshgrid(axis, axis, indexing="ij")) - shift[:, None, None] + bend
+    place = (np.indices((side, side)) + 0.5) / side - 0.5 - shift[:, None, None] + bend
     backward: NDArray[np.float64] = np.linalg.inv(forward) / scale
     places: NDArray[np.float64] = np.einsum("ij,jyx->iyx", backward, place)
     return places
 
 
+@functools.cache
 def _between_knots(side: int) -> NDArray[np.float64]:
     """Weights of the knots at each sample, ``[side, KNOTS]``: cosine steps from each knot to the next."""
     at = np.linspace(0, KNOTS - 1, side)
