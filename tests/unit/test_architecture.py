@@ -1,6 +1,7 @@
 """Which package may import which: read from the folders, so that a new file is held to it without being listed."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -36,15 +37,21 @@ NAME_ARGUMENTS = {"rules", "nn", "meta", "data", "rl", "optim", "learner"}
 LIGHTNING = {"training", "supervised", "runtime", "cli"}
 
 
-def imported(path: Path) -> set[str]:
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """The modules that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
-    return found
+    return frozenset(found)
 
 
 def package_of(path: Path) -> str:
@@ -86,10 +93,10 @@ def test_lightning_and_jsonargparse_stay_where_they_belong(path):
 
 def said_in(path: Path) -> list[str]:
     """The strings of a file that are sentences or their parts: neither docstrings nor the names of modules."""
-    tree = ast.parse(path.read_text())
-    documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    tree = nodes_of(path)
+    documented = {id(node.value) for node in tree if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in tree if isinstance(node, ast.JoinedStr) for part in node.values}
+    strings = [n for n in tree if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return [n.value for n in strings if id(n) not in documented and (id(n) in parts or " " in n.value)]
 
 
@@ -117,12 +124,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "unit").rglob("*.py")), ids=lambda path: path.stem)
 def test_no_unit_test_starts_a_process(path):
-    called = {
-        n.func.attr
-        for n in ast.walk(ast.parse(path.read_text()))
-        if isinstance(n, ast.Call)
-        if isinstance(n.func, ast.Attribute)
-    }
+    called = {n.func.attr for n in nodes_of(path) if isinstance(n, ast.Call) if isinstance(n.func, ast.Attribute)}
     assert not STARTS_PROCESSES & imported(path)
     assert not {"fork", "posix_spawn", "system", "popen"} & called
 

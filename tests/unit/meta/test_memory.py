@@ -16,7 +16,7 @@ from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 
 def large_kernels():
     torch.manual_seed(0)
-    layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 5, padding=2), nn.Flatten(), nn.Linear(256, 5)
+    layers = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 1, 5, padding=2), nn.Flatten(), nn.Linear(64, 5)
     return nn.Sequential(*layers).double()
 
 
@@ -32,11 +32,11 @@ WORKS = {
     ),
     "more support than query": lambda: (
         config_of(large_kernels(), PerParameter(0.01), 1),
-        tasks_of(3, 5, 5, 1, (3, 16, 16)),
+        tasks_of(2, 5, 5, 1, (3, 8, 8)),
     ),
     "large kernels by autograd": lambda: (
         replace(config_of(large_kernels(), PerParameter(0.01), 1), closed_form=False),
-        tasks_of(3, 5, 5, 5, (3, 16, 16)),
+        tasks_of(2, 5, 5, 5, (3, 8, 8)),
     ),
     "images": lambda: (
         config_of(Conv4(width=8, image_size=12), PerParameter(0.01), 1),

@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Trainer
+from support.noise import Noise
 from torch import Tensor, nn
 
-from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
-from metasgd.data.images.decoding import PictureForm
 from metasgd.data.rng import Split
-from metasgd.data.source import ClassSource, Sampler
+from metasgd.data.source import Sampler
 from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.distortion import Distorted
 from metasgd.episode import Episode
@@ -25,20 +23,12 @@ from metasgd.training.module import MetaSGDModule
 from metasgd.training.outer import OuterProblem
 
 
-class Noise(ClassSource):
+class Distortable(Noise):
+    """Noise, in training distorted if so wished."""
+
     def __init__(self, distorted: bool) -> None:
+        super().__init__(channels=3, side=6, classes=4)
         self.distorted = distorted
-
-    @property
-    def form(self) -> PictureForm:
-        return PictureForm(3, 6, 6, "pad")
-
-    def prepare(self, root: Path, cache_dir: Path) -> None:
-        """Nothing to prepare."""
-
-    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
-        images = np.random.default_rng(len(split)).integers(0, 256, size=(4, 4, 3, 6, 6), dtype=np.uint8)
-        return ClassPool.of_equal_counts(images, tuple(f"{split}/{c}" for c in range(4)), np.zeros(4, dtype=np.int64))
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         plain = ClassSampler(self.pool(split, root, cache_dir), split, seed, shape)
@@ -74,7 +64,7 @@ def run(cache: Path | None, distorted: bool = False, steps: int = 4) -> dict[str
     outer = OuterProblem(freeze_network=["body.block1.*"])
     module = MetaSGDModule(Backbone(Net(), image_size=6), PerParameter(0.1), adapts="last:2", outer=outer)
     shape = {"n_way": 3, "k_shot": 1, "n_query": 2, "meta_batch_size": 2, "val_tasks": 4}
-    data = EpisodicDataModule(Noise(distorted), cache_dir=str(cache), cache_features=cache is not None, **shape)
+    data = EpisodicDataModule(Distortable(distorted), cache_dir=str(cache), cache_features=cache is not None, **shape)
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode")
     trainer = Trainer(
         max_steps=steps,

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from support.noise import Noise
 from torch import Tensor, nn
 
-from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
-from metasgd.data.images.decoding import PictureForm
 from metasgd.data.rng import Split
-from metasgd.data.source import ClassSource, Sampler
+from metasgd.data.source import Sampler
 from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.augmentation import Augmented
 from metasgd.data.transforms.distortion import Distorted
@@ -26,22 +25,12 @@ from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
 
 
-class Noise(ClassSource):
+class Changed(Noise):
     """Noise, distorted in training and rotated in evaluation."""
 
     def __init__(self, augmented: bool = False) -> None:
+        super().__init__(channels=1, side=6, classes=8)
         self.augmented = augmented
-
-    @property
-    def form(self) -> PictureForm:
-        return PictureForm(1, 6, 6, "pad")
-
-    def prepare(self, root: Path, cache_dir: Path) -> None:
-        """Nothing to prepare."""
-
-    def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
-        images = np.random.default_rng(len(split)).integers(0, 256, size=(8, 4, 1, 6, 6), dtype=np.uint8)
-        return ClassPool.of_equal_counts(images, tuple(f"{split}/{c}" for c in range(8)), np.zeros(8, dtype=np.int64))
 
     def sampler(self, split: Split, root: Path, cache_dir: Path, seed: int, shape: TaskShape) -> Sampler:
         plain = ClassSampler(self.pool(split, root, cache_dir), split, seed, shape)
@@ -55,7 +44,7 @@ def run(on_device: bool, augmented: bool = False, **options: Any) -> dict[str, T
     torch.manual_seed(0)
     module = MetaSGDModule(Conv4(width=2, image_size=6), PerParameter(0.1))
     shape = {"n_way": 3, "k_shot": 1, "n_query": 2, "meta_batch_size": 2, "val_tasks": 4}
-    data = EpisodicDataModule(Noise(augmented), on_device=on_device, **shape)
+    data = EpisodicDataModule(Changed(augmented), on_device=on_device, **shape)
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode")
     trainer = Trainer(
         max_steps=4,
@@ -109,7 +98,7 @@ def test_an_evaluation_averages_over_views_of_the_support_sets():
     torch.manual_seed(0)
     module = MetaSGDModule(Conv4(width=2, image_size=6), PerParameter(0.1), eval_inner_steps=2)
     shape = {"n_way": 3, "k_shot": 1, "n_query": 2, "meta_batch_size": 2, "test_tasks": 4}
-    data = EpisodicDataModule(Noise(), eval_views=3, **shape)
+    data = EpisodicDataModule(Changed(), eval_views=3, **shape)
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(accelerator="cpu", inference_mode=False, **off)
     trainer.test(module, data, verbose=False)

@@ -4,10 +4,10 @@ import re
 import pytest
 import torch
 from lightning import Trainer
+from support.noise import Noise
 from support.poisoned import Poisoned
 from torch import nn
 
-from metasgd.data.glyphs.source import Glyphs
 from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.nn.networks import MLP, Conv4
@@ -142,11 +142,11 @@ def test_first_order_until_a_step_is_first_order_until_then():
 def test_before_zero_steps_until_the_network_trains_alone_and_the_rule_waits():
     def trained(steps, **options):
         torch.manual_seed(0)
-        network = Conv4(in_channels=1, image_size=28, width=4, head="prototype")
+        network = Conv4(in_channels=1, image_size=12, width=4, head="prototype")
         adam = lambda groups: torch.optim.Adam(groups, lr=1e-2, eps=1e-30)  # noqa: E731
         outer = OuterProblem(adam, **options.pop("outer", {}))
         module = MetaSGDModule(network, PerParameter(0.02), outer=outer, **options)
-        trainer_of(steps).fit(module, EpisodicDataModule(Glyphs(), n_way=3, n_query=2, meta_batch_size=2))
+        trainer_of(steps).fit(module, EpisodicDataModule(Noise(1, 12, 6), n_way=3, n_query=2, meta_batch_size=2))
         return weights(module)
 
     # outputs without an inner step know the product of scale and temperature alone: the scale waits as well
@@ -253,9 +253,9 @@ def test_images_reach_the_network_as_numbers_from_0_to_1():
 @pytest.mark.parametrize("inner_steps", [1, 2])
 def test_of_a_class_agnostic_head_moves_what_makes_a_difference(inner_steps):
     torch.manual_seed(0)
-    module = MetaSGDModule(Conv4(width=3, image_size=28), PerParameter(0.1), inner_steps=inner_steps)
+    module = MetaSGDModule(Conv4(width=3, image_size=12), PerParameter(0.1), inner_steps=inner_steps)
     before = weights(module)
-    trainer_of().fit(module, EpisodicDataModule(Glyphs(), n_way=3, k_shot=1, n_query=2, meta_batch_size=2, val_tasks=4))
+    trainer_of().fit(module, EpisodicDataModule(Noise(1, 12, 6), n_way=3, n_query=2, meta_batch_size=2, val_tasks=4))
     still = set(before) - changed(before, weights(module))
     of_network = {n for n in still if n.startswith("network.")}
     # what all classes have in common; and what BatchNorm takes away, to the bit in closed form
