@@ -4,9 +4,12 @@ import os
 from functools import partial
 from pathlib import Path
 
+from support.bytecode import shared_bytecode
+
 # for the tests and all that they start: on a machine that does other work as well, threads of torch that spin while
 # they wait for one another take several times as long. Set before torch is imported, which reads it once.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.update(shared_bytecode())
 
 import pytest
 import torch
@@ -15,7 +18,6 @@ from support.runs import ROOT
 from support.strokes import write_tree
 
 from metasgd.data.glyphs.letters import Letter, letters
-
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
