@@ -14,10 +14,14 @@ os.environ.update(shared_bytecode())
 import pytest
 import torch
 from support.commands import Command, run, succeeded
+from support.figures import render_nothing, rendered
 from support.runs import ROOT
 from support.strokes import write_tree
 
 from metasgd.data.glyphs.letters import Letter, letters
+
+render_nothing()
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
@@ -63,5 +67,6 @@ def drawings_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = ["--config", str(ROOT / "configs" / "image_folder.yaml")]
     arguments = [a for o, v in options.items() for a in (f"--{o}", str(v))]
-    succeeded("fit", *config, *arguments, cwd=folder)
+    with rendered():
+        succeeded("fit", *config, *arguments, cwd=folder)
     return folder / "runs" / "image_folder" / "version_0"

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from support.figures import render_nothing
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["metasgd.cli.main"])
 
@@ -80,6 +82,7 @@ def _run(
     begin: Callable[[], None] | None,
     program: Callable[[], int] | None,
 ) -> None:
+    render_nothing()
     multiprocessing.set_start_method(None, force=True)  # its own processes start as everybody's do
     if leads_group:
         os.setsid()

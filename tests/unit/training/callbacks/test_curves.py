@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.figures import rendered
 from support.trainers import plain_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -23,7 +24,8 @@ def log_of(folder, rule, callbacks, eval_inner_steps=None):
     trainer = plain_trainer(folder, 4, callbacks=callbacks, log_every_n_steps=2, enable_checkpointing=False)
     data = EpisodicDataModule(Sinusoid(), n_way=1, k_shot=5, n_query=10, val_tasks=17)  # the last one alone
     module = MetaSGDModule(MLP(1, [8], 1), rule, inner_steps=2, eval_inner_steps=eval_inner_steps, loss="mse")
-    trainer.fit(module, data)
+    with rendered():
+        trainer.fit(module, data)
     return EventAccumulator(str(folder / "run" / "version_0")).Reload()
 
 
