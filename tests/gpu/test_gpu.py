@@ -13,6 +13,7 @@ from metasgd.cli.main import main
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.glyphs.source import Glyphs
+from metasgd.data.packed_plan import PackedPlan
 from metasgd.data.plan import tasks_of as tasks_of_plan
 from metasgd.data.task_shape import TaskShape
 from metasgd.data.transforms.distortion import Distorted
@@ -246,7 +247,7 @@ def test_tasks_made_here_are_those_of_the_cpu():
     changed = ((Rotated(plain, "train", 0), 0), (Distorted(plain, 1.0, "train", 0), 1), (thick, 1))
     for sampler, most in ((plain, 0), *changed):
         expected, plan = sampler.draw(np.arange(4)), sampler.plan(np.arange(4))
-        there = plan._replace(**{n: t.to(DEVICE) for n, t in plan._asdict().items() if isinstance(t, torch.Tensor)})
+        there = PackedPlan.of(plan).pin_memory().to(DEVICE).plan()
         found = tasks_of_plan(there, torch.from_numpy(pool.images).to(DEVICE))
         for own, drawn in zip(found, expected, strict=True):
             assert (own.cpu().int() - drawn.int()).abs().max() <= most

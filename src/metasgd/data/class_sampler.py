@@ -46,9 +46,9 @@ class ClassSampler(PlanningSampler):
         for b, index in enumerate(indices):
             stream = task_stream(self.seed, self.split, int(index))
             classes[b] = self._draw_classes(stream)
-            for way, c in enumerate(classes[b]):
-                chosen = stream.choice(self.pool.counts[c], size=drawn, replace=False)
-                rows[b, way] = self.pool.starts[c] + chosen
+            for way, count in enumerate(self.pool.counts[classes[b]].tolist()):
+                rows[b, way] = stream.choice(count, size=drawn, replace=False)
+        rows += self.pool.starts[classes][:, :, None]
         return classes, rows
 
     def _draw_classes(self, stream: np.random.Generator) -> NDArray[np.int64]:

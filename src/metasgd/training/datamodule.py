@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from metasgd.data.cache import default_cache_dir
 from metasgd.data.contents import Contents
-from metasgd.data.plan import Plan
+from metasgd.data.packed_plan import PackedPlan
 from metasgd.data.rng import Split
 from metasgd.data.source import ClassSource, Sampler, Source
 from metasgd.data.task_shape import TaskShape
@@ -201,7 +201,7 @@ class EpisodicDataModule(LightningDataModule):
         ink = self.source.ink if isinstance(self.source, ClassSource) else None
         return views_of(tasks, self.eval_views, ink, split, self.seed)
 
-    def train_dataloader(self) -> DataLoader[Episode | Plan]:
+    def train_dataloader(self) -> DataLoader[Episode | PackedPlan]:
         assert self.trainer is not None
         steps = OuterSteps(
             self.trainer.max_steps,
@@ -214,16 +214,16 @@ class EpisodicDataModule(LightningDataModule):
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined] # typed as its base
         return self._loader("train", steps, first=done)
 
-    def val_dataloader(self) -> DataLoader[Episode | Plan]:
+    def val_dataloader(self) -> DataLoader[Episode | PackedPlan]:
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Episode | Plan]:
+    def test_dataloader(self) -> DataLoader[Episode | PackedPlan]:
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Episode | Plan]:
+    def predict_dataloader(self) -> DataLoader[Episode | PackedPlan]:
         return self._eval_loader("test")
 
-    def _eval_loader(self, split: Split) -> DataLoader[Episode | Plan]:
+    def _eval_loader(self, split: Split) -> DataLoader[Episode | PackedPlan]:
         assert self.trainer is not None
         n, rank, world_size = self.eval_tasks[split], self.trainer.global_rank, self.trainer.world_size
         own = range(n * rank // world_size, n * (rank + 1) // world_size)
@@ -231,10 +231,10 @@ class EpisodicDataModule(LightningDataModule):
         blocks = [own[i : i + share] for i in range(0, len(own), share)]
         return self._loader(split, blocks, first=0)
 
-    def on_after_batch_transfer(self, batch: Episode | Plan, dataloader_idx: int) -> Episode:
-        return self.pictures.made(batch) if isinstance(batch, Plan) else batch
+    def on_after_batch_transfer(self, batch: Episode | PackedPlan, dataloader_idx: int) -> Episode:
+        return self.pictures.made(batch.plan()) if isinstance(batch, PackedPlan) else batch
 
-    def _loader(self, split: Split, blocks: Sequence[Sequence[int]], first: int) -> DataLoader[Episode | Plan]:
+    def _loader(self, split: Split, blocks: Sequence[Sequence[int]], first: int) -> DataLoader[Episode | PackedPlan]:
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         return ResumingLoader(

@@ -8,6 +8,7 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from metasgd.data.packed_plan import PackedPlan
 from metasgd.data.plan import Plan
 from metasgd.episode import Episode
 from metasgd.runtime.signals import SIGNALS, obey_parent_alone
@@ -35,8 +36,8 @@ class OuterSteps(Sequence[Sequence[int]]):
         return [(t + place * r // b) // r * b + place for place in self.own]
 
 
-class MetaBatches(Dataset[Episode | Plan]):
-    """Item i is the tasks of block i.
+class MetaBatches(Dataset[Episode | PackedPlan]):
+    """Item i is the tasks of block i; plans are packed for their way.
 
     Args:
         draw: the tasks with some numbers, or what is to be made of them elsewhere.
@@ -50,8 +51,9 @@ class MetaBatches(Dataset[Episode | Plan]):
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __getitem__(self, i: int) -> Episode | Plan:
-        return self.draw(np.asarray(self.blocks[i], dtype=np.int64))
+    def __getitem__(self, i: int) -> Episode | PackedPlan:
+        drawn = self.draw(np.asarray(self.blocks[i], dtype=np.int64))
+        return PackedPlan.of(drawn) if isinstance(drawn, Plan) else drawn
 
 
 class FromStep(torch.utils.data.DistributedSampler[int]):
