@@ -49,7 +49,7 @@ class PackedPlan:
 
     def plan(self) -> Plan:
         """The same plan, whose fields are views of ``numbers``."""
-        pieces = self.numbers.split([shape.numel() for shape in self.shapes.values()])
+        pieces = torch.split(self.numbers, [shape.numel() for shape in self.shapes.values()])
         fields = {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
         return Plan(self.split, self.k_shot, **fields, pictures=self.pictures)
 

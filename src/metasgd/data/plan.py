@@ -96,10 +96,10 @@ def tasks_of(plan: Plan, images: Tensor | None) -> Episode:
             moved = thickened(moved, plan.thickness.view(torch.float64).flatten())
         moved = moved.reshape(plan.n_tasks, -1, *taken.shape[3:])
         support_x, query_x = moved[:, : support_x.shape[1]], moved[:, support_x.shape[1] :]
-    ways = torch.arange(plan.classes.shape[1], device=plan.rows.device)
+    ways = torch.arange(plan.classes.shape[1], device=plan.rows.device)[:, None]
 
     def labels(of_each: int) -> Tensor:
-        return ways[:, None].expand(-1, of_each).flatten().repeat(plan.n_tasks, 1)
+        return ways.expand(plan.n_tasks, -1, of_each).contiguous().flatten(1)
 
     n_query = taken.shape[2] - k
     return Episode(support_x, labels(k), query_x, labels(n_query), plan.classes, plan.task_index)

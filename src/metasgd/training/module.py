@@ -37,6 +37,8 @@ from metasgd.training.skipped_steps import READ_EVERY, SkippedSteps
 from metasgd.training.trainer_limits import validate_trainer
 from metasgd.training.written_config import config_text
 
+OF_MODEL = arguments_of(MetaModel)
+
 
 class MetaSGDModule(EvaluatedModule):
     """Meta-trains a network θ together with the update rule φ that adapts it to a task.
@@ -165,9 +167,12 @@ class MetaSGDModule(EvaluatedModule):
         gradient, loss, norm = seen[0]  # of the weights that the step began with
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
         logged = bool(every) and not (batch_idx + 1) % every
+        if logged:  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
+            self._log_step(batch, gradient, loss, norm)
+        # last, as it may wait for the device, which works meanwhile
         self._validate_skipped(batch, seen[-1][0], batch_idx, at_once=logged or not (batch_idx + 1) % READ_EVERY)
-        if not logged:
-            return  # Lightning's bookkeeping of what it will not log takes longer than a step on curves
+
+    def _log_step(self, batch: Episode, gradient: MetaGradient, loss: Tensor, norm: Tensor) -> None:
         accuracy_or_error = self.objective.measure(gradient.outputs, batch.query_y, gradient.query_losses).mean()
         figures: dict[str, Any] = {"train/loss": loss.detach(), f"train/{self.objective.metric}": accuracy_or_error}
         self.log_dict(figures, prog_bar=True, sync_dist=True, batch_size=batch.n_tasks)
@@ -177,7 +182,7 @@ class MetaSGDModule(EvaluatedModule):
             for s in range(chosen.shape[1])
         }
         self.log_dict(of_rule, sync_dist=True, batch_size=batch.n_tasks)
-        of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": float(self.skipped.total)}
+        of_outer: dict[str, Any] = {"outer/gradient_norm": norm, "outer/skipped_steps": self.skipped.count()}
         self.log_dict(of_outer, batch_size=batch.n_tasks)
 
     def _outer_step(self, step: int, last: bool) -> Tensor:
@@ -237,4 +242,4 @@ class MetaSGDModule(EvaluatedModule):
 
 
 def _naming_options() -> AbstractContextManager[None]:
-    return at_argument("model", arguments_of(MetaModel))
+    return at_argument("model", OF_MODEL)

@@ -33,6 +33,10 @@ class SkippedSteps:
         self._read()
         return self._known[0]
 
+    def count(self) -> Tensor | float:
+        """The total where it is counted, for which nobody waits."""
+        return float(self._known[0]) if self._on_device is None else self._on_device[0].to(torch.float32)
+
     @property
     def in_a_row(self) -> int:
         self._read()

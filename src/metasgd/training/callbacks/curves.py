@@ -33,15 +33,20 @@ class CountRates(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        rates = pl_module.update_rule.learned_rates().values()
         every_n = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by Trainer.__init__
-        if not rates or not every_n or (batch_idx + 1) % every_n:
+        if not every_n or (batch_idx + 1) % every_n:
+            return
+        rates = pl_module.update_rule.learned_rates().values()
+        if not rates:
             return
         every = torch.cat([rate.detach().flatten() for rate in rates])
         start = pl_module.update_rule.init
-        moved = torch.stack([moved_share(rate.detach(), start) * rate.numel() for rate in rates])
+        if isinstance(start, int | float):  # the same for all: one comparison
+            moved = moved_share(every, start)
+        else:
+            moved = torch.stack([moved_share(r.detach(), start) * r.numel() for r in rates]).sum() / len(every)
         counts = {
-            "rates/moved_share": moved.sum() / len(every),
+            "rates/moved_share": moved,
             "rates/negative_share": (every < 0).float().mean(),
             "rates/not_finite": (~every.isfinite()).sum().float(),
         }
