@@ -28,8 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from metasgd.cli.main import main as metasgd
+from metasgd.episode import Episode
 from metasgd.meta.engines import attach_gradient
 from metasgd.training.datamodule import EpisodicDataModule
+from metasgd.training.device_steps import fused
 from metasgd.training.module import MetaSGDModule
 
 WARM_UP = 20
@@ -75,7 +77,7 @@ class Clock(Callback):
             self.times.end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.module, self.data = pl_module, trainer.datamodule
+        self.module, self.data, self.device = pl_module, trainer.datamodule, pl_module.device
 
 
 def fitted(
@@ -95,7 +97,8 @@ def fitted(
     code = metasgd(["fit", "--config", str(config), *given, *more])
     assert code == 0, code
     last = Clock.last
-    return last.times.of_a_step(), last.module, last.data
+    # the Trainer leaves its module on the CPU, whatever trained it
+    return last.times.of_a_step(), last.module.to(last.device), last.data
 
 
 def repeated(steps: int, clock: str, call: Callable[[int], Any]) -> float:
@@ -113,12 +116,14 @@ def round_of(config: Path, folder: str, steps: int, clock: str, more: list[str])
     fit, module, data = fitted(config, folder, WARM_UP + steps, clock, more)
     b = data.meta_batch_size
 
-    def draw(step: int) -> Any:
-        return data.samplers["train"].draw(np.arange(step * b, (step + 1) * b))
+    drawn = data.pictures.draws("train", data.samplers["train"], module.device)  # as fit draws them
 
-    optimizer = module.outer.make_optimizer(module.network, module.update_rule)
+    def draw(step: int) -> Any:
+        return drawn(np.arange(step * b, (step + 1) * b))
+
+    optimizer = fused(module.outer.make_optimizer(module.network, module.update_rule), module.device)
     theta, phi = dict(module.network.named_parameters()), dict(module.update_rule.named_parameters())
-    batch = draw(0)
+    batch = Episode(*(field.to(module.device) for field in data.samplers["train"].draw(np.arange(b))))
 
     def bare(step: int) -> None:  # noqa: ARG001
         tasks = module.as_inputs(batch)
