@@ -46,6 +46,7 @@ WARM_UP = 20
 """Steps that are not counted."""
 N_LAYERS = 9
 PARTS = ("drawing or receiving", "making tasks", "gradient", "backward", "outer step", "rest of the step", "Lightning")
+COLUMNS = (*PARTS, "fit", "bare")
 CONFIG = f"""
 seed_everything: 0
 trainer:
@@ -198,18 +199,21 @@ def repeated(step: Callable[[], None], steps: int) -> float:
     return (time.process_time() - since) / steps * 1e6
 
 
-def measured(config: Path, rounds: int, steps: int, more: list[str]) -> dict[str, Any]:
+def measured(config: Path, rounds: int, steps: int, more: list[str]) -> list[dict[str, float]]:
     """Rounds of fit and of the bare step, in turns."""
     found = []
     for _ in range(rounds):
         with TemporaryDirectory() as folder:
             fit = fitted(config, folder, steps, more)
         found.append(fit.microseconds() | {"bare": bare(fit, steps)})
-    ratios = sorted(one["fit"] / one["bare"] for one in found)
-    return {
-        "microseconds": {name: statistics.median(one[name] for one in found) for name in found[0]},
-        "ratio": {"median": statistics.median(ratios), "all": ratios},
-    }
+    return found
+
+
+def cells(rounds: list[dict[str, float]]) -> list[str]:
+    """Medians, and the ratio of fit to the bare step with its range."""
+    ratios = sorted(one["fit"] / one["bare"] for one in rounds)
+    medians = [f"{statistics.median(one[name] for one in rounds):.0f}" for name in COLUMNS]
+    return [*medians, f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"]
 
 
 def main() -> None:
@@ -218,27 +222,26 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="loader processes, a row for each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400, help="that count, in a round")
-    parser.add_argument("--out", type=Path, default=Path("host.json"))
+    parser.add_argument("--out", type=Path, default=Path("host.json"), help="a record; its rounds stay, for turns")
     options, more = parser.parse_known_args()  # further options go to fit
     torch.set_num_threads(1)
-    results = []
+    record = (
+        json.loads(options.out.read_text()) if options.out.is_file() else {"torch": torch.__version__, "rounds": {}}
+    )
     with TemporaryDirectory() as folder, as_on_a_device():
         config = Path(folder) / "host.yaml"
         config.write_text(CONFIG)
         for workers in options.workers:
             given = ["--data.root", options.root, "--data.num_workers", str(workers), *more]
-            results.append({"workers": workers, **measured(config, options.rounds, options.steps, given)})
+            found = measured(config, options.rounds, options.steps, given)
+            record["rounds"].setdefault(str(workers), []).extend(found)
     shown = Table(title="The host's part of an outer step, microseconds of processor time")
-    for column in ("loader processes", *results[0]["microseconds"], "fit / bare"):
+    for column in ("loader processes", *COLUMNS, "fit / bare"):
         shown.add_column(column, justify="right")
-    for row in results:
-        ratio = row["ratio"]
-        times = (f"{value:.0f}" for value in row["microseconds"].values())
-        spread = f"{ratio['median']:.2f} ({ratio['all'][0]:.2f}–{ratio['all'][-1]:.2f})"
-        shown.add_row(str(row["workers"]), *times, spread)
+    for workers, found in record["rounds"].items():
+        shown.add_row(workers, *cells(found))
     Console(width=160).print(shown)
-    settings = {"torch": torch.__version__, "rounds": options.rounds, "steps": options.steps}
-    options.out.write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

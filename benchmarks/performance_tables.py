@@ -7,6 +7,7 @@ Records are the JSON files that the benchmarks write, in docs/performance.
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def on_a_gpu() -> str:
 
 def beside_peers_on_a_gpu() -> str:
     return table_of_peers(records("gpu_peers_*.json"))
+
+
+def host() -> str:
+    rows, names = [], list[str]()
+    for when in ("before", "after"):
+        (record,) = records(f"host_{when}.json")
+        for workers, rounds in record["rounds"].items():
+            names = list(rounds[0])
+            ratios = sorted(one["fit"] / one["bare"] for one in rounds)
+            times = (f"{statistics.median(one[name] for one in rounds):.0f}" for name in names)
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+            rows.append([workers, when, *times, spread])
+    return markdown(["loader processes", "", *names, "`fit` / bare"], sorted(rows, key=lambda row: row[0]))
 
 
 def floor() -> str:
@@ -161,6 +175,7 @@ def cached_features() -> str:
 TABLES: list[Callable[[], str]] = [
     on_a_gpu,
     beside_peers_on_a_gpu,
+    host,
     peers,
     floor,
     scaling,
