@@ -20,7 +20,7 @@ def distorted(pictures: Tensor, maps: Tensor, beyond: Literal["zeros", "reflecti
     return seen.round_().clamp_(0, 255).to(torch.uint8)
 
 
-@lru_cache(maxsize=4)  # a dozen operations, which a device takes longer to be told than to do
+@lru_cache(maxsize=4)  # a dozen operations, which a host takes long to start
 def _middles(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The middles of pixels as ``(across, down, 1)``, ``[3, height*width]``, on -1 to 1."""
     with torch.inference_mode(False):  # one that every later caller can use
