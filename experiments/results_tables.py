@@ -62,7 +62,7 @@ SECTIONS = {
         "Accuracy in % on 1,000 tasks; `within one alphabet` draws all the classes of a task from one alphabet. More"
         " filters bring nothing here, and neither do alphabets re-composed of halves of characters. Pictures of 56"
         " pixels cost several points at as many steps, each of which takes some three times the processor time; of"
-        " them the network keeps features at 3×3 places, not one. Drawings drawn again by their strokes bring nothing"
+        " them the network has features at 4×4 places, not 2×2. Drawings drawn again by their strokes bring nothing"
         " within an alphabet and a little among all; in a training of 1,600 steps from scratch they cost. The five"
         " alphabets of validation are too few to tell: there the third has 90.4, the wide one 89.4, the re-composed"
         " one 91.0; and more steps within alphabets, of the same kind of tasks, harm the third on new alphabets.",
