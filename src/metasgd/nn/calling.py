@@ -5,7 +5,6 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import Context
 from typing import Any
 
 import torch
@@ -127,7 +126,6 @@ class _SharedSetting:
         self._lock = threading.Lock()
         self._users = 0
         self._made = ExitStack()
-        self._context = Context()  # of no thread: torch takes a setting back in the context alone that made it
 
     @contextmanager
     def __call__(self) -> Iterator[None]:

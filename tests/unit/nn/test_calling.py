@@ -176,22 +176,3 @@ def test_weight_normalisation_is_torchs_with_the_right_second_derivative(g, dim)
 
     torch.testing.assert_close(call(Normed(), {}, v), torch._weight_norm(v, g, dim))
     assert torch.autograd.gradgradcheck(lambda v: call(Normed(), {}, v), v)
-
-
-def test_the_settings_for_derivatives_may_be_taken_back_by_another_thread_than_made_them():
-    network, flash = nn.Linear(1, 1), torch.backends.cuda.flash_sdp_enabled()
-    made, may_end = threading.Event(), threading.Event()
-
-    def work():
-        with exact_derivatives(network):
-            made.set()
-            may_end.wait()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    made.wait()
-    with exact_derivatives(network):
-        may_end.set()
-        thread.join()
-        assert not torch.backends.cuda.flash_sdp_enabled()
-    assert torch.backends.cuda.flash_sdp_enabled() == flash
