@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from pydoc import locate
 from typing import Any, Self
 
 _GIVEN = "_given_arguments"
@@ -99,6 +99,24 @@ def class_path(of: Any) -> str:
     if "<" not in name and module != "__main__":
         for n in (*range(2, len(parts) + 1), 1):  # torch.nn before torch
             package = ".".join(parts[:n])
-            if locate(f"{package}.{name}") is of:
+            if named(f"{package}.{name}") is of:
                 return f"{package}.{name}"
     raise NotWritableError(f"{module}.{name} cannot be imported by its name")
+
+
+def named(path: str) -> Any:
+    """What a path leads to: attributes of the deepest module that can be imported; None if it leads nowhere.
+
+    ``pydoc.locate`` goes by attributes from the first package on, and so misses a module that its package hides, as
+    torch deletes ``torch.optim.adam``.
+    """
+    parts = path.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:n]))
+            for part in parts[n:]:
+                found = getattr(found, part)
+        except (ImportError, AttributeError, RuntimeError, TypeError):  # the last two for what torch.classes lacks
+            continue
+        return found
+    return None

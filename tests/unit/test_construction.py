@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metasgd.construction import Configurable, NotWritableError, class_path, configuration_of
+from metasgd.construction import Configurable, NotWritableError, class_path, configuration_of, named
 from metasgd.data import Glyphs, ImageFolder, Sinusoid
 from metasgd.data.source import Source
 from metasgd.learner.load import built
@@ -95,3 +95,27 @@ def test_functions_and_classes_go_by_their_names():
 def test_what_cannot_be_written_says_so(value, said):
     with pytest.raises(NotWritableError, match=said):
         configuration_of(value)
+
+
+def test_a_path_leads_to_classes_functions_and_classes_in_classes():
+    assert named("metasgd.nn.Conv4") is Conv4
+    assert named("torch.nn.functional.relu") is torch.nn.functional.relu
+    assert named("functools.partial.__class__") is type
+
+
+def test_a_path_leads_nowhere():
+    assert named("metasgd.nn.Conv5") is None
+    assert named("no_such_package.Net") is None
+    assert named("torch.classes.nowhere.Net") is None
+    assert named("Net") is None
+
+
+def test_modules_that_their_package_hides_are_found(tmp_path, monkeypatch):
+    (tmp_path / "hiding").mkdir()
+    (tmp_path / "hiding" / "__init__.py").write_text("from hiding.net import net\n")
+    (tmp_path / "hiding" / "net.py").write_text("class Net:\n    pass\n\n\ndef net():\n    return Net()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = named("hiding.net.Net")
+    assert found.__qualname__ == "Net"
+    assert class_path(found) == "hiding.net.Net"
+    assert named("torch.optim.adam.Adam") is torch.optim.Adam  # torch deletes torch.optim.adam

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from pydoc import locate
 from typing import Any
 
 from lightning import Trainer
 
 from metasgd.cli.trainer_options import TRAINER_DEFAULTS
+from metasgd.construction import named
 from metasgd.runs.class_paths import PACKAGES
 from metasgd.training.datamodule import EpisodicDataModule
 from metasgd.training.module import MetaSGDModule
@@ -56,6 +56,6 @@ def _with_changed_arguments(value: Any) -> Any:
     if not isinstance(value, Mapping) or "class_path" not in value:
         return value
     path = str(value["class_path"])
-    made = locate(path) if path.partition(".")[0] in PACKAGES else None
+    made = named(path) if path.partition(".")[0] in PACKAGES else None
     arguments = value.get("init_args") or {}
     return {**value, "init_args": _changed(arguments, made, {}) if isinstance(made, type) else arguments}

@@ -106,7 +106,7 @@ class Compare:
             Candidate(name, self._maker(checkpoint), start=1.0, tuned=False) for name, checkpoint in checkpoints.items()
         ]
         for candidate in learned:
-            candidate.make(network.named_parameters(), 1.0)  # refuses what does not fit
+            candidate.make(network.named_parameters(), 1.0)  # what does not fit is refused before hours of training
         candidates = learned + [Candidate(name, *BASELINES[name], schedule=self.schedule) for name in self.baselines]
         place = place_of(self.save_dir, "--save_dir")
         validate_folder(place / self.name / "version_0", "--save_dir and --name")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from pydoc import locate
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import Namespace, add_instantiator
@@ -11,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from metasgd.construction import named
 from metasgd.errors import UserError, arguments_of, at_argument, raise_problems
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
 from metasgd.training.outer import OuterProblem
@@ -52,7 +52,7 @@ def makers_in(option: str, value: Any) -> Iterator[tuple[str, str, Any]]:
         options = vars(value) if isinstance(value, Namespace) else value
         path = options.get("class_path")
         if isinstance(path, str):
-            yield option, path, locate(path)
+            yield option, path, named(path)
         for name, below in options.items():
             yield from makers_in(f"{option}.{name}".lstrip("."), below)
     elif isinstance(value, list | tuple):

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
-from pydoc import locate
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from metasgd.construction import named
 from metasgd.errors import raise_problems
 
 LARGEST = 2**63 - 1
@@ -40,7 +40,7 @@ def _of_value(path: str, hint: Any, value: Any) -> Iterator[str]:
         for item in value:
             yield from _of_value(path, Any, item)
     elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
-        made = locate(value["class_path"])
+        made = named(value["class_path"])
         if callable(made):
             yield from _of_options(f"{path}.init_args", made, value.get("init_args") or {})
     elif isinstance(value, Mapping):

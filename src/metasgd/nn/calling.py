@@ -117,7 +117,8 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 class _SharedSetting:
     """A setting of the whole process, made by the first thread that needs it and taken back by the last.
 
-    Both in one context of context variables: torch 2.15 keeps a token of ``sdpa_kernel``, that another's does not take.
+    Both in one context of context variables: the token by which torch 2.15's ``sdpa_kernel`` resets its variable is
+    valid only in the context that set it.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:

@@ -207,7 +207,7 @@ _EMPTY = nn.ParameterDict()
 
 
 def without_autocast(of: Tensor) -> AbstractContextManager[None]:
-    """What is computed within is in its tensors' own precision: a rule's few figures are no place to save digits.
+    """What is computed within is in its tensors' own precision: a rule's few numbers are no place to save digits.
 
     Args:
         of: a tensor on the device where it is computed.

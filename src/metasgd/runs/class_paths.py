@@ -1,9 +1,8 @@
 """Which classes a file that somebody else may have written is allowed to name."""
 
 from collections.abc import Collection
-from pydoc import ErrorDuringImport, locate
-from typing import Any
 
+from metasgd.construction import named
 from metasgd.errors import UserError
 
 PACKAGES = ("metasgd", "torch", "torchvision", "lightning", "timm")
@@ -35,7 +34,7 @@ def validate_class_path(path: str, kinds: tuple[type, ...], known: Collection[st
             f" {', '.join(PACKAGES)}. If you trust whoever made the checkpoint, say so: --trust_checkpoint true on the"
             " command line, trust=True in Python"
         )
-    found = None if any(not part.isidentifier() or part.startswith("_") for part in parts) else _found(path)
+    found = None if any(not part.isidentifier() or part.startswith("_") for part in parts) else named(path)
     if isinstance(found, type):
         allowed = issubclass(found, kinds) and found.__module__.partition(".")[0] in PACKAGES
     else:
@@ -46,11 +45,3 @@ def validate_class_path(path: str, kinds: tuple[type, ...], known: Collection[st
             f" {', '.join(PACKAGES)}, so it is not imported. If you trust whoever made the checkpoint, say so:"
             " --trust_checkpoint true on the command line, trust=True in Python"
         )
-
-
-def _found(path: str) -> Any:
-    """What the path leads to; None if it leads nowhere."""
-    try:
-        return locate(path)
-    except (ErrorDuringImport, RuntimeError):  # torch.classes raises RuntimeError for what it lacks
-        return None

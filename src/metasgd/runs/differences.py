@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from inspect import signature
-from pydoc import locate
 from typing import Any, NamedTuple
+
+from metasgd.construction import named
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 """Of defaults: what a configuration file holds as it is, a tuple as a list."""
@@ -46,7 +47,7 @@ def differences(option: str, saved: Any, own: Any, free: Collection[str] = ()) -
 
 def _with_later_options(saved: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """``saved`` with the options that only ``own`` has, at the defaults of the class, as far as these are plain."""
-    made = locate(own["class_path"])
+    made = named(own["class_path"])
     if not callable(made):
         return saved
     known, given = saved.get("init_args") or {}, own.get("init_args") or {}

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from upath import UPath
 
+from metasgd.construction import named
 from metasgd.runs.folders import Run
 from metasgd.runs.storage import expanded
 from metasgd.training.run_logger import RunLogger
@@ -59,7 +59,7 @@ class Place:
         """
         found = cls(default_root_dir or DEFAULT_SAVE_DIR, DEFAULT_NAME, None, "run.save_dir")
         for logger in loggers:
-            made = locate(logger["class_path"])
+            made = named(logger["class_path"])
             if isinstance(made, type) and issubclass(made, IN_FOLDER):
                 options = logger["init_args"]
                 found = cls(

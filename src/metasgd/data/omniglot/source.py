@@ -61,7 +61,8 @@ class Omniglot(ClassSource):
         recomposed: in training, the left half of a character beside the right half of the next of its alphabet is one
             more class, of an alphabet of such ones.
         redrawn: in training, how often each drawing is drawn again by its own strokes, which are bent and whose ends
-            and crossings are moved, as one more drawing of its character; 0 to 20. See ``PenDrawing.again``.
+            and crossings are moved, as one more drawing of its character; 0 to 20. See ``PenDrawing.again``. The first
+            run takes some minutes for it: each such drawing is made once.
 
     Raises:
         UserError: an option is out of range.
@@ -123,7 +124,7 @@ class Omniglot(ClassSource):
                 missing = [part for part in self.release.parts if find_part(root, part) is None]
             for part in missing:
                 _download(root, part)
-        self._of_split("train", root, cache_dir)
+        self._of_split("val", root, cache_dir)  # whose cache all splits share; only training draws again
 
     def pool(self, split: Split, root: Path, cache_dir: Path) -> ClassPool:
         chosen = self._of_split(split, root, cache_dir)

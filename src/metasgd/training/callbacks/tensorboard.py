@@ -22,6 +22,8 @@ HISTOGRAM_BINS = 30
 class ShowRates(ValidationFigures):
     """A histogram of each tensor's learned rates, and a picture of those of the first convolution."""
 
+    commands = ("fit",)
+
     def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:
         rates = {n: rate.detach().float().cpu() for n, rate in module.update_rule.learned_rates().items()}
         for name, rate in rates.items():
@@ -35,6 +37,7 @@ class ShowRates(ValidationFigures):
 class ShowTasks(ValidationFigures):
     """Some fixed validation tasks: what was shown, what was asked, what was answered; and accuracy by inner step."""
 
+    commands = ("fit",)
     N_TASKS, EVALUATED = 3, 64
 
     def draw(self, trainer: Trainer, module: MetaSGDModule, data: EpisodicDataModule) -> None:

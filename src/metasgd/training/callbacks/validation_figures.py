@@ -1,6 +1,7 @@
-"""What a training draws after each of its validations."""
+"""What is drawn after validations."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
@@ -15,12 +16,18 @@ from metasgd.training.module import MetaSGDModule
 
 
 class ValidationFigures(Callback):
-    """Draws after each validation of a training, in the first process, where a logger takes figures."""
+    """Draws after each validation, in the first process, where a logger takes figures.
+
+    Attributes:
+        commands: after whose validations.
+    """
+
+    commands: ClassVar[tuple[str, ...]] = ("fit", "validate")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, MetaSGDModule)
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and takes_figures(trainer):
+        if trainer.state.fn in self.commands and not trainer.sanity_checking and takes_figures(trainer):
             self.draw(trainer, pl_module, data_of(trainer))
 
     @abstractmethod
