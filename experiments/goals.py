@@ -64,6 +64,9 @@ ALPHABET = (
     ("omniglot_official-redrawn", "the same, 28 pixels, drawings drawn again by their strokes"),
     ("omniglot_official-further", "as the first, prototypes, 1,600 outer steps more"),
     ("omniglot_official-further-redrawn", "the same, drawings drawn again by their strokes"),
+    ("omniglot_official-60w1s", "1,000 random tasks, transductive, prototypes, trained 60-way on all alphabets"),
+    ("omniglot_official-steps", "1,000 random tasks, transductive, prototype head, 3 steps on all layers"),
+    ("omniglot-alphabet-ensemble", "random tasks, transductive, two models"),
     ("omniglot-alphabet-inductive", "random tasks, inductive"),
     ("omniglot-alphabet-views", "random tasks, transductive, mean of 4 views"),
     ("omniglot-alphabet-views-inductive", "random tasks, inductive, mean of 4 views"),
@@ -149,6 +152,6 @@ def within_an_alphabet(by_name: dict[str, Record]) -> str:
         " alphabet), through `adapt`. In random tasks each drawing is of any drawer. The learner has 64 filters and"
         " normalised features; its head adapts, and nothing where a row says prototypes. Tried against the error: more"
         " filters, alphabets re-composed of halves, drawings drawn again by their strokes, pictures of 56 pixels,"
-        " views: none brings more than a few tenths. The goals are 4.5 and 3.3 on the published runs, 8 on random"
+        " tasks of all alphabets, several steps on all layers, two models, views: none brings more than a few tenths. The goals are 4.5 and 3.3 on the published runs, 8 on random"
         " tasks: all are missed.\n\n" + markdown(["learner", "how", "error"], rows)
     )

@@ -21,7 +21,7 @@ BELOW = {
     "meta": {"nn", "rules", "errors", "episode", "construction"},
     "optim": {"rules", "runs", "errors"},
     "data": {"construction", "errors", "episode"},
-    "runs": {"rules", "errors"},
+    "runs": {"rules", "construction", "errors"},
     "runtime": {"runs", "errors"},
     "reporting": {"errors", "episode"},
     "rl": {"meta", "data", "errors", "episode"},
