@@ -152,6 +152,7 @@ def within_an_alphabet(by_name: dict[str, Record]) -> str:
         " alphabet), through `adapt`. In random tasks each drawing is of any drawer. The learner has 64 filters and"
         " normalised features; its head adapts, and nothing where a row says prototypes. Tried against the error: more"
         " filters, alphabets re-composed of halves, drawings drawn again by their strokes, pictures of 56 pixels, tasks"
-        " of all alphabets, several steps on all layers, two models, views: none brings more than a few tenths. The goals are 4.5 and 3.3 on the published runs, 8 on random"
-        " tasks: all are missed.\n\n" + markdown(["learner", "how", "error"], rows)
+        " of all alphabets, several steps on all layers, two models, views: none brings more than a few tenths. The"
+        " goals are 4.5 and 3.3 on the published runs, 8 on random tasks: all are missed.\n\n"
+        + markdown(["learner", "how", "error"], rows)
     )
