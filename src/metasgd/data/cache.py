@@ -1,6 +1,7 @@
 """Decoded images cached on disk: built once, checked at every load, never half-written."""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -64,6 +65,11 @@ class PoolStream:
 
 
 Build = Callable[[], ClassPool | PoolStream]
+
+
+def digest_of(made_by: object) -> str:
+    """16 digits that change with what something is made by, which its ``repr`` says in full."""
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
 
 def load_or_build(cache_dir: Path, key: str, build: Build) -> ClassPool:

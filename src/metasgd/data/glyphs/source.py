@@ -1,7 +1,6 @@
 """Glyphs: printed letters of many scripts, drawn on the spot from the fonts that matplotlib ships."""
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from metasgd.data.cache import load_or_build
+from metasgd.data.cache import digest_of, load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.contents import Contents
 from metasgd.data.glyphs.letters import FONT_SIZE, SCRIPTS, Letter, Mask, fonts_digest, full_size_mask_of, letters
@@ -127,16 +126,14 @@ class Glyphs(ClassSource):
         found: dict[Split, dict[str, tuple[int, str]]] = {split: {} for split in SPLITS}
         for script in sorted({name.split("/")[0] for name in names}):
             own = [name for name in names if name.split("/")[0] == script]
-            digest = hashlib.sha256(repr((DRAWING, fonts, own)).encode()).hexdigest()[:16]
-            found[SCRIPTS[script]][script] = (len(own) * self.drawings_per_class, digest)
+            found[SCRIPTS[script]][script] = (len(own) * self.drawings_per_class, digest_of((DRAWING, fonts, own)))
         return found
 
     def _letters(self, cache_dir: Path) -> ClassPool:
         """The letters of all splits: one cache serves them all."""
         options = (self.image_size, self.drawings_per_class, self.seed, self.handwriting)
         made_by = (DRAWING, PIL.__version__, fonts_digest(), *options)
-        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        return load_or_build(cache_dir, f"glyphs-{self.image_size}px-{digest[:16]}", self._draw_all)
+        return load_or_build(cache_dir, f"glyphs-{self.image_size}px-{digest_of(made_by)}", self._draw_all)
 
     def _draw_all(self) -> ClassPool:
         with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -11,7 +11,7 @@ import PIL
 from numpy.typing import NDArray
 from torch import nn
 
-from metasgd.data.cache import PoolStream, load_or_build
+from metasgd.data.cache import PoolStream, digest_of, load_or_build
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.contents import Contents
@@ -156,8 +156,7 @@ class ImageFolder(ClassSource):
     def _pool(self, found: Found, cache_dir: Path) -> ClassPool:
         """The pictures of all splits: one cache serves them all."""
         made_by = (DECODING, PIL.__version__, RESAMPLING.name, self._form, _fingerprint(found.classes))
-        digest = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        key = f"pictures-{self._form.width}px-{digest[:16]}{'-inverted' * self.invert}"
+        key = f"pictures-{self._form.width}px-{digest_of(made_by)}{'-inverted' * self.invert}"
         return load_or_build(cache_dir, key, lambda: _stream(found.classes, self._form, self.invert))
 
 
@@ -185,7 +184,7 @@ def _digest(c: ClassFiles, root: Path) -> str:
     about = [
         (os.path.relpath(path, root), status.st_size) for path, status in zip(c.files, _status(c.files), strict=True)
     ]
-    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    return digest_of(about)
 
 
 def _status(paths: Sequence[Path]) -> list[os.stat_result]:

@@ -24,10 +24,10 @@ def with_redrawn(characters: ClassPool, in_full: ClassPool, n: int) -> ClassPool
         n: at least 1.
     """
     drawings, (_, height, width) = int(characters.counts[0]), characters.image_shape
+    own = np.arange(drawings)
     images = np.empty((len(characters), (1 + n) * drawings, 1, height, width), dtype=np.uint8)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for c in progress.track(range(len(characters)), description="Drawing Omniglot again"):
-            own = np.arange(drawings)
             images[c, :drawings] = characters.images[characters.starts[c] + own]
             key = np.frombuffer(hashlib.sha256(characters.names[c].encode()).digest()[:16], dtype=np.uint64)
             for d, drawing in enumerate(in_full.images[in_full.starts[c] + own]):

@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from metasgd.data.cache import load_or_build, staging_folder
+from metasgd.data.cache import digest_of, load_or_build, staging_folder
 from metasgd.data.class_pool import ClassPool
 from metasgd.data.class_sampler import ClassSampler
 from metasgd.data.images.decoding import PictureForm
@@ -153,7 +153,7 @@ class Omniglot(ClassSource):
 
         # all the characters, of all splits: one cache serves every split and rotation
         size = f"{self.image_size}px"
-        everything = load_or_build(cache_dir, f"omniglot-{size}-{_digest(made_by)}", lambda: decoded(self.image_size))
+        everything = load_or_build(cache_dir, f"omniglot-{size}-{digest_of(made_by)}", lambda: decoded(self.image_size))
         classes = self._classes(split, everything.names)
         chosen = everything.select(classes)
         if split != "train" or not self.redrawn:
@@ -161,7 +161,7 @@ class Omniglot(ClassSource):
         made_by += (REDRAWING, np.__version__, self.split, self.redrawn)
         return load_or_build(
             cache_dir,
-            f"omniglot-redrawn-{size}-{_digest(made_by)}",
+            f"omniglot-redrawn-{size}-{digest_of(made_by)}",
             lambda: with_redrawn(chosen, decoded(SIDE).select(classes), self.redrawn),
         )
 
@@ -169,10 +169,6 @@ class Omniglot(ClassSource):
         if self.split == "random":
             return random_split(names, self.release.random_sizes)[split]
         return official_split(names, self.release)[split]
-
-
-def _digest(made_by: tuple[object, ...]) -> str:
-    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
 
 def random_split(names: Sequence[str], sizes: tuple[int, int, int]) -> dict[Split, NDArray[np.int64]]:

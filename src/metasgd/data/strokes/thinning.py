@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ink = NDArray[np.bool_]
+CLOCKWISE = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+"""The eight neighbours of a pixel, (down, across), from the north on."""
 
 
 def middle_lines(ink: Ink) -> Ink:
@@ -24,9 +26,7 @@ def middle_lines(ink: Ink) -> Ink:
 def _removable(line: Ink, first: bool) -> Ink:
     """Pixels on the rim of a stroke whose removal breaks nothing; from the south-east in the first half-step."""
     height, width = line.shape
-    # the eight neighbours, clockwise from the north
-    offsets = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-    around = [line[1 + y : height - 1 + y, 1 + x : width - 1 + x] for y, x in offsets]
+    around = [line[1 + y : height - 1 + y, 1 + x : width - 1 + x] for y, x in CLOCKWISE]
     n, e, s, w = around[::2]
     n_ink = np.sum(around, axis=0, dtype=np.uint8)
     n_starts = np.sum([~a & b for a, b in zip(around, [*around[1:], n], strict=True)], axis=0, dtype=np.uint8)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metasgd.data.strokes.thinning import Ink
+from metasgd.data.strokes.thinning import CLOCKWISE, Ink
 
-NEXT = ((-1, 0), (0, 1), (1, 0), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))
+NEXT = (*CLOCKWISE[::2], *CLOCKWISE[1::2])
 """The eight neighbours of a pixel, those with a common side first."""
-CLOCKWISE = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 Pixel = tuple[int, int]
 Pixels = list[Pixel]
 
