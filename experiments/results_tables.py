@@ -326,6 +326,8 @@ def results_table(records: list[Record]) -> str:
     rows = []
     for row in dict.fromkeys(r["row"] for r in records):
         seeds = [r for r in records if r["row"] == row]
+        if len({r["seed"] for r in seeds}) < len(seeds):
+            raise ValueError(f"experiments of one seed share the row {row!r}: {', '.join(r['name'] for r in seeds)}")
         adapts = dict.fromkeys(test.get("adapts", "") for r in seeds for test in r["tests"].values())
         rows.append([row, *([", ".join(adapts)] if saying else []), *(cell(seeds, column) for column in columns)])
     return markdown(["", *(["adapts"] if saying else []), *columns], rows)
