@@ -32,6 +32,7 @@ from metasgd.rules.gradient_descent import PerParameter, PerParameterMomentum
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.rules.scheduled_muon import ScheduledMuon
 from metasgd.supervised.suite.cost import bytes_of
 from metasgd.supervised.suite.workloads import SMALL
 
@@ -53,6 +54,7 @@ CONTENDERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "optimizer network, per layer": learned(lambda: OptimizerNetwork(per_layer=True)),
     "scaled optimizer network": learned(lambda: ScaledOptimizerNetwork(inputs=["loss", "trend", "progress"])),
     "scheduled Adam": learned(ScheduledAdam),
+    "scheduled Muon": learned(ScheduledMuon),
     "AdamW, foreach": lambda network: AdamW(network.parameters(), lr=1e-5, foreach=True),
     "Meta-SGD": learned(PerParameter),
     "Meta-SGD with momentum": learned(PerParameterMomentum),

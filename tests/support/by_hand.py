@@ -36,7 +36,8 @@ def conv4(p: Params, x: Tensor, stride: int = 2, seen: int | None = None) -> Ten
 
 def mlp(p: Params, x: Tensor, seen: int | None = None) -> Tensor:
     x = x.reshape(len(x), -1)
-    x = (x @ p["body.1.weight"].T + p["body.1.bias"]).clamp_min(0)
+    for name in [n.removesuffix(".weight") for n in p if n.startswith("body.") and n.endswith(".weight")]:
+        x = (x @ p[f"{name}.weight"].T + p[f"{name}.bias"]).clamp_min(0)
     return x @ p["head.weight"].T + p["head.bias"]
 
 

@@ -15,6 +15,7 @@ from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import GRADIENT_SQUARE, ScaledOptimizerNetwork, scale_of
 from metasgd.rules.scheduled_adam import ScheduledAdam
 from metasgd.rules.scheduled_answers import Memory, ScheduledAnswers
+from metasgd.rules.scheduled_muon import ScheduledMuon
 
 
 class Stepper:
@@ -32,7 +33,9 @@ class Stepper:
         self.rule = rule
         self.beside: Tensor = next(rule.parameters(), torch.empty(0))
         self.answers: Answers | None = None
-        self.scheduled = ScheduledAnswers(rule) if type(rule) is ScheduledAdam else None
+        self.scheduled = None
+        if isinstance(rule, ScheduledAdam) and type(rule) in (ScheduledAdam, ScheduledMuon):
+            self.scheduled = ScheduledAnswers(rule)
         self.lists: dict[Any, TensorList] = {}
         if isinstance(rule, OptimizerNetwork):
             exact = type(rule)  # a subclass may answer in another way

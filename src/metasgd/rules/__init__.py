@@ -8,6 +8,7 @@ from metasgd.rules.meta_curvature import MetaCurvature
 from metasgd.rules.optimizer_network import OptimizerNetwork
 from metasgd.rules.scaled_network import ScaledOptimizerNetwork
 from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.rules.scheduled_muon import ScheduledMuon
 
 __all__ = [
     "ALFA",
@@ -24,5 +25,6 @@ __all__ = [
     "Scalar",
     "ScaledOptimizerNetwork",
     "ScheduledAdam",
+    "ScheduledMuon",
     "UpdateRule",
 ]

@@ -4,7 +4,7 @@ Shape letters: T tensors; lead is ``[]`` for one task and ``[B]`` for several.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,9 +14,10 @@ from metasgd.errors import raise_problems, too_small
 from metasgd.rules.base import M, Params, State, Steps, UpdateRule, beside, no_momentum
 from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import KEYS, empty_history, read_loss
-from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W, has_gradient
+from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W
 from metasgd.rules.schedule import Schedule, schedule_factor
 from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
+from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, seen_rows
 
 FORGETTING = 0.01
 """1 − β₂."""
@@ -30,24 +31,16 @@ INPUTS_OF_A_UNIT = 0.5
 """The exponent a that matrices, kernels and heads start from."""
 
 
-class Statistics(NamedTuple):
-    """Of each tensor, mean squares and a mean product over its entries, all ``[*lead, T]``."""
-
-    weights: Tensor
-    gradient: Tensor
-    momentum: Tensor
-    product: Tensor
-    average: Tensor
-    seen: Tensor
-    update: Tensor
-
-
 class Answer(NamedTuple):
-    """η and μ of each tensor, ``[*lead, T]``, and the factor c of its kind, ``[T]``; ``[B, T]`` where φ is stacked."""
+    """η and μ of each tensor, ``[*lead, T]``, and the factor c of its kind, ``[T]``; ``[B, T]`` where φ is stacked.
+
+    ``decay`` is the share of the weights that the step takes away, likewise; None for a rule without.
+    """
 
     rates: Tensor
     momenta: Tensor
     scale: Tensor
+    decay: Tensor | None = None
 
 
 class ScheduledAdam(UpdateRule):
@@ -91,7 +84,7 @@ class ScheduledAdam(UpdateRule):
         Kingma and Ba, Adam, 2015 (arXiv 1412.6980); Moudgil et al., Celo, 2025 (arXiv 2501.12670).
     """
 
-    fixed = ("learning_rate", "momentum")
+    fixed: tuple[str, ...] = ("learning_rate", "momentum")
     reads_progress = True
     reads_names = True
     takes_stacks = True
@@ -150,11 +143,11 @@ class ScheduledAdam(UpdateRule):
         """
         given, loss = of.weights.dtype, loss.to(self.exponent.dtype)
         seen = read_loss(step, loss, {key: t.to(loss) for key, t in history.items()})
-        of = Statistics(*(t.to(loss) for t in of))
+        of = Statistics(*(None if t is None else t.to(loss) for t in of))  # type: ignore[arg-type] # the last may be
         factor, done = self.progress(step, loss)
         kinds, inputs = kinds_and_inputs(shapes, self.exponent)
         x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
-        cosine = of.product * _inverse_root(of.gradient) * _inverse_root(of.momentum)
+        cosine = of.product * inverse_root(of.gradient) * inverse_root(of.momentum)
         average = torch.where(of.average > 0, of.average, 1.0)
         steady = torch.where(of.average > 0, of.momentum / of.seen.clamp_min(1).square() / average, 0.0)
         read = (
@@ -172,7 +165,7 @@ class ScheduledAdam(UpdateRule):
 
     def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         lead = loss.ndim
-        weights = _seen({n: state[W + n] for n in grads}, grads, lead)
+        weights = seen_rows({n: state[W + n] for n in grads}, grads, lead, FORGETTING)
         averages: Params = {}
         new: State = {W + n: w for n, (_, w) in weights.items()}
         for n, g in grads.items():
@@ -181,16 +174,18 @@ class ScheduledAdam(UpdateRule):
             averages[n] = v / beside(w.clamp_min(FORGETTING), g)
         m = {n: state[M + n] for n in grads}
         of = Statistics(
-            weights=_means((params[n] * params[n] for n in grads), lead),
-            gradient=_means((g * g for g in grads.values()), lead),
-            momentum=_means((t * t for t in m.values()), lead),
-            product=_means((g * m[n] for n, g in grads.items()), lead),
-            average=_means(averages.values(), lead),
+            weights=means((params[n] * params[n] for n in grads), lead),
+            gradient=means((g * g for g in grads.values()), lead),
+            momentum=means((t * t for t in m.values()), lead),
+            product=means((g * m[n] for n, g in grads.items()), lead),
+            average=means(averages.values(), lead),
             seen=torch.stack([state[N + n] for n in grads], dim=-1),
             update=torch.stack([state[U + n] for n in grads], dim=-1),
         )
+        of, measured = self.measure(of, params, grads, state)
         shapes = {n: g.shape[lead:] for n, g in grads.items()}
-        (rates, momenta, scale), history = self.answer(step, shapes, loss, {k: state[k] for k in KEYS}, of)
+        answer, history = self.answer(step, shapes, loss, {k: state[k] for k in KEYS}, of)
+        rates, momenta, scale, decay = answer
         counts = momenta * of.seen + 1
         sizes = rates * scale / counts
         # a derivative of 1/√0 would be infinite; where the mean is 0 so are v̂ and m
@@ -198,23 +193,32 @@ class ScheduledAdam(UpdateRule):
         changes, moved = {}, {}
         for i, (n, g) in enumerate(grads.items()):
             new[M + n] = torch.addcmul(g, beside(momenta[..., i], g), m[n])
-            changes[n] = new[M + n] * (averages[n] + beside(smallest[..., i], g)).rsqrt()
-            moved[n] = torch.addcmul(params[n], beside(sizes[..., i], g), changes[n], value=-1)
-        updates = sizes * sizes * _means((t * t for t in changes.values()), lead)
+            square = averages[n] + beside(smallest[..., i], g)
+            changes[n] = self.direction(n, shapes[n], new[M + n], square, beside(counts[..., i], g))
+            rest = params[n] if decay is None else params[n] * beside(1 - decay[..., i], g)
+            moved[n] = torch.addcmul(rest, beside(sizes[..., i], g), changes[n], value=-1)
+        updates = sizes * sizes * means((t * t for t in changes.values()), lead)
         for part, of_all in ((N, counts), (U, updates)):
             new |= {part + n: t for n, t in zip(grads, of_all.unbind(dim=-1), strict=True)}
-        return moved, new | history | {"learning_rate": rates, "momentum": momenta}
+        return moved, new | measured | history | {"learning_rate": rates, "momentum": momenta}
 
+    def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:
+        """What a rule reads beside; with what it remembers of it."""
+        del params, grads, state
+        return of, {}
 
-def _seen(before: Params, grads: Params, lead: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each row, its share of a step in v, and w afterwards; all rows are one operation."""
-    found = torch.cat([has_gradient(g, lead).reshape(*g.shape[:lead], -1) for g in grads.values()], dim=-1)
-    share = FORGETTING * found
-    w = torch.cat([t.reshape(*t.shape[:lead], -1) for t in before.values()], dim=-1)
-    w = torch.lerp(w, torch.ones_like(w), share)
-    sizes = [t.shape[lead:].numel() for t in before.values()]
-    parts = zip(before.items(), torch.split(share, sizes, dim=-1), torch.split(w, sizes, dim=-1), strict=True)
-    return {n: (of_step.reshape(t.shape).to(t), w.reshape(t.shape).to(t)) for (n, t), of_step, w in parts}
+    def direction(self, name: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
+        """The direction of a tensor's step, times count.
+
+        Args:
+            name: of the tensor.
+            shape: its own, without that of the tasks.
+            m: the sum of the gradients as the momentum has them.
+            square: ``v̂ + ε²``.
+            count: of how many gradients m is the sum.
+        """
+        del name, shape, count
+        return m * square.rsqrt()
 
 
 def _network(inputs: int, hidden: int) -> nn.Sequential:
@@ -229,18 +233,3 @@ def _answers(network: nn.Sequential, x: Tensor) -> Tensor:
     weight, bias, last_weight, last_bias = network.parameters()
     hidden = torch.tanh(x @ weight.mT + bias.unsqueeze(-2))
     return hidden @ last_weight.mT + last_bias.unsqueeze(-2)
-
-
-def _means(tensors: Iterable[Tensor], lead: int) -> Tensor:
-    """Of each tensor, over all but the tasks: ``[*lead, T]``."""
-    sums, sizes = [], []
-    for t in tensors:
-        sums.append(t.flatten(lead).sum(dim=-1) if t.ndim > lead else t)
-        sizes.append(t.shape[lead:].numel())
-    found = torch.stack(sums, dim=-1)
-    return found / found.new_tensor(sizes)
-
-
-def _inverse_root(t: Tensor) -> Tensor:
-    """``1 / √t``, and 0 with a derivative of 0 where t is 0."""
-    return torch.where(t > 0, torch.where(t > 0, t, 1.0).rsqrt(), 0.0)

@@ -14,6 +14,7 @@ from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
+from metasgd.rules.scheduled_muon import INVARIANT, ScheduledMuon
 from metasgd.rules.tensor_kinds import kinds_and_inputs
 
 Array = NDArray[np.float64]
@@ -31,14 +32,16 @@ class Statistics(NamedTuple):
     average: Array
     seen: Array
     update: Array
+    alignment: Array | None = None
 
 
 class Numbers(NamedTuple):
-    """η, μ and c of each tensor, ``[T]``, and the history of the losses."""
+    """η, μ, c and the share of the weights to take away, of each tensor ``[T]``; and the history of the losses."""
 
     rates: Array
     momenta: Array
     scale: Array
+    decay: Array | None
     history: dict[str, float]
 
 
@@ -55,6 +58,8 @@ class ScheduledAnswers:
             [numbers_of(p) for p in net.parameters()] for net in (rule.of_all, rule.of_tensor)
         )
         self._shapes: Shapes = {}
+        self._decay: Array | None = None
+        self._stretch, self._matrices = 1.0, np.zeros(0, dtype=bool)
         self._kinds, self._inputs, self._scale = np.zeros((0, 0)), np.zeros(0), np.zeros(0)
 
     def __call__(self, step: int, shapes: Shapes, loss: float, memory: Memory, of: Statistics) -> Numbers:
@@ -94,13 +99,20 @@ class ScheduledAnswers:
         # of any weights and inputs the answer is a number that a step can be made with
         rates = rule.learning_rate * schedule_factor(rule.schedule, step, total) * np.exp(np.minimum(log_factor, 80.0))
         momenta = 0.5 + 0.5 * np.tanh(0.5 * (shift + logit(rule.momentum)))
-        return Numbers(rates, momenta, self._scale, history)
+        if of.alignment is None or self._decay is None:
+            return Numbers(rates, momenta, self._scale, None, history)
+        stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
+        return Numbers(rates, momenta, self._scale * stretch, rates * self._decay, history)
 
     def _look_at(self, shapes: Shapes) -> None:
         kinds, inputs = (numbers_of(t) for t in kinds_and_inputs(shapes, torch.empty(0, dtype=torch.float64)))
         exponent, log_scale = numbers_of(self.rule.exponent), numbers_of(self.rule.log_scale)
         self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
+        if isinstance(self.rule, ScheduledMuon):
+            self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay))
+            self._stretch = float(self.rule.log_stretch.exp())
+            self._matrices = np.array([len(shape) > 1 for shape in shapes.values()])
 
 
 def _answer(network: list[Array], x: Array) -> Array:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.by_hand import config_of, curves_of, unrolled
+from support.scheduled import STEPS, by_equation, every_kind, learned, trained, trained_by_the_rule
 from torch import nn
 
 from metasgd.errors import UserError
@@ -12,90 +13,6 @@ from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.scheduled_adam import ScheduledAdam
 from metasgd.rules.tensor_kinds import KINDS, kind_of
-
-STEPS = 12
-
-
-def learned(network, steps=STEPS, learning_rate=0.02):
-    """A rule whose φ has moved away from its start, so that every input matters."""
-    torch.manual_seed(1)
-    rule = ScheduledAdam(learning_rate, 0.8, hidden=5)
-    rule.bind(dict(network.named_parameters()), steps)
-    with torch.no_grad():
-        for p in rule.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return rule
-
-
-def by_equation(rule, total, kinds):
-    """The rule's equation for one task, tensor by tensor, with the networks written out.
-
-    Args:
-        kinds: of each tensor, its kind and its inputs, by name.
-    """
-    a1, b1, a2, b2 = rule.of_all.parameters()
-    c1, d1, c2, d2 = rule.of_tensor.parameters()
-
-    def mean_square(t):
-        return (t * t).sum() / t.numel()
-
-    def step(s, p, g, loss, state):
-        if not state:
-            state = {"losses": [], "fasts": []}
-            for n, t in p.items():
-                zero = torch.zeros((), dtype=t.dtype)
-                state[n] = (torch.zeros_like(t), torch.zeros_like(t), t.new_zeros(len(t)), zero, zero)
-        losses = [*state["losses"], loss]
-        fast = slow = torch.zeros((), dtype=loss.dtype)
-        fasts = []
-        for k, value in enumerate(losses):
-            fast = fast + max(0.1, 1 / (k + 1)) * (value - fast)
-            slow = slow + max(0.01, 1 / (k + 1)) * (value - slow)
-            fasts.append(fast)
-        low, high = min(fasts), max(fasts)
-        level = (fast - low) / (high - low) if high > low else torch.zeros_like(loss)
-        trend = ((fast - slow) / (high - low)).clamp(-1, 1) if high > low else torch.zeros_like(loss)
-        done = s / total
-        numbers = [2 * done - 1, math.sin(math.pi * done), math.tanh(20 * done), math.tanh(20 * (1 - done))]
-        numbers += [math.log10(total) - 3, max(-4, math.log10((s + 1) / total)) / 2]
-        x = torch.stack([level, trend, *torch.tensor(numbers, dtype=loss.dtype)])
-        of_all = a2 @ torch.tanh(a1 @ x + b1) + b2
-        warm = min(1.0, (s + 1) / max(1, 0.05 * total), (total - s) / max(1, 0.3 * total))
-        new, moved = {"losses": losses}, {}
-        for n, t in p.items():
-            m, v, w, count, last = state[n]
-            kind, inputs = kinds[n]
-            share = 0.01 * torch.stack([(row != 0).any() for row in g[n]]).to(t.dtype)  # of a row without a gradient 0
-            w = w + share * (1 - w)
-            share = share.reshape(-1, *[1] * (t.ndim - 1))
-            v = v + share * (g[n] ** 2 - v)
-            v_hat = v / w.clamp_min(0.01).reshape(share.shape)
-            size, ratio = mean_square(t) + 1e-12, (last + 1e-12) / (mean_square(t) + 1e-12)
-            steady = mean_square(m) / count.clamp_min(1) ** 2 / (v_hat.sum() / v_hat.numel())
-            norms = (mean_square(g[n]) * mean_square(m)) ** 0.5 if s else torch.ones_like(loss)
-            cosine = (g[n] * m).sum() / t.numel() / norms
-            z = torch.stack(
-                [
-                    torch.tensor(math.log10(inputs) / 2, dtype=loss.dtype),
-                    torch.log10(size) / 4,
-                    torch.log10(ratio) / 4,
-                    torch.log10(steady + 1e-6) / 4,
-                    cosine,
-                ]
-            )
-            one_hot = torch.tensor([float(k == kind) for k in KINDS], dtype=loss.dtype)
-            own = c2 @ torch.tanh(c1 @ torch.cat([x, z, one_hot]) + d1) + d2
-            eta = rule.learning_rate * warm * torch.exp(of_all[0] + own[0])
-            mu = 1 / (1 + (1 - 0.8) / 0.8 * torch.exp(-of_all[1] - own[1]))
-            c = torch.exp(rule.log_scale[KINDS.index(kind)]) * inputs ** -rule.exponent[KINDS.index(kind)]
-            m, count = mu * m + g[n], mu * count + 1
-            change = eta * c * (m / count) / (v_hat + 1e-8 * v_hat.sum() / v_hat.numel()) ** 0.5
-            moved[n] = t - change
-            new[n] = (m, v, w, count, mean_square(change))
-        return moved, new
-
-    return step
-
 
 KINDS_OF_MLP = {
     "body.1.weight": ("matrix", 1),
@@ -120,64 +37,14 @@ def test_as_its_equation_unrolled_by_hand(n_tasks, recompute):
     assert all(g.abs().max() > 0 for g in ours.phi.values())
 
 
-def data(dtype=torch.float64):
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(40, 6, generator=generator, dtype=dtype)
-    return x, (x[:, :1] * x[:, 1:2]).tanh() + 0.1 * torch.randn(40, 1, generator=generator, dtype=dtype)
-
-
-class Small(nn.Module):
-    """A table of which some rows are seen late, a kernel, a matrix, a norm and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(4, 6)
-        self.kernel = nn.Conv1d(1, 3, 3)
-        self.matrix = nn.Linear(12, 5)
-        self.norm = nn.LayerNorm(5)
-        self.head = nn.Linear(5, 1)
-
-    def forward(self, x, symbols):
-        x = x + self.embedding(symbols)
-        return self.head(self.norm(self.matrix(self.kernel(x[:, None]).flatten(1)).tanh()))
-
-
-def trained(network, optimizer, steps=STEPS, unit=1.0, zero=0.0):
-    x, y = data(next(network.parameters()).dtype)
-    losses = []
-    for s in range(steps):
-        symbols = (torch.arange(len(x)) + s) % (2 if s < 4 else 4)
-        optimizer.zero_grad()
-        loss = F.mse_loss(network(x, symbols), y)
-        (unit * loss).backward()
-        optimizer.step(loss=unit * loss.item() + zero)
-        losses.append(loss.item())
-    return losses
-
-
-def small(dtype=torch.float64):
-    torch.manual_seed(0)
-    return Small().to(dtype)
-
-
 def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
-    network, same = small(), small()
+    network = every_kind()
     rule = learned(network)
     options = {"update_rule": rule, "max_update": math.inf, "total_steps": STEPS}
     trained(network, LearnedOptimizer(network.named_parameters(), **options))
-    params = {n: p.detach() for n, p in same.named_parameters()}
-    state = rule.init_state(params)
-    x, y = data()
-    for s in range(STEPS):
-        symbols = (torch.arange(len(x)) + s) % (2 if s < 4 else 4)
-        leaves = {n: p.requires_grad_() for n, p in params.items()}
-        loss = F.mse_loss(torch.func.functional_call(same, leaves, (x, symbols)), y)
-        grads = dict(zip(leaves, torch.autograd.grad(loss, [*leaves.values()]), strict=True))
-        params, state = rule(s, params, grads, loss, state)
-        params = {n: p.detach() for n, p in params.items()}
-        state = {n: t.detach() for n, t in state.items()}
+    expected = trained_by_the_rule(every_kind(), rule)
     for n, p in network.named_parameters():
-        torch.testing.assert_close(p.detach(), params[n], rtol=0, atol=1e-9)
+        torch.testing.assert_close(p.detach(), expected[n], rtol=0, atol=1e-9)
 
 
 def test_untrained_it_is_adamw_on_a_schedule(monkeypatch):
@@ -205,7 +72,7 @@ def test_untrained_it_is_adamw_on_a_schedule(monkeypatch):
 def test_no_unit_and_no_zero_of_the_loss_changes_a_step(unit, zero):
     losses = []
     for scale, shift in ((1.0, 0.0), (unit, zero)):
-        network = small()
+        network = every_kind()
         rule = learned(network)
         losses.append(
             trained(
@@ -238,7 +105,7 @@ def test_a_row_that_comes_late_starts_as_the_others_did():
 
 
 def test_resumed_to_the_bit(tmp_path):
-    networks = [small(torch.float32) for _ in range(2)]
+    networks = [every_kind(torch.float32) for _ in range(2)]
     rule = learned(networks[0])
     optimizers = [LearnedOptimizer(n.named_parameters(), update_rule=rule, total_steps=STEPS) for n in networks]
     trained(networks[0], optimizers[0], 9)
@@ -269,7 +136,7 @@ def test_kinds_of_tensors(name, shape, kind):
 
 
 def test_without_names_it_says_what_it_cannot_tell(caplog):
-    network = small()
+    network = every_kind()
     LearnedOptimizer(network.parameters(), update_rule=ScheduledAdam(), total_steps=5)
     assert "give network.named_parameters()" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The workloads that are reported, and those that variants are chosen by; they share neither name nor seed."""
+"""The workloads that are reported; ``choosing`` has those that variants are chosen by."""
 
 from functools import partial
 
@@ -6,6 +6,7 @@ from metasgd.meta.objectives import OBJECTIVES
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.nn.residual import WideResNet
 from metasgd.supervised.suite import networks as nets
+from metasgd.supervised.suite.choosing import CHOOSING
 from metasgd.supervised.suite.data import Letters, Table, Text, Textures
 from metasgd.supervised.suite.languages import LANGUAGES
 from metasgd.supervised.suite.workload import NextSymbol, Workload
@@ -105,45 +106,5 @@ SMALL = (
     ),
 )
 """Reported; nothing is chosen or meta-trained by them."""
-
-CHOOSING = (
-    Workload(
-        "choose_table",
-        "MLP: tabular classification, 4 classes",
-        partial(MLP, 10, [48], 4),
-        Table(seed=2101, n_features=10, n_classes=4),
-        CLASSES,
-        steps=800,
-        batch_size=32,
-    ),
-    Workload(
-        "choose_regression",
-        "MLP: tabular regression, targets of mean -8 and standard deviation 300 as they are",
-        partial(MLP, 16, [32, 32], 1),
-        Table(seed=2102, n_features=16, mean=-8.0, sd=300.0),
-        SQUARES,
-        steps=800,
-        batch_size=64,
-    ),
-    Workload(
-        "choose_cnn",
-        "CNN without normalisation: 40 printed letters of other scripts",
-        partial(nets.plain_cnn, (12, 24, 48), 28, 40),
-        Letters(seed=2103, split="val", n_classes=40, drawings=30),
-        CLASSES,
-        steps=500,
-        batch_size=32,
-    ),
-    Workload(
-        "choose_transformer",
-        "character transformer: differences of two digits",
-        partial(nets.CharacterTransformer, len(LANGUAGES["differences"].symbols), 8, width=32, depth=2, heads=2),
-        Text(seed=2104, language="differences"),
-        SYMBOLS,
-        steps=500,
-        batch_size=32,
-    ),
-)
-"""To choose between variants by, and to meta-train on; never reported."""
 
 SUITES: dict[str, tuple[Workload, ...]] = {"small": SMALL, "choosing": CHOOSING}

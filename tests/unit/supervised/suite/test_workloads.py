@@ -9,9 +9,10 @@ import torch
 
 from metasgd.data.problems import Examples
 from metasgd.supervised.suite import data
+from metasgd.supervised.suite.choosing import CHOOSING
 from metasgd.supervised.suite.data import Letters, Table, Text, Textures
 from metasgd.supervised.suite.languages import LANGUAGES, PAIRS
-from metasgd.supervised.suite.workloads import CHOOSING, SMALL
+from metasgd.supervised.suite.workloads import SMALL
 from metasgd.supervised.trainer import Candidate
 
 EVERY = [pytest.param(workload, id=workload.name) for workload in (*SMALL, *CHOOSING)]

@@ -1,0 +1,233 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.by_hand import config_of, curves_of, unrolled
+from support.scheduled import (
+    STEPS,
+    by_equation,
+    by_singular_values,
+    every_kind,
+    learned,
+    trained,
+    trained_by_the_rule,
+)
+from torch import nn
+
+from metasgd.errors import UserError
+from metasgd.meta.meta_gradient import meta_gradient
+from metasgd.nn.networks import MLP
+from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.rules.orthogonal import LARGEST_SIDE, orthogonalised
+from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.rules.scheduled_muon import SIZE, STRETCH, ScheduledMuon, steps_orthogonally
+
+KINDS_OF_MLP = {
+    "body.1.weight": ("matrix", 1),
+    "body.1.bias": ("vector", 1),
+    "body.3.weight": ("matrix", 5),
+    "body.3.bias": ("vector", 1),
+    "head.weight": ("head", 4),
+    "head.bias": ("vector", 1),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (3, 2, 6)])
+def test_an_orthogonal_direction_is_the_polynomial_of_its_singular_values(shape):
+    m = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = orthogonalised(m)
+    for one, expected in zip(found.reshape(-1, *shape[-2:]), m.reshape(-1, *shape[-2:]), strict=True):
+        torch.testing.assert_close(one, by_singular_values(expected), rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(orthogonalised, m.requires_grad_())
+    singular = torch.linalg.svdvals(found) / math.sqrt(max(shape[-2:]))
+    assert singular.max() < 1.25
+
+
+def test_nothing_has_no_direction_and_a_finite_derivative():
+    m = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    found = orthogonalised(m)
+    found.sum().backward()
+    assert torch.equal(found, torch.zeros_like(found))
+    assert torch.equal(m.grad, torch.zeros_like(found))
+
+
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_as_its_equation_unrolled_by_hand(n_tasks):
+    network = MLP(1, [5, 4], 1)
+    config = config_of(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5), STEPS, loss=F.mse_loss)
+    config.rule.load_state_dict(learned(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5)).state_dict())
+    assert {n for n, p in network.named_parameters() if steps_orthogonally(n, p.shape)} == {"body.3.weight"}
+    tasks = curves_of(n_tasks, 5, 6)
+    loss, theta, phi = unrolled(config, tasks, 4, by_equation(config.rule, STEPS, KINDS_OF_MLP, ("body.3.weight",)))
+    ours = meta_gradient(config, dict(config.network.named_parameters()), tasks, 4)
+    torch.testing.assert_close(ours.query_losses.sum(), loss, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.theta, theta, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(ours.phi, phi, rtol=1e-7, atol=1e-9)
+    unread = {"log_stretch"}  # nothing here is followed by a normalisation
+    assert all((g.abs().max() > 0) == (n not in unread) for n, g in ours.phi.items())
+
+
+def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
+    network = every_kind()
+    rule = learned(network, ScheduledMuon(hidden=5))
+    assert [n for n, p in network.named_parameters() if steps_orthogonally(n, p.shape)] == [
+        "kernel.weight",
+        "matrix.weight",
+    ]
+    options = {"update_rule": rule, "max_update": math.inf, "total_steps": STEPS}
+    trained(network, LearnedOptimizer(network.named_parameters(), **options))
+    expected = trained_by_the_rule(every_kind(), rule)
+    for n, p in network.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[n], rtol=0, atol=1e-9)
+
+
+class Normalised(nn.Module):
+    """Two layers alike, of which one is followed by a normalisation that makes its length count for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalised, self.plain = nn.Linear(6, 5, bias=False), nn.Linear(6, 5, bias=False)
+        self.head = nn.Linear(10, 1)
+
+    def forward(self, x):
+        first = self.normalised(x)
+        first = first / first.square().mean(dim=1, keepdim=True).sqrt()
+        return self.head(torch.cat([first.tanh(), self.plain(x).tanh()], dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_tensor_whose_length_counts_for_nothing_takes_longer_steps(dtype):
+    torch.manual_seed(0)
+    network = Normalised().to(dtype)
+    rule = ScheduledMuon(0.01, weight_decay=0.0)
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, total_steps=20)
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    loss = (network(x) - x[:, :1]).square().mean()
+    loss.backward()
+    optimizer.step(loss)
+    for name, k in (("normalised.weight", STRETCH), ("plain.weight", 1)):
+        theta = network.get_parameter(name)
+        expected = k * 0.01 * 6**-0.5 * SIZE * by_singular_values(theta.grad)
+        torch.testing.assert_close(before[name] - theta.detach(), expected, rtol=1e-3, atol=1e-6)
+    assert optimizer.state[network.normalised.weight]["alignment"] < 1e-4
+    assert optimizer.state[network.plain.weight]["alignment"] > 0.03
+
+
+def test_weights_of_zero_are_not_taken_for_normalised_ones():
+    theta = nn.Parameter(torch.zeros(4, 6))
+    rule = ScheduledMuon(0.01, weight_decay=0.0)
+    optimizer = LearnedOptimizer([("w", theta)], update_rule=rule, total_steps=20, max_update=math.inf)
+    theta.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    optimizer.step(1.0)
+    expected = 0.01 * 6**-0.5 * SIZE * by_singular_values(theta.grad)
+    torch.testing.assert_close(theta.detach(), -expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_decay_by_the_rate_whatever_their_inputs():
+    decayed = []
+    for decay in (0.0, 0.5):
+        torch.manual_seed(0)
+        network = nn.Linear(100, 3)
+        rule = ScheduledMuon(0.01, weight_decay=decay)
+        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, total_steps=20)
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step(1.0)
+        decayed.append([p.detach() for p in network.parameters()])
+    torch.manual_seed(0)
+    for without, with_decay, p in zip(*decayed, nn.Linear(100, 3).parameters(), strict=True):
+        torch.testing.assert_close(without - with_decay, 0.5 * 0.01 * p.detach(), rtol=1e-3, atol=1e-7)
+
+
+def test_too_large_matrices_embeddings_and_heads_step_as_those_of_scheduled_adam():
+    shapes = {
+        "body.weight": (LARGEST_SIDE + 1, LARGEST_SIDE + 2),
+        "embedding.weight": (5, 4),
+        "head.weight": (5, 4),
+        "bias": (7,),
+    }
+    moved = []
+    adam, muon = ScheduledAdam(0.02, 0.87), ScheduledMuon(0.02, weight_decay=0.0)
+    muon.log_scale.data.copy_(adam.log_scale)
+    for rule in (adam, muon):
+        generator = torch.Generator().manual_seed(0)
+        thetas = {n: nn.Parameter(torch.randn(shape, generator=generator)) for n, shape in shapes.items()}
+        optimizer = LearnedOptimizer(thetas.items(), update_rule=rule, total_steps=10)
+        for _ in range(3):
+            for p in thetas.values():
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step(1.0)
+        moved.append([p.detach() for p in thetas.values()])
+    assert all(torch.equal(p, q) for p, q in zip(*moved, strict=True))
+
+
+@pytest.mark.parametrize(("unit", "zero"), [(1e-6, 0.0), (1e6, 0.0), (1.0, 100.0), (-1.0, 0.0)])
+def test_no_unit_and_no_zero_of_the_loss_changes_a_step(unit, zero):
+    losses = []
+    for scale, shift in ((1.0, 0.0), (unit, zero)):
+        network = every_kind()
+        rule = learned(network, ScheduledMuon(hidden=5))
+        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, total_steps=STEPS)
+        losses.append(trained(network, optimizer, unit=scale, zero=shift))
+    expected = torch.tensor(losses)
+    if unit < 0:  # another problem: the check can fail
+        assert (expected[0] - expected[1]).abs().max() > 1e-3
+    else:
+        torch.testing.assert_close(expected[1], expected[0], rtol=1e-6, atol=0)
+
+
+def test_resumed_to_the_bit(tmp_path):
+    networks = [every_kind(torch.float32) for _ in range(2)]
+    rule = learned(networks[0], ScheduledMuon())
+    optimizers = [LearnedOptimizer(n.named_parameters(), update_rule=rule, total_steps=STEPS) for n in networks]
+    trained(networks[0], optimizers[0], 9)
+    torch.save([networks[0].state_dict(), optimizers[0].state_dict()], tmp_path / "half.pt")
+    weights, state = torch.load(tmp_path / "half.pt")
+    networks[1].load_state_dict(weights)
+    optimizers[1].load_state_dict(state)
+    for network, optimizer in zip(networks, optimizers, strict=True):
+        trained(network, optimizer, 3)
+    assert all(torch.equal(p, q) for p, q in zip(*(n.parameters() for n in networks), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_steps_as_its_values_in_float32(dtype):
+    torch.manual_seed(0)
+    halves, wide = nn.Linear(4, 8).to(dtype), nn.Linear(4, 8)
+    optimizers = [
+        LearnedOptimizer(net.named_parameters(), update_rule=ScheduledMuon(), total_steps=8) for net in (halves, wide)
+    ]
+    for s in range(6):
+        for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
+            q.data.copy_(p)  # what half precision can hold
+            p.grad = torch.full_like(p, 1e-4 * (s + 1))  # its square is nothing in float16
+            q.grad = p.grad.float()
+        for optimizer in optimizers:
+            optimizer.step(1.0 + s)
+    for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
+        assert torch.equal(p, q.to(dtype))
+        assert p.isfinite().all()
+
+
+def test_channels_last_kernels_step_as_others():
+    moved = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        kernel = nn.Conv2d(4, 6, 3).to(memory_format=memory_format)
+        optimizer = LearnedOptimizer(kernel.named_parameters(), update_rule=ScheduledMuon(), total_steps=8)
+        x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = kernel(x).square().mean()
+            loss.backward()
+            optimizer.step(loss)
+        moved.append(kernel.weight.detach().contiguous())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"learning_rate": 0.0}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"hidden": 0}])
+def test_options_out_of_their_range_are_refused(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        ScheduledMuon(**options)
