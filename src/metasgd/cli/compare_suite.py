@@ -71,7 +71,7 @@ class CompareSuite:
     config: str
     only: list[str] | str | None = None
     contenders: list[str] | str | None = None
-    optimizer_ckpt: str = "scaled_network_long"
+    optimizer_ckpt: str = "scheduled_muon"
     further: dict[str, str] = field(default_factory=dict)
     seeds: int = 3
     trials: int = 5

@@ -114,7 +114,7 @@ def _figures(entries: list[Entry], tensors: TensorList, averages: list[Tensor], 
 def _alignments(entries: list[Entry], of: Statistics, products: Array, sizes: Array) -> Array:
     """How far each θ and its gradients point the same way, averaged over the steps, which the state holds."""
     norms = np.sqrt(of.weights * of.gradient)
-    now = np.divide(np.abs(products) * np.sqrt(sizes), norms, out=np.ones_like(norms), where=of.weights > 0)
+    now = np.divide(np.abs(products) * np.sqrt(sizes), norms, out=np.ones_like(norms), where=norms > 0)
     before = np.array([e.state.get(ALIGNMENT, 0.0) for e in entries])
     found = before + np.where(of.gradient > 0, (now - before) / (of.seen + 1), 0.0)
     for e, value in zip(entries, found.tolist(), strict=True):

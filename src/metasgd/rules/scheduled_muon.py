@@ -86,8 +86,9 @@ class ScheduledMuon(ScheduledAdam):
         lead = of.weights.ndim - 1
         product = means((params[n] * g for n, g in grads.items()), lead)
         roots = product.new_tensor([math.sqrt(g.shape[lead:].numel()) for g in grads.values()])
-        now = product.abs() * roots * torch.where(of.weights * of.gradient > 0, of.weights * of.gradient, 1.0).rsqrt()
-        now = torch.where(of.weights > 0, now, 1.0)  # where it will point nobody knows
+        squares = of.weights * of.gradient
+        now = product.abs() * roots * torch.where(squares > 0, squares, 1.0).rsqrt()
+        now = torch.where(squares > 0, now, 1.0)  # weights of zero point nowhere yet
         before = torch.stack([state[A + n] for n in grads], dim=-1)
         share = torch.where(of.gradient > 0, 1 / (of.seen + 1), 0.0)
         found = torch.lerp(before, now, share)

@@ -125,6 +125,18 @@ def test_weights_of_zero_are_not_taken_for_normalised_ones():
     torch.testing.assert_close(theta.detach(), -expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_gradient_of_zero_leaves_the_alignment_as_it_was():
+    network = nn.Linear(4, 3, bias=False)
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScheduledMuon(), total_steps=20)
+    found = []
+    for gradient in (1.0, 0.0, 0.0):
+        network.weight.grad = torch.full_like(network.weight, gradient)
+        optimizer.step(1.0)
+        found.append(optimizer.state[network.weight]["alignment"])
+    assert found[0] > 0
+    assert found == [found[0]] * 3
+
+
 def test_weights_decay_by_the_rate_whatever_their_inputs():
     decayed = []
     for decay in (0.0, 0.5):
