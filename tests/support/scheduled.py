@@ -119,6 +119,7 @@ def by_equation(
             c = torch.exp(rule.log_scale[KINDS.index(kind)]) * inputs ** -rule.exponent[KINDS.index(kind)]
             taken = torch.zeros_like(loss)
             if muon is not None:
+                eta = eta * (500 / min(max(total, 500), 10_000)) ** 0.5
                 now = (t * g[n]).sum().abs() * t.numel() ** 0.5 / (t.norm() * g[n].norm())
                 aligned = aligned + (now - aligned) / (count + 1)
                 if t.ndim > 1 and aligned < 0.03:

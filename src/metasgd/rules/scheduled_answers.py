@@ -14,7 +14,7 @@ from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
-from metasgd.rules.scheduled_muon import INVARIANT, ScheduledMuon
+from metasgd.rules.scheduled_muon import INVARIANT, MOST_STEPS, USUAL_STEPS, ScheduledMuon
 from metasgd.rules.tensor_kinds import kinds_and_inputs
 
 Array = NDArray[np.float64]
@@ -98,6 +98,8 @@ class ScheduledAnswers:
         log_factor, shift = last @ hidden + (last_bias + _answer(self.of_all, x))[:, None]
         # of any weights and inputs the answer is a number that a step can be made with
         rates = rule.learning_rate * schedule_factor(rule.schedule, step, total) * np.exp(np.minimum(log_factor, 80.0))
+        if isinstance(rule, ScheduledMuon):
+            rates *= math.sqrt(USUAL_STEPS / min(max(total, USUAL_STEPS), MOST_STEPS))
         momenta = 0.5 + 0.5 * np.tanh(0.5 * (shift + logit(rule.momentum)))
         if of.alignment is None or self._decay is None:
             return Numbers(rates, momenta, self._scale, None, history)

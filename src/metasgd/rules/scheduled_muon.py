@@ -25,6 +25,8 @@ SIZE = 0.28
 """The root mean square of an orthogonal direction, where Adam's is about 1 at first and less later."""
 STRETCH = 3.5
 """By how much longer steps of a tensor without influence of its length start."""
+USUAL_STEPS, MOST_STEPS = 500, 10_000
+"""Of the runs that η₀ is for, and up to which number of steps longer runs have lower rates."""
 HEAD = 1.7
 """By how much longer those of heads start."""
 
@@ -40,6 +42,7 @@ class ScheduledMuon(ScheduledAdam):
       others. Their gradients are orthogonal to them: the alignment ``|⟨θ, g⟩| √n / (‖θ‖ ‖g‖)`` of n entries, averaged
       over the last steps, is below 0.03 where it would be 0.8 at random.
     - ``λ_kind`` is learned for each kind of tensor.
+    - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
     Args:
         learning_rate: η₀, above 0.
@@ -94,6 +97,11 @@ class ScheduledMuon(ScheduledAdam):
         found = torch.lerp(before, now, share)
         measured = {A + n: t for n, t in zip(grads, found.unbind(dim=-1), strict=True)}
         return of._replace(alignment=found), measured
+
+    def progress(self, step: Steps, like: Tensor) -> tuple[Tensor, Tensor]:
+        factor, read = super().progress(step, like)
+        total = torch.as_tensor(self.total_steps, dtype=like.dtype, device=like.device)
+        return factor * (USUAL_STEPS / total.clamp(USUAL_STEPS, MOST_STEPS)).sqrt(), read
 
     def answer(
         self, step: Steps, shapes: Mapping[str, torch.Size], loss: Tensor, history: State, of: Statistics

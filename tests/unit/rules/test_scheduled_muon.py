@@ -137,6 +137,22 @@ def test_a_gradient_of_zero_leaves_the_alignment_as_it_was():
     assert found == [found[0]] * 3
 
 
+@pytest.mark.parametrize(("steps", "share"), [(20, 1), (500, 1), (2000, 0.5), (50_000, 0.05**0.5)])
+def test_longer_runs_have_lower_rates(steps, share):
+    theta = nn.Parameter(torch.zeros(3))
+    optimizer = LearnedOptimizer([("w", theta)], update_rule=ScheduledMuon(), total_steps=steps)
+    theta.grad = torch.ones(3)
+    optimizer.step(1.0)
+    rule = ScheduledMuon()
+    params = {"w": torch.zeros(3)}
+    rule.bind(params, steps)
+    with torch.no_grad():
+        expected, _ = rule(0, params, {"w": torch.ones(3)}, torch.tensor(1.0), rule.init_state(params))
+    warm_up = 1 / max(1, 0.05 * steps)
+    torch.testing.assert_close(expected["w"], torch.full((3,), -0.13 * 0.1 * share * warm_up), rtol=1e-5, atol=0)
+    torch.testing.assert_close(theta.detach(), expected["w"], rtol=1e-5, atol=0)
+
+
 def test_weights_decay_by_the_rate_whatever_their_inputs():
     decayed = []
     for decay in (0.0, 0.5):
