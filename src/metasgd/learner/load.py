@@ -16,6 +16,7 @@ from metasgd.learner.ensemble import EnsembleLearner
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
 from metasgd.meta.objectives import Objective
+from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.nn.backbones.weight_files import weights_follow
 from metasgd.rl.environment import Environment
 from metasgd.rules.base import UpdateRule
@@ -27,7 +28,7 @@ from metasgd.runs.shipped import checkpoint_named
 from metasgd.runs.size_limit import SizeLimit
 
 Place = str | Path | UPath
-KINDS = (nn.Module, Source, Optimizer, LRScheduler, Objective, Environment)
+KINDS = (nn.Module, Source, Optimizer, LRScheduler, Objective, Environment, PersistentEvolution)
 """What a configuration is built of."""
 ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),

@@ -41,7 +41,7 @@ def validate_class_path(path: str, kinds: tuple[type, ...], known: Collection[st
         allowed = callable(found) and parts[:-1] == ACTIVATIONS[0].split(".") and found.__module__ in ACTIVATIONS
     if not allowed:
         raise UserError(
-            f"class_path is {path}, which is no network, update rule, data source, optimizer or schedule of"
+            f"class_path is {path}, which is no network, update rule, estimator, data source, optimizer or schedule of"
             f" {', '.join(PACKAGES)}, so it is not imported. If you trust whoever made the checkpoint, say so:"
             " --trust_checkpoint true on the command line, trust=True in Python"
         )
