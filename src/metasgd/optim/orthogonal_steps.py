@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metasgd.optim.gradients import Entry
+from metasgd.rules.base import without_autocast
 from metasgd.rules.orthogonal import orthogonalised
 from metasgd.rules.scheduled_muon import SIZE, steps_orthogonally
 
@@ -28,7 +29,9 @@ def orthogonalise(
             matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
             of_shape.setdefault(matrix.shape, []).append((i, matrix))
     for same in of_shape.values():
-        found = orthogonalised(torch.stack([matrix for _, matrix in same]))
+        together = torch.stack([matrix for _, matrix in same])
+        with without_autocast(together):
+            found = orthogonalised(together)
         for (i, _), direction in zip(same, found, strict=True):
             m = momenta[i]
             own = direction if len(m) == len(direction) else direction.mT

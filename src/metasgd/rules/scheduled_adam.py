@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.errors import raise_problems, too_small
-from metasgd.rules.base import M, Params, State, Steps, UpdateRule, beside, no_momentum
+from metasgd.rules.base import M, Params, State, Steps, UpdateRule, beside, no_momentum, without_autocast
 from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import KEYS, empty_history, read_loss
 from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W
@@ -164,6 +164,10 @@ class ScheduledAdam(UpdateRule):
         return Answer(rates.to(given), momenta.to(given), scale.to(given)), seen.state
 
     def forward(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
+        with without_autocast(loss):
+            return self._stepped(step, params, grads, loss, state)
+
+    def _stepped(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         lead = loss.ndim
         weights = seen_rows({n: state[W + n] for n in grads}, grads, lead, FORGETTING)
         averages: Params = {}

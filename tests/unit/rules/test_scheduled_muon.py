@@ -239,6 +239,24 @@ def test_half_precision_steps_as_its_values_in_float32(dtype):
         assert p.isfinite().all()
 
 
+@pytest.mark.parametrize("rule", [ScheduledAdam, ScheduledMuon])
+def test_autocast_takes_no_digits_from_a_step(rule):
+    params = {"w": torch.randn(6, 9, generator=torch.Generator().manual_seed(0)), "b": torch.ones(6)}
+    grads = {n: p.sin() for n, p in params.items()}
+    made = learned(nn.ParameterDict(params), rule(hidden=5))
+    moved = []
+    for enabled in (False, True):
+        theta = {n: nn.Parameter(p.clone()) for n, p in params.items()}
+        optimizer = LearnedOptimizer(theta.items(), update_rule=made, total_steps=STEPS, max_update=math.inf)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            by_rule, _ = made(0, params, grads, torch.tensor(2.0), made.init_state(params))
+            for n, p in theta.items():
+                p.grad = grads[n]
+            optimizer.step(2.0)
+        moved.append([*by_rule.values(), *theta.values()])
+    assert all(torch.equal(p, q) for p, q in zip(*moved, strict=True))
+
+
 def test_channels_last_kernels_step_as_others():
     moved = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
