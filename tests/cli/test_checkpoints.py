@@ -10,7 +10,7 @@ import yaml
 from support.runs import ROOT
 
 from metasgd.learner.load import load
-from metasgd.meta.objectives import OBJECTIVES
+from metasgd.meta.objectives import Objective
 
 FOLDERS = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/model.ckpt"))
 N_TASKS = 20
@@ -56,7 +56,7 @@ def test_a_checkpoint_does_on_its_first_test_tasks_what_its_card_says(folder, tm
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_checkpoint_loads_as_a_learner(folder):
     loaded = load(folder / "model.ckpt")
-    assert loaded.module.objective in OBJECTIVES.values()
+    assert isinstance(loaded.module.objective, Objective)
     assert all(torch.isfinite(t).all() for t in loaded.module.state_dict().values())
 
 
