@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from metasgd.rules.tensor_statistics import inverse_root
+
 LARGEST_SIDE = 128
 """The longer of the shorter sides that are worth it: an iteration takes ``4 r² c + 2 r³`` multiplications."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -45,8 +47,7 @@ def orthogonalised(m: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """
     wide = m.shape[-2] <= m.shape[-1]
     square = m.square().sum(dim=(-2, -1), keepdim=True)
-    # a derivative of 1/√0 would be infinite
-    x = m * torch.where(square > 0, torch.where(square > 0, square, 1.0).rsqrt(), 0.0)
+    x = m * inverse_root(square)
     x = x if wide else x.mT
     a, b, c = COEFFICIENTS
     for _ in range(iterations):

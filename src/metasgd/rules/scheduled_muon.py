@@ -5,6 +5,7 @@ Shape letters: T tensors; lead is ``[]`` for one task and ``[B]`` for several.
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from metasgd.rules.initial_values import outside
 from metasgd.rules.orthogonal import is_orthogonalised, orthogonalised
 from metasgd.rules.scheduled_adam import Answer, ScheduledAdam
 from metasgd.rules.tensor_kinds import KINDS, kind_of, kinds_and_inputs
-from metasgd.rules.tensor_statistics import Statistics, means
+from metasgd.rules.tensor_statistics import Statistics, inverse_root, means
 
 A = "a."
 """A state's key for a tensor's alignment."""
@@ -90,8 +91,8 @@ class ScheduledMuon(ScheduledAdam):
         product = means((params[n] * g for n, g in grads.items()), lead)
         roots = product.new_tensor([math.sqrt(g.shape[lead:].numel()) for g in grads.values()])
         squares = of.weights * of.gradient
-        now = product.abs() * roots * torch.where(squares > 0, squares, 1.0).rsqrt()
-        now = torch.where(squares > 0, now, 1.0)  # weights of zero point nowhere yet
+        # weights of zero point nowhere yet
+        now = torch.where(squares > 0, product.abs() * roots * inverse_root(squares), 1.0)
         before = torch.stack([state[A + n] for n in grads], dim=-1)
         share = torch.where(of.gradient > 0, 1 / (of.seen + 1), 0.0)
         found = torch.lerp(before, now, share)
@@ -123,6 +124,7 @@ class ScheduledMuon(ScheduledAdam):
         return orthogonalised(matrix).reshape(m.shape) * (SIZE * count)
 
 
+@cache  # an optimizer asks at every step
 def steps_orthogonally(name: str, shape: torch.Size) -> bool:
     """Whether a tensor is a layer's matrix or kernel, and neither an embedding nor a head nor too large."""
     return KINDS[kind_of(name, shape)] in ("matrix", "convolution") and is_orthogonalised(shape)

@@ -76,3 +76,7 @@ class NextSymbol(Objective):
 
     def measure(self, outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
         return OBJECTIVES["cross_entropy"].measure(outputs.flatten(1, 2), targets.flatten(1), losses)
+
+
+CLASSES, SQUARES, SYMBOLS = OBJECTIVES["cross_entropy"], OBJECTIVES["mse"], NextSymbol()
+"""What the workloads minimise."""

@@ -2,16 +2,13 @@
 
 from functools import partial
 
-from metasgd.meta.objectives import OBJECTIVES
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.nn.residual import WideResNet
 from metasgd.supervised.suite import networks as nets
 from metasgd.supervised.suite.choosing import CHOOSING
 from metasgd.supervised.suite.data import Letters, Table, Text, Textures
 from metasgd.supervised.suite.languages import LANGUAGES
-from metasgd.supervised.suite.workload import NextSymbol, Workload
-
-CLASSES, SQUARES, SYMBOLS = OBJECTIVES["cross_entropy"], OBJECTIVES["mse"], NextSymbol()
+from metasgd.supervised.suite.workload import CLASSES, SQUARES, SYMBOLS, Workload
 
 SMALL = (
     Workload(
