@@ -12,6 +12,7 @@ from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.rules.scheduled_muon import ScheduledMuon
 from metasgd.rules.tensor_kinds import KINDS, kind_of
 
 KINDS_OF_MLP = {
@@ -104,9 +105,10 @@ def test_a_row_that_comes_late_starts_as_the_others_did():
     assert moves[20] == pytest.approx(moves[19], rel=1e-6)
 
 
-def test_resumed_to_the_bit(tmp_path):
+@pytest.mark.parametrize("kind", [ScheduledAdam, ScheduledMuon])
+def test_resumed_to_the_bit(kind, tmp_path):
     networks = [every_kind(torch.float32) for _ in range(2)]
-    rule = learned(networks[0])
+    rule = learned(networks[0], kind())
     optimizers = [LearnedOptimizer(n.named_parameters(), update_rule=rule, total_steps=STEPS) for n in networks]
     trained(networks[0], optimizers[0], 9)
     torch.save([networks[0].state_dict(), optimizers[0].state_dict()], tmp_path / "half.pt")
@@ -147,15 +149,13 @@ def test_options_out_of_their_range_are_refused(options):
         ScheduledAdam(**options)
 
 
+@pytest.mark.parametrize("rule", [ScheduledAdam(0.02), ScheduledMuon()], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_steps_as_its_values_in_float32(dtype):
+def test_half_precision_steps_as_its_values_in_float32(dtype, rule):
     torch.manual_seed(0)
     halves = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)).to(dtype)
     wide = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))
-    optimizers = [
-        LearnedOptimizer(net.named_parameters(), update_rule=ScheduledAdam(0.02), total_steps=8)
-        for net in (halves, wide)
-    ]
+    optimizers = [LearnedOptimizer(net.named_parameters(), update_rule=rule, total_steps=8) for net in (halves, wide)]
     for s in range(6):
         for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
             q.data.copy_(p)  # what half precision can hold

@@ -206,39 +206,6 @@ def test_no_unit_and_no_zero_of_the_loss_changes_a_step(unit, zero):
         torch.testing.assert_close(expected[1], expected[0], rtol=1e-6, atol=0)
 
 
-def test_resumed_to_the_bit(tmp_path):
-    networks = [every_kind(torch.float32) for _ in range(2)]
-    rule = learned(networks[0], ScheduledMuon())
-    optimizers = [LearnedOptimizer(n.named_parameters(), update_rule=rule, total_steps=STEPS) for n in networks]
-    trained(networks[0], optimizers[0], 9)
-    torch.save([networks[0].state_dict(), optimizers[0].state_dict()], tmp_path / "half.pt")
-    weights, state = torch.load(tmp_path / "half.pt")
-    networks[1].load_state_dict(weights)
-    optimizers[1].load_state_dict(state)
-    for network, optimizer in zip(networks, optimizers, strict=True):
-        trained(network, optimizer, 3)
-    assert all(torch.equal(p, q) for p, q in zip(*(n.parameters() for n in networks), strict=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_steps_as_its_values_in_float32(dtype):
-    torch.manual_seed(0)
-    halves, wide = nn.Linear(4, 8).to(dtype), nn.Linear(4, 8)
-    optimizers = [
-        LearnedOptimizer(net.named_parameters(), update_rule=ScheduledMuon(), total_steps=8) for net in (halves, wide)
-    ]
-    for s in range(6):
-        for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
-            q.data.copy_(p)  # what half precision can hold
-            p.grad = torch.full_like(p, 1e-4 * (s + 1))  # its square is nothing in float16
-            q.grad = p.grad.float()
-        for optimizer in optimizers:
-            optimizer.step(1.0 + s)
-    for p, q in zip(halves.parameters(), wide.parameters(), strict=True):
-        assert torch.equal(p, q.to(dtype))
-        assert p.isfinite().all()
-
-
 @pytest.mark.parametrize("rule", [ScheduledAdam, ScheduledMuon])
 def test_autocast_takes_no_digits_from_a_step(rule):
     params = {"w": torch.randn(6, 9, generator=torch.Generator().manual_seed(0)), "b": torch.ones(6)}
