@@ -72,7 +72,8 @@ def by_equation(
             state = {"losses": [], "fasts": []}
             for n, t in p.items():
                 zero = torch.zeros((), dtype=t.dtype)
-                state[n] = (torch.zeros_like(t), torch.zeros_like(t), t.new_zeros(len(t)), zero, zero, zero)
+                of_rows = (zero, zero) if n in orthogonal else (torch.zeros_like(t), t.new_zeros(len(t)))
+                state[n] = (torch.zeros_like(t), *of_rows, zero, zero, zero)
         losses = [*state["losses"], loss]
         fast = slow = torch.zeros((), dtype=loss.dtype)
         fasts = []
@@ -94,11 +95,17 @@ def by_equation(
         for n, t in p.items():
             m, v, w, count, last, aligned = state[n]
             kind, inputs = kinds[n]
-            share = 0.01 * torch.stack([(row != 0).any() for row in g[n]]).to(t.dtype)  # of a row without a gradient 0
-            w = w + share * (1 - w)
-            share = share.reshape(-1, *[1] * (t.ndim - 1))
-            v = v + share * (g[n] ** 2 - v)
-            v_hat = v / w.clamp_min(0.01).reshape(share.shape)
+            if n in orthogonal:
+                w = w + 0.01 * (1 - w)
+                v = v + 0.01 * (mean_square(g[n]) - v)
+                v_hat = (v / w).expand_as(t)
+            else:
+                # of a row without a gradient 0
+                share = 0.01 * torch.stack([(row != 0).any() for row in g[n]]).to(t.dtype)
+                w = w + share * (1 - w)
+                share = share.reshape(-1, *[1] * (t.ndim - 1))
+                v = v + share * (g[n] ** 2 - v)
+                v_hat = v / w.clamp_min(0.01).reshape(share.shape)
             size, ratio = mean_square(t) + 1e-12, (last + 1e-12) / (mean_square(t) + 1e-12)
             steady = mean_square(m) / count.clamp_min(1) ** 2 / (v_hat.sum() / v_hat.numel())
             norms = (mean_square(g[n]) * mean_square(m)) ** 0.5 if s else torch.ones_like(loss)

@@ -80,6 +80,23 @@ def norms_of(tensors: list[Tensor]) -> list[float]:
     return stacked(torch._foreach_norm(tensors)).tolist() if tensors else []
 
 
+def products_of(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """The inner product of each pair, over all entries."""
+    found = []
+    for a, b in zip(first, second, strict=True):
+        if not (a.is_contiguous() and b.is_contiguous()):
+            a, b = channels_last(a), channels_last(b)
+        alike = a.is_contiguous() and b.is_contiguous()
+        # a dot product makes no tensor of the entries' products
+        found.append(torch.dot(a.view(-1), b.view(-1)) if alike else (a * b).sum())
+    return found
+
+
+def channels_last(t: Tensor) -> Tensor:
+    """A tensor whose channels lie last in memory, as a view that names them last; any other as it is."""
+    return t if t.is_contiguous() or t.ndim < 3 else t.movedim(1, -1)
+
+
 def stacked(figures: Any) -> Tensor:
     """Figures of tensors that may be of several types and devices, in one tensor of float64 where that is possible."""
     first = figures[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 from metasgd.optim.gradients import Entry, size_of
 from metasgd.optim.scheduled_steps import step_scheduled
 from metasgd.optim.steps import step_by_figures, step_scale_free, step_whole
-from metasgd.optim.tensor_list import TensorList, tensor_lists
+from metasgd.optim.tensor_list import RowsOfTensors, TensorList, tensor_lists
 from metasgd.rules.answers import Answers
 from metasgd.rules.base import State, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -65,7 +65,7 @@ class Stepper:
             for i, (entries, of_group) in enumerate(zip(groups, norms, strict=True)):
                 if self.answers.scale_free:
                     square: Any = answer.memory[GRADIENT_SQUARE]
-                    for part, tensors in tensor_lists(entries, self.lists, i):
+                    for part, tensors in tensor_lists(entries, self.lists, i, RowsOfTensors):
                         step_scale_free(part, tensors, float(square), answer.rates, answer.momenta)
                 else:
                     step_by_figures(entries, of_group, answer.rates, answer.momenta)

@@ -15,7 +15,7 @@ from torch import Tensor
 from metasgd.errors import UserError
 from metasgd.optim.gradients import Entry, norms_of, stacked
 from metasgd.optim.in_place import step_in_place, with_momentum
-from metasgd.optim.tensor_list import TensorList
+from metasgd.optim.tensor_list import RowsOfTensors
 from metasgd.rules.base import M, State, UpdateRule
 from metasgd.rules.scaled_network import DECAY, RELATIVE_SMALLEST, scale_of
 
@@ -117,7 +117,7 @@ def _moves(entries: list[Entry], mus: list[Tensor | float] | None) -> list[Tenso
 
 def step_scale_free(
     entries: list[Entry],
-    tensors: TensorList,
+    tensors: RowsOfTensors,
     gradient_square: float,
     rates: Mapping[str, float],
     momenta: Mapping[str, float],
@@ -183,11 +183,15 @@ def decay(entries: list[Entry], etas: Sequence[Tensor | float], factor: float) -
     """``θ ← θ − factor · |η| θ``."""
     if not factor:
         return
+    thetas, factors = [], []
     for e, eta in zip(entries, etas, strict=True):
         if isinstance(eta, Tensor) and eta.ndim:
             e.theta.addcmul_(e.theta, eta.abs().to(e.theta.dtype), value=-factor)
         else:
-            e.theta.mul_(1 - factor * abs(float(eta)))
+            thetas.append(e.theta)
+            factors.append(1 - factor * abs(float(eta)))
+    if thetas:
+        torch._foreach_mul_(thetas, factors)
 
 
 def floor_of(e: Entry) -> float:

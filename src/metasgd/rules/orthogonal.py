@@ -48,10 +48,10 @@ def orthogonalised(m: Tensor, iterations: int = ITERATIONS) -> Tensor:
     wide = m.shape[-2] <= m.shape[-1]
     square = m.square().sum(dim=(-2, -1), keepdim=True)
     x = m * inverse_root(square)
-    x = x if wide else x.mT
+    x = (x if wide else x.mT).flatten(0, -3) if m.ndim > 2 else (x if wide else x.mT)[None]
     a, b, c = COEFFICIENTS
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    found: Tensor = math.sqrt(max(m.shape[-2:])) * (x if wide else x.mT)
-    return found
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    found = math.sqrt(max(m.shape[-2:])) * (x if wide else x.mT)
+    return found.reshape(m.shape)

@@ -17,10 +17,8 @@ from metasgd.rules.loss_history import KEYS, empty_history, read_loss
 from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W
 from metasgd.rules.schedule import Schedule, schedule_factor
 from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
-from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, seen_rows
+from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, square_averages
 
-FORGETTING = 0.01
-"""1 − β₂."""
 TINY = 1e-12
 """A mean square of weights or updates that counts as none."""
 N, U = "n.", "u."
@@ -113,8 +111,12 @@ class ScheduledAdam(UpdateRule):
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         state = no_momentum(params) | empty_history(zero)
         for n, p in params.items():
-            rows = p.shape[: p.ndim - self._ndims.get(n, p.ndim) + 1]  # of each task
-            state |= {V + n: torch.zeros_like(p), W + n: p.new_zeros(rows), N + n: zero, U + n: zero}
+            lead = p.ndim - self._ndims.get(n, p.ndim)
+            if self.squares_entries(n, p.shape[lead:]):
+                squares = {V + n: torch.zeros_like(p), W + n: p.new_zeros(p.shape[: lead + 1])}
+            else:
+                squares = {part + n: p.new_zeros(p.shape[:lead]) for part in (V, W)}
+            state |= squares | {N + n: zero, U + n: zero}
         return state
 
     def progress(self, step: Steps, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,17 +171,13 @@ class ScheduledAdam(UpdateRule):
 
     def _stepped(self, step: Steps, params: Params, grads: Params, loss: Tensor, state: State) -> tuple[Params, State]:
         lead = loss.ndim
-        weights = seen_rows({n: state[W + n] for n in grads}, grads, lead, FORGETTING)
-        averages: Params = {}
-        new: State = {W + n: w for n, (_, w) in weights.items()}
-        for n, g in grads.items():
-            share, w = weights[n]
-            new[V + n] = v = torch.lerp(state[V + n], g * g, beside(share, g))
-            averages[n] = v / beside(w.clamp_min(FORGETTING), g)
-        m = {n: state[M + n] for n in grads}
+        gradient = means((g * g for g in grads.values()), lead)
+        m, v, w = ({n: state[part + n] for n in grads} for part in (M, V, W))
+        v, w, averages = square_averages(v, w, grads, gradient, lead)
+        new: State = {V + n: t for n, t in v.items()} | {W + n: t for n, t in w.items()}
         of = Statistics(
             weights=means((params[n] * params[n] for n in grads), lead),
-            gradient=means((g * g for g in grads.values()), lead),
+            gradient=gradient,
             momentum=means((t * t for t in m.values()), lead),
             product=means((g * m[n] for n, g in grads.items()), lead),
             average=means(averages.values(), lead),
@@ -197,7 +195,7 @@ class ScheduledAdam(UpdateRule):
         changes, moved = {}, {}
         for i, (n, g) in enumerate(grads.items()):
             new[M + n] = torch.addcmul(g, beside(momenta[..., i], g), m[n])
-            square = averages[n] + beside(smallest[..., i], g)
+            square = averages[n] + beside(smallest[..., i], averages[n])
             changes[n] = self.direction(n, shapes[n], new[M + n], square, beside(counts[..., i], g))
             rest = params[n] if decay is None else params[n] * beside(1 - decay[..., i], g)
             moved[n] = torch.addcmul(rest, beside(sizes[..., i], g), changes[n], value=-1)
@@ -205,6 +203,11 @@ class ScheduledAdam(UpdateRule):
         for part, of_all in ((N, counts), (U, updates)):
             new |= {part + n: t for n, t in zip(grads, of_all.unbind(dim=-1), strict=True)}
         return moved, new | measured | history | {"learning_rate": rates, "momentum": momenta}
+
+    def squares_entries(self, name: str, shape: torch.Size) -> bool:
+        """Whether v is the mean square gradient of each of a tensor's entries, and not that of all of them."""
+        del name, shape
+        return True
 
     def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:
         """What a rule reads beside; with what it remembers of it."""
@@ -218,7 +221,7 @@ class ScheduledAdam(UpdateRule):
             name: of the tensor.
             shape: its own, without that of the tasks.
             m: the sum of the gradients as the momentum has them.
-            square: ``v̂ + ε²``.
+            square: ``v̂ + ε²``; one number where v is of all entries.
             count: of how many gradients m is the sum.
         """
         del name, shape, count

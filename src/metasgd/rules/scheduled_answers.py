@@ -1,7 +1,7 @@
 """What ``ScheduledAdam`` answers to one loss, in numbers of NumPy: an optimizer's step is short."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,12 @@ class Statistics(NamedTuple):
     alignment: Array | None = None
 
 
+def joined(parts: Sequence[Statistics]) -> Statistics:
+    """Those of all tensors, from those of some each."""
+    of_all = (None if of_parts[0] is None else np.concatenate(of_parts) for of_parts in zip(*parts, strict=True))
+    return Statistics(*of_all)  # type: ignore[arg-type] # the last alone may be None
+
+
 class Numbers(NamedTuple):
     """η, μ, c and the share of the weights to take away, of each tensor ``[T]``; and the history of the losses."""
 
@@ -48,6 +54,9 @@ class Numbers(NamedTuple):
 class ScheduledAnswers:
     """``ScheduledAdam.answer`` in float64, of one training, at a fraction of the time.
 
+    Attributes:
+        reads_tensors: whether what is read of a tensor counts; where the last layer is zero, as at the start, nothing.
+
     Args:
         rule: whose φ is taken over as it is now.
     """
@@ -57,6 +66,7 @@ class ScheduledAnswers:
         self.of_all, self.of_tensor = (
             [numbers_of(p) for p in net.parameters()] for net in (rule.of_all, rule.of_tensor)
         )
+        self.reads_tensors = bool(self.of_tensor[2].any())
         self._shapes: Shapes = {}
         self._decay: Array | None = None
         self._stretch, self._matrices = 1.0, np.zeros(0, dtype=bool)

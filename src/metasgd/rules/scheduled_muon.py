@@ -86,6 +86,9 @@ class ScheduledMuon(ScheduledAdam):
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         return state | {A + n: zero for n in params}
 
+    def squares_entries(self, name: str, shape: torch.Size) -> bool:
+        return not steps_orthogonally(name, shape)  # where v has no part in the direction
+
     def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:
         lead = of.weights.ndim - 1
         product = means((params[n] * g for n, g in grads.items()), lead)
