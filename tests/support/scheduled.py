@@ -132,6 +132,8 @@ def by_equation(
                 if t.ndim > 1 and aligned < 0.03:
                     c = c * torch.exp(muon.log_stretch)
                 taken = eta * muon.weight_decay * torch.exp(muon.log_decay[KINDS.index(kind)])
+                if n == "head.bias":
+                    c, taken = c * (30 * mean_square(t) ** 0.5).clamp_min(3), torch.zeros_like(loss)
             m, count = mu * m + g[n], mu * count + 1
             if n in orthogonal:
                 change = eta * c * SIZE * from_the_right(m.flatten(1)).reshape(m.shape)

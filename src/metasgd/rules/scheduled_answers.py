@@ -14,8 +14,8 @@ from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
-from metasgd.rules.scheduled_muon import INVARIANT, MOST_STEPS, USUAL_STEPS, ScheduledMuon
-from metasgd.rules.tensor_kinds import kinds_and_inputs
+from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, USUAL_STEPS, ScheduledMuon
+from metasgd.rules.tensor_kinds import is_bias_of_head, kinds_and_inputs
 
 Array = NDArray[np.float64]
 Shapes = Mapping[str, torch.Size]
@@ -69,7 +69,8 @@ class ScheduledAnswers:
         self.reads_tensors = bool(self.of_tensor[2].any())
         self._shapes: Shapes = {}
         self._decay: Array | None = None
-        self._stretch, self._matrices = 1.0, np.zeros(0, dtype=bool)
+        self._stretch = 1.0
+        self._matrices, self._biases = np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
         self._kinds, self._inputs, self._scale = np.zeros((0, 0)), np.zeros(0), np.zeros(0)
 
     def __call__(self, step: int, shapes: Shapes, loss: float, memory: Memory, of: Statistics) -> Numbers:
@@ -114,6 +115,7 @@ class ScheduledAnswers:
         if of.alignment is None or self._decay is None:
             return Numbers(rates, momenta, self._scale, None, history)
         stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
+        stretch[self._biases] = np.maximum(LEAST, GROWTH * np.sqrt(of.weights[self._biases]))
         return Numbers(rates, momenta, self._scale * stretch, rates * self._decay, history)
 
     def _look_at(self, shapes: Shapes) -> None:
@@ -122,7 +124,8 @@ class ScheduledAnswers:
         self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
         if isinstance(self.rule, ScheduledMuon):
-            self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay))
+            self._biases = np.array([is_bias_of_head(*of_one) for of_one in shapes.items()])
+            self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay)) * ~self._biases
             self._stretch = float(self.rule.log_stretch.exp())
             self._matrices = np.array([len(shape) > 1 for shape in shapes.values()])
 

@@ -15,7 +15,7 @@ from metasgd.rules.base import Params, State, Steps
 from metasgd.rules.initial_values import outside
 from metasgd.rules.orthogonal import is_orthogonalised, orthogonalised
 from metasgd.rules.scheduled_adam import Answer, ScheduledAdam
-from metasgd.rules.tensor_kinds import KINDS, kind_of, kinds_and_inputs
+from metasgd.rules.tensor_kinds import KINDS, is_bias_of_head, kind_of, kinds_and_inputs
 from metasgd.rules.tensor_statistics import Statistics, inverse_root, means
 
 A = "a."
@@ -30,6 +30,10 @@ USUAL_STEPS, MOST_STEPS = 500, 10_000
 """Of the runs that η₀ is for, and up to which number of steps longer runs have lower rates."""
 HEAD = 1.7
 """By how much longer those of heads start."""
+LEAST, GROWTH = 3.0, 30.0
+"""k of a head's bias: the least, and for each unit of its size."""
+VECTOR_DECAY = 0.3
+"""The share of the weight decay that vectors start with; without any, networks learn the training set more closely."""
 
 
 class ScheduledMuon(ScheduledAdam):
@@ -41,14 +45,15 @@ class ScheduledMuon(ScheduledAdam):
       are neither embeddings nor heads, of shorter sides from 2 to 128. Of all others ``u = m̂ / √(v̂ + ε²)``.
     - ``k`` is learned for tensors whose length has no influence, as it is where a normalisation follows, and 1 for all
       others. Their gradients are orthogonal to them: the alignment ``|⟨θ, g⟩| √n / (‖θ‖ ‖g‖)`` of n entries, averaged
-      over the last steps, is below 0.03 where it would be 0.8 at random.
-    - ``λ_kind`` is learned for each kind of tensor.
+      over the last steps, is below 0.03 where it would be 0.8 at random. Of a head's bias
+      ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
+    - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
     Args:
         learning_rate: η₀, above 0.
         momentum: μ₀, above 0 and below 1.
-        weight_decay: λ that all kinds start from, at least 0.
+        weight_decay: λ that all kinds start from, vectors from 0.3 of it; at least 0.
         hidden: width of the hidden layer of each network.
 
     Raises:
@@ -78,7 +83,8 @@ class ScheduledMuon(ScheduledAdam):
         self.weight_decay = weight_decay
         heads = torch.tensor([kind == "head" for kind in KINDS])
         self.log_scale = nn.Parameter(self.log_scale.detach() + math.log(HEAD) * heads)
-        self.log_decay = nn.Parameter(torch.zeros(len(KINDS), dtype=torch.float64))
+        vectors = torch.tensor([kind == "vector" for kind in KINDS])
+        self.log_decay = nn.Parameter(math.log(VECTOR_DECAY) * vectors.double())
         self.log_stretch = nn.Parameter(torch.tensor(math.log(STRETCH), dtype=torch.float64))
 
     def init_state(self, params: Params) -> State:
@@ -116,9 +122,12 @@ class ScheduledMuon(ScheduledAdam):
         decay = answer.rates * self.weight_decay * (self.log_decay @ kinds.T).exp().to(given)
         assert of.alignment is not None
         matrices = torch.tensor([len(shape) > 1 for shape in shapes.values()], device=kinds.device)
+        biases = torch.tensor([is_bias_of_head(*of_one) for of_one in shapes.items()], device=kinds.device)
         invariant = matrices & (of.alignment < INVARIANT)
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
-        return answer._replace(scale=answer.scale * stretch, decay=decay), history
+        growing = (GROWTH**2 * of.weights).clamp_min(LEAST**2).sqrt()
+        scale = answer.scale * torch.where(biases, growing, stretch)
+        return answer._replace(scale=scale, decay=decay * ~biases), history
 
     def direction(self, name: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
         if not steps_orthogonally(name, shape):

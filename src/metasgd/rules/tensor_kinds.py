@@ -41,6 +41,16 @@ def kind_of(name: str, shape: torch.Size) -> int:
     return KINDS.index("matrix" if len(shape) == 2 else "convolution")
 
 
+def is_bias_of_head(name: str, shape: torch.Size) -> bool:
+    """Whether a parameter is what the last layer adds, as far as its name says.
+
+    Example:
+        >>> [is_bias_of_head(n, torch.Size([5])) for n in ("head.bias", "classifier.1.bias", "body.1.bias")]
+        [True, True, False]
+    """
+    return len(shape) < 2 and bool(HEAD.search(name))
+
+
 def inputs_of(shape: torch.Size) -> int:
     """The inputs of a unit (its fan-in): 1 for a vector."""
     return shape[1:].numel() if len(shape) > 1 else 1

@@ -1,4 +1,5 @@
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -165,8 +166,54 @@ def test_weights_decay_by_the_rate_whatever_their_inputs():
         optimizer.step(1.0)
         decayed.append([p.detach() for p in network.parameters()])
     torch.manual_seed(0)
-    for without, with_decay, p in zip(*decayed, nn.Linear(100, 3).parameters(), strict=True):
-        torch.testing.assert_close(without - with_decay, 0.5 * 0.01 * p.detach(), rtol=1e-3, atol=1e-7)
+    for share, without, with_decay, p in zip((1, 0.3), *decayed, nn.Linear(100, 3).parameters(), strict=True):
+        torch.testing.assert_close(without - with_decay, share * 0.5 * 0.01 * p.detach(), rtol=1e-3, atol=1e-7)
+
+
+def test_a_head_finds_the_mean_of_targets_however_large_and_is_not_decayed_there():
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    y = 5 * x[:, :1].sin() - 2000
+    losses = {}
+    for name in ("head", "last"):
+        torch.manual_seed(0)
+        network = nn.Sequential(OrderedDict(body=nn.Linear(4, 8), act=nn.Tanh(), **{name: nn.Linear(8, 1)}))
+        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScheduledMuon(), total_steps=300)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = F.mse_loss(network(x), y)
+            loss.backward()
+            optimizer.step(loss)
+        losses[name] = loss.item()
+        assert (network[2].bias.item() < -1900) == (name == "head")
+    assert losses["head"] < 1 < 100 < losses["last"]  # a name that no head has: the steps of any other layer
+
+
+def test_v_is_one_number_where_steps_are_orthogonal_and_of_an_earlier_version_its_mean():
+    torch.manual_seed(0)
+    weights = nn.Parameter(torch.randn(6, 9))
+    optimizer = LearnedOptimizer([("w", weights)], update_rule=ScheduledMuon(), total_steps=8)
+    gradients = [torch.randn(6, 9) for _ in range(3)]
+    for g in gradients:
+        weights.grad = g
+        optimizer.step(1.0)
+    state = optimizer.state[weights]
+    shares = [0.01 * 0.99**age for age in (2, 1, 0)]
+    expected = sum(share * g.square().mean().item() for share, g in zip(shares, gradients, strict=True))
+    assert state["square_average"] == pytest.approx(expected, rel=1e-6)
+    assert state["square_average_seen"] == pytest.approx(sum(shares))
+    assert [n for n, t in state.items() if isinstance(t, torch.Tensor)] == ["momentum_buffer"]
+
+    v, w = state["square_average"], state["square_average_seen"]
+    earlier = optimizer.state_dict()
+    earlier["state"][0] |= {"square_average": torch.full((6, 9), v), "square_average_seen": torch.full((6,), w)}
+    resumed = LearnedOptimizer([("w", nn.Parameter(weights.clone()))], update_rule=ScheduledMuon(), total_steps=8)
+    resumed.load_state_dict(earlier)
+    [theta] = resumed.param_groups[0]["params"]
+    theta.grad = weights.grad
+    for one in (optimizer, resumed):
+        one.step(1.0)
+    torch.testing.assert_close(theta, weights, rtol=1e-6, atol=1e-7)
+    assert resumed.state[theta]["square_average"] == pytest.approx(state["square_average"], rel=1e-6)
 
 
 def test_too_large_matrices_embeddings_and_heads_step_as_those_of_scheduled_adam():
