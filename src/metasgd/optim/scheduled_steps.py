@@ -74,7 +74,10 @@ def step_scheduled(
         if answer.decay is not None:
             decay(entries, answer.decay[of_part].tolist(), float(entries[0].group["lr"]))
         _step(entries, tensors, rates[of_part], momenta[of_part], roots)
-    return {**answer.history, "learning_rate": answer.rates.tolist(), "momentum": momenta}
+    place = {n: i for i, n in enumerate(shapes)}
+    order = [place[e.name] for entries in groups for e in entries if e.name in place]
+    chosen = {"learning_rate": answer.rates[order].tolist(), "momentum": answer.momenta[order].tolist()}
+    return {**answer.history, **chosen}
 
 
 def _square_averages(entries: list[Entry], tensors: TensorList) -> list[Tensor] | None:

@@ -83,6 +83,19 @@ def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
         torch.testing.assert_close(p.detach(), expected[n], rtol=0, atol=1e-9)
 
 
+def test_what_the_optimizer_has_chosen_stands_in_the_order_of_the_parameters():
+    network = every_kind()
+    rule = learned(network, ScheduledMuon(hidden=5))
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, total_steps=STEPS)
+    params = {n: p.detach().clone() for n, p in network.named_parameters()}
+    trained(network, optimizer, steps=1)
+    grads = {n: p.grad for n, p in network.named_parameters()}
+    _, expected = rule(0, params, grads, torch.tensor(1.0, dtype=torch.float64), rule.init_state(params))
+    assert len(set(optimizer.chosen["learning_rate"])) == len(params)
+    for name in ("learning_rate", "momentum"):
+        assert optimizer.chosen[name] == pytest.approx(expected[name].tolist(), rel=1e-6)
+
+
 class Normalised(nn.Module):
     """Two layers alike, of which one is followed by a normalisation that makes its length count for nothing."""
 
