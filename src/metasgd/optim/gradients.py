@@ -84,8 +84,8 @@ def products_of(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     """The inner product of each pair, over all entries."""
     found = []
     for a, b in zip(first, second, strict=True):
-        if not (a.is_contiguous() and b.is_contiguous()):
-            a, b = channels_last(a), channels_last(b)
+        if a.ndim > 2 and not (a.is_contiguous() and b.is_contiguous()):
+            a, b = a.movedim(1, -1), b.movedim(1, -1)  # as they lie where both have their channels last
         alike = a.is_contiguous() and b.is_contiguous()
         # a dot product makes no tensor of the entries' products
         found.append(torch.dot(a.view(-1), b.view(-1)) if alike else (a * b).sum())

@@ -48,7 +48,8 @@ def orthogonalised(m: Tensor, iterations: int = ITERATIONS) -> Tensor:
     wide = m.shape[-2] <= m.shape[-1]
     square = m.square().sum(dim=(-2, -1), keepdim=True)
     x = m * inverse_root(square)
-    x = (x if wide else x.mT).flatten(0, -3) if m.ndim > 2 else (x if wide else x.mT)[None]
+    x = x if wide else x.mT
+    x = x.reshape(-1, *x.shape[-2:])
     a, b, c = COEFFICIENTS
     for _ in range(iterations):
         gram = x @ x.mT
