@@ -1,4 +1,4 @@
-"""Peers, fit, a training, scaling and tests on a GPU, each part in a time limit of its own, and the goals they meet.
+"""Peers, fit, a training, scaling, the optimizer's step and tests on a GPU, each within a time limit, and the goals.
 
     benchmarks/gpu.sh --root data/omniglot --out gpu_records
 
@@ -46,6 +46,8 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     short = ["--seconds", "0.2"] if options.quick else ["--seconds", "3"]
     peers = [str(HERE / "peers.py"), *device, *short, "--contenders", *contenders()]
     scaling = [str(HERE / "scaling.py"), *device, *short, "--varied", "MLP n_tasks"]
+    rounds = ["--rounds", "1" if options.quick else "5"]
+    optimizer = [str(HERE / "optimizer_step.py"), *device, *rounds, "--json", f"{out}/optimizer.json"]
     found: dict[str, tuple[list[str], int]] = {}
     steps = ["4", "2", "4"] if options.quick else ["2400", "400", "200"]
     config = ROOT / "configs" / ("sinusoid.yaml" if options.quick else "omniglot.yaml")
@@ -56,19 +58,20 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[list[str], int]]:
     training += ["--trainer.enable_progress_bar", "false"]
     if not options.quick:
         training += ["--data.root", str(options.root), "--model.outer.zero_steps_until", "1700"]
-    works = {"mlp": (["1"], 60)}
+    works = {"mlp": (["1", "--n_tasks", "25"], 50)}
     if not options.quick:
-        works = {"5w1s": (["1", "5"], 120), "20w1s": (["1"], 40), **works}
-        scaling += ["n_tasks", "inner_steps"]
+        works = {"5w1s": (["1", "5"], 130), "20w1s": (["1"], 50), **works}
+        scaling += ["inner_steps", "n_tasks"]
     longer = 4 if options.quick else 1  # a CPU takes longer to begin
     for work, (inner_steps, limit) in works.items():
         command = [*peers, "--works", work, "--inner_steps", *inner_steps, "--out", f"{out}/peers_{work}.json"]
         found[f"peers_{work}"] = (command, limit * longer)
     found["fit"] = ([*fit_command(options), "--out", f"{out}/fit.json"], 45 * longer)
     found["training"] = (["-m", "metasgd", *training], 70 * longer)
-    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 40 * longer)
+    found["scaling"] = ([*scaling, "--out", f"{out}/scaling.json"], 70 * longer)
+    found["optimizer"] = (optimizer, 45 * longer)
     if not options.quick:
-        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 105)
+        found["tests"] = (["-m", "pytest", "-q", str(ROOT / "tests" / "gpu")], 130)
     return found
 
 

@@ -1,12 +1,13 @@
 """What a step of the learned optimizer costs beside AdamW, on Conv4 with 64 filters and on a small transformer.
 
-    python benchmarks/optimizer_step.py [--network conv4] [--rounds 40] [--threads 1] [--json out.json]
+    python benchmarks/optimizer_step.py [--network conv4] [--rounds 40] [--threads 1] [--device cpu] [--json out.json]
 
 Times the optimizer's step alone (the fastest of 20 in a round) and a whole training step (a batch of 64, forward and
 backward pass included), the contenders in turn in every round, in processor time, so that what else the machine does
 counts little; prints each one's median and the median over rounds of its ratio to torch.optim.AdamW(foreach=True) in
 the same round, with the ratio's quartiles. Also the bytes that a step allocates, as torch's profiler counts them, and
-those that the optimizer holds for each parameter.
+those that the optimizer holds for each parameter. With ``--device cuda`` a time is by the clock, the mean of steps that
+follow one another until the device has done the last, and bytes are of the device.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -56,6 +58,7 @@ CONTENDERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "scheduled Adam": learned(ScheduledAdam),
     "scheduled Muon": learned(ScheduledMuon),
     "AdamW, foreach": lambda network: AdamW(network.parameters(), lr=1e-5, foreach=True),
+    "AdamW, fused": lambda network: AdamW(network.parameters(), lr=1e-5, fused=True),
     "Meta-SGD": learned(PerParameter),
     "Meta-SGD with momentum": learned(PerParameterMomentum),
 }
@@ -78,9 +81,10 @@ NETWORKS = {"conv4": conv4, "transformer": transformer}
 
 
 class Contestant:
-    def __init__(self, make: Callable[[nn.Module], Optimizer], network: str) -> None:
+    def __init__(self, make: Callable[[nn.Module], Optimizer], network: str, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.network, self.x, self.y = NETWORKS[network]()
+        self.device = device
+        self.network, self.x, self.y = (each.to(device) for each in NETWORKS[network]())
         self.optimizer = make(self.network)
         self.loss = self.backward()
 
@@ -98,6 +102,10 @@ class Contestant:
 
     def allocated(self) -> int:
         self.step()  # which makes the momentum
+        if self.device.type == "cuda":
+            peak = Peak(self.device)
+            self.step()
+            return peak.bytes()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
             self.step()
         return sum(max(event.self_cpu_memory_usage, 0) for event in seen.events())
@@ -106,8 +114,15 @@ class Contestant:
         return bytes_of(self.optimizer) / sum(p.numel() for p in self.network.parameters())
 
 
-def seconds(work: Callable[[], object], times: int) -> float:
-    """Of the fastest of some times."""
+def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Of the fastest of some times; on a GPU the mean."""
+    if device.type == "cuda":
+        finish(device)
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        finish(device)
+        return (time.perf_counter() - start) / times
     ends = [time.process_time()]
     for _ in range(times):
         work()
@@ -120,10 +135,12 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="conv4")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu, or a CUDA device")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    contestants = {name: Contestant(make, arguments.network) for name, make in CONTENDERS.items()}
+    device = arguments.device
+    contestants = {name: Contestant(make, arguments.network, device) for name, make in CONTENDERS.items()}
     found: dict[str, dict[str, Any]] = {
         name: {"bytes": c.allocated(), "held": c.held()} for name, c in contestants.items()
     }
@@ -131,9 +148,11 @@ def main() -> None:
     whole: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
         for name, c in contestants.items():
-            alone[name].append(seconds(c.step, STEPS))
-            whole[name].append(seconds(lambda c=c: (c.backward(), c.step()), 1))  # type: ignore[misc]
-    table = Table(title=f"One step on {arguments.network}, {arguments.threads} thread(s), {arguments.rounds} rounds")
+            alone[name].append(seconds(c.step, STEPS, device))
+            times = 1 if device.type == "cpu" else STEPS
+            whole[name].append(seconds(lambda c=c: (c.backward(), c.step()), times, device))  # type: ignore[misc]
+    where = f"{arguments.threads} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    table = Table(title=f"One step on {arguments.network}, {where}, {arguments.rounds} rounds")
     for column in (
         "",
         "step, µs",
@@ -154,9 +173,8 @@ def main() -> None:
         table.add_row(name, *cells, str(row["bytes"]), f"{row['held']:.2f}")
     Console(width=160).print(table)
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"network": arguments.network, "threads": arguments.threads, "rows": found}, indent=2) + "\n"
-        )
+        record = {"network": arguments.network, "device": where, "torch": torch.__version__, "rows": found}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

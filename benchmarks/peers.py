@@ -201,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--works", nargs="+", choices=works(), default=list(works()), help="groups of works")
     parser.add_argument("--inner_steps", nargs="+", type=int, choices=(1, 5), default=[1, 5])
+    parser.add_argument("--n_tasks", nargs="+", type=int, help="only works of so many tasks to an outer step")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, for the convolutional works")
     parser.add_argument("--device", type=device_of, default="cpu", help="cpu, or a CUDA device")
@@ -213,7 +214,9 @@ def main() -> None:
         unpacked_learn2learn()
     results = []
     for group in options.works:
-        for work in (w for w in works()[group] if w.inner_steps in options.inner_steps):
+        for work in works()[group]:
+            if work.inner_steps not in options.inner_steps or work.n_tasks not in (options.n_tasks or [work.n_tasks]):
+                continue
             results.append(measured(work, names, options))
             Console().print(table(results[-1:], names))
     Console().print(table(results, names))

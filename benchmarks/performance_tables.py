@@ -63,6 +63,27 @@ def beside_peers_on_a_gpu() -> str:
     return table_of_peers(records("gpu_peers_*.json"))
 
 
+def scaling_on_a_gpu() -> str:
+    (record,) = records("gpu_scaling.json")
+    rows = []
+    for r in record["results"]:
+        figures = (f"{r['seconds'] * 1e3:.1f}", f"{r['tasks_per_second']:,.0f}", f"{r['peak_bytes'] / MIB:,.0f}")
+        rows.append([r["work"]["name"], *figures])
+    return markdown(["one outer gradient", "ms", "tasks/s", "peak MiB"], rows)
+
+
+def optimizers_on_a_gpu() -> str:
+    (record,) = records("gpu_optimizer.json")
+    rows = []
+    for name, row in record["rows"].items():
+        cells = []
+        for kind in ("step", "training_step"):
+            low, high = row[kind]["quartiles"]
+            cells += [f"{row[kind]['seconds'] * 1e3:.2f}", f"{row[kind]['ratio']:.2f} ({low:.2f}–{high:.2f})"]
+        rows.append([name, *cells])
+    return markdown(["optimizer", "step, ms", "ratio", "whole training step, ms", "ratio"], rows)
+
+
 def host() -> str:
     rows, names = [], list[str]()
     for when in ("before", "after"):
@@ -175,6 +196,8 @@ def cached_features() -> str:
 TABLES: list[Callable[[], str]] = [
     on_a_gpu,
     beside_peers_on_a_gpu,
+    scaling_on_a_gpu,
+    optimizers_on_a_gpu,
     host,
     peers,
     floor,

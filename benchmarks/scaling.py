@@ -4,7 +4,7 @@
 
 Every point is measured in fresh processes; memory is the peak above what the process had before its first step,
 the sum over processes. Several processes share the tasks and add up their gradients through gloo, as DDP does.
-With ``--device cuda`` one process steps on a GPU, where memory is that of tensors.
+With ``--device cuda`` this process steps on a GPU, where memory is that of tensors.
 """
 
 import argparse
@@ -26,8 +26,11 @@ from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
+from metasgd.episode import Episode
 from metasgd.meta import engines
 
+WARM_UPS = 4
+"""Of which a recording takes three."""
 BASE = Work("conv", n_tasks=8, n_way=5, k_shot=1, n_query=15, inner_steps=1)
 
 
@@ -43,10 +46,10 @@ class Point:
 
 def points(threads: int, device: torch.device) -> list[Point]:
     grid: dict[str, list[Any]] = {
-        "n_tasks": [4, 8, 32],
+        "inner_steps": [1, 5, 20, 100],
+        "n_tasks": [4, 8, 32] if device.type == "cpu" else [8, 32, 128, 512, 2048],
         "n_way": [5, 10, 20],
         "k_shot": [1, 5],
-        "inner_steps": [1, 5, 20, 100],
         "width": [32, 64, 128],
     }
     found = [Point(n, replace(BASE, **{n: value}), threads) for n, values in grid.items() for value in values]
@@ -55,6 +58,28 @@ def points(threads: int, device: torch.device) -> list[Point]:
         found += [Point("processes", BASE, 1, n) for n in sorted({1, threads})]
     mlp = Work("mlp", 25, 1, 5, 10, 1)
     return found + [Point("MLP n_tasks", replace(mlp, n_tasks=b), 1) for b in (4, 25, 100, 400)]
+
+
+def on_a_gpu(point: Point, device: torch.device, seconds: float) -> tuple[float, int]:
+    """Seconds of a step, and the bytes of tensors at its peak; a process of its own would take longer to begin."""
+    tasks = point.work.tasks(point.work.n_tasks, device)
+    peak = Peak(device)
+    ours = Ours(point.work, torch.float32, device)
+    times = []
+    for _ in range(WARM_UPS):
+        once = timed(ours, tasks, device)
+    for _ in range(max(3, min(100, int(seconds / once)))):
+        times.append(timed(ours, tasks, device))
+    return statistics.median(times), peak.bytes()
+
+
+def timed(ours: Ours, tasks: Episode, device: torch.device) -> float:
+    """Seconds of a step."""
+    start = time.perf_counter()
+    ours.zero_grad()
+    ours.outer_gradient(tasks)
+    finish(device)
+    return time.perf_counter() - start
 
 
 def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port: int, seconds: float) -> None:
@@ -89,6 +114,8 @@ def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port:
 
 def measured(point: Point, device: torch.device, seconds: float) -> tuple[float, int]:
     """Seconds of the slowest process, bytes of all."""
+    if device.type == "cuda":
+        return on_a_gpu(point, device, seconds)
     context = get_context("spawn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
