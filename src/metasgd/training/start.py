@@ -72,7 +72,8 @@ def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any],
     """Give ``module`` the network and the update rule of a checkpoint; its outer steps are not counted.
 
     A fit whose network has a prototype head may start from a checkpoint with another head. Then it takes the layers
-    below the head alone: learning rates that were learned beside another head say nothing for this one.
+    below the head alone: learning rates that were learned beside another head say nothing for this one. Of a checkpoint
+    that was trained without an inner step a fit takes the network alone: its update rule has learned nothing.
 
     Args:
         module: of the same architecture; tasks, objective and outer problem may be others.
@@ -92,17 +93,23 @@ def initialise(module: MetaModel, init_from: str, configured: Mapping[str, Any],
     config = saved_config(path, content)
     head = prototype_head(module.network)
     new_head = fit and config is not None and head is not None and _other_head(config, configured)
-    if head is not None and new_head:
-        validate_same_network(path, content, configured["model"]["network"], free=("head",))
-        content = {**content, "state_dict": _below_the_head(content["state_dict"], module, f"network.{head[0]}.")}
+    new_rule = new_head or (fit and config is not None and config["model"].get("inner_steps") == 0)
+    if new_rule:
+        validate_same_network(path, content, configured["model"]["network"], free=("head",) if new_head else ())
+        own_head = f"network.{head[0]}." if new_head and head is not None else None
+        content = {**content, "state_dict": _of_network(content["state_dict"], module, own_head)}
     validate_shapes(path, content, module)
-    if not new_head:
+    if not new_rule:
         validate_same_model(path, content, module.update_rule, configured["model"]["network"])
     validate_ink(f"--init_from is {init_from}, which", path, content, configured, source)
     module.load_state_dict(content["state_dict"])
     module.outer_steps.zero_()
-    below = " below the head; the head and the update rule start as configured" if new_head else ""
-    rank_zero_info(f"starts from the weights of {path}{below}")
+    rest = ""
+    if new_head:
+        rest = " below the head; the head and the update rule start as configured"
+    elif new_rule:
+        rest = ", trained without an inner step; the update rule starts as configured"
+    rank_zero_info(f"starts from the weights of {path}{rest}")
     return Start(None, path, content)
 
 
@@ -135,11 +142,14 @@ def _other_head(config: Mapping[str, Any], configured: Mapping[str, Any]) -> boo
     return bool(heads[0] != heads[1])
 
 
-def _below_the_head(saved: Mapping[str, Tensor], module: MetaModel, head: str) -> dict[str, Tensor]:
-    """The state of ``module`` with the saved tensors of the layers below its head."""
-    own = module.state_dict()
-    rest = {n: t for n, t in own.items() if n.startswith(head) or not n.startswith("network.")}
-    return {n: t for n, t in saved.items() if n.startswith("network.") and not n.startswith(head)} | rest
+def _of_network(saved: Mapping[str, Tensor], module: MetaModel, own_head: str | None) -> dict[str, Tensor]:
+    """The state of ``module`` with the saved tensors of its network, but for a head of its own."""
+
+    def is_saved(name: str) -> bool:
+        return name.startswith("network.") and not (own_head is not None and name.startswith(own_head))
+
+    own = {n: t for n, t in module.state_dict().items() if not is_saved(n)}
+    return {n: t for n, t in saved.items() if is_saved(n)} | own
 
 
 def _source_of(config: Mapping[str, Any], configured: Mapping[str, Any]) -> ClassSource | None:

@@ -16,7 +16,7 @@ from metasgd.data.sinusoid import Sinusoid
 from metasgd.errors import UserError
 from metasgd.learner.load import load
 from metasgd.nn import Conv4
-from metasgd.rules import PerParameter
+from metasgd.rules import PerLayerPerStep, PerParameter
 from metasgd.runs.checkpoint_schema import CONFIG_KEY
 from metasgd.runs.folders import Start
 from metasgd.training.module import MetaSGDModule
@@ -98,6 +98,33 @@ def test_a_prototype_head_starts_from_the_layers_below_another_head(last, tmp_pa
         below = n.startswith("network.") and not n.startswith("network.head.")
         assert torch.equal(t, before.state_dict()[n] if below else own[n]), n
     config["model"]["network"]["init_args"]["features"] = "normalised"
+    with pytest.raises(UserError, match="features is rectified, the configured one normalised"):
+        initialise(after, place, config, Glyphs(), fit=True)
+
+
+def test_an_update_rule_that_took_no_step_is_not_taken_over(last, tmp_path):
+    """One that was never used would otherwise override the initial rates that were asked for."""
+    small = {"in_channels": 1, "image_size": 8, "width": 4, "head": "prototype"}
+    before = MetaSGDModule(Conv4(**small), PerParameter(0.1), inner_steps=0)
+    content = torch.load(last, weights_only=True)
+    config = yaml.safe_load(content[CONFIG_KEY])
+    config["model"]["network"] = {"class_path": "metasgd.nn.Conv4", "init_args": small}
+    config["model"]["update_rule"] = {"class_path": "metasgd.rules.PerParameter", "init_args": {"init": 0.1}}
+    config["model"]["inner_steps"] = 0
+    content |= {CONFIG_KEY: yaml.safe_dump(config), "state_dict": before.state_dict()}
+    place = str(tmp_path / "without.ckpt")
+    torch.save(content, place)
+    torch.manual_seed(1)
+    for rule in (PerParameter(0.01), PerLayerPerStep(0.02)):  # nor need it be of the same kind
+        after = MetaSGDModule(Conv4(**small), rule)
+        own = {n: t.clone() for n, t in after.state_dict().items()}
+        initialise(after, place, config, Glyphs(), fit=True)
+        for n, t in after.state_dict().items():
+            assert torch.equal(t, before.state_dict()[n] if n.startswith("network.") else own[n]), n
+    after = MetaSGDModule(Conv4(**small), PerParameter(0.01), inner_steps=0)
+    initialise(after, place, config, Glyphs(), fit=False)  # an evaluation takes all
+    assert all(torch.equal(t, before.state_dict()[n]) for n, t in after.state_dict().items())
+    config["model"]["network"]["init_args"] |= {"features": "normalised"}
     with pytest.raises(UserError, match="features is rectified, the configured one normalised"):
         initialise(after, place, config, Glyphs(), fit=True)
 
