@@ -46,15 +46,16 @@ class PrototypeHead(ClassAgnosticHead):
 
         w_c = s h_c,   b_c = −s/2 |h_c|²,   h_c = 1/n_c Σ_{i: y_i = c} h(x_i)
 
-    so that the logits ``w_c · h(x) + b_c`` are ``−s/2 |h(x) − h_c|²`` up to a term that all classes share. Where all
-    features are of one length, ``b_c`` is 0. The rows are differentiated through, and adapt like all other weights;
-    on the query set the logits are multiplied by a temperature t. Both s and t are learned, as logarithms.
-    Without an inner step this is a prototypical network; with steps, unlike a head whose rows start alike, the first
-    of them already moves the layers below.
+    so that the logits ``w_c · h(x) + b_c`` are ``−s/2 |h(x) − h_c|²`` up to a term that all classes share. For features
+    of one length ``b_c`` can be left out, with one example of each class to the same effect. Gradients pass through the
+    rows, which adapt like all other weights; on the query set the logits are multiplied by a temperature t. Both s and
+    t are learned, as logarithms. Without an inner step this is a prototypical network; with steps, unlike a head whose
+    rows start alike, the first of them already moves the layers below.
 
     Args:
         features: D, numbers that the head reads of each example.
-        one_length: whether every example's features have the same length.
+        one_length: whether every example's features have the same length, and ``b_c`` is 0. The mean of several is the
+            shorter the less they are alike: without ``b_c`` such classes are predicted too rarely.
         scale: where s starts; by default ``2 / D``, for which the inner loss of features of mean square 1 has logits
             within ±2: where they are sharper, a support example that is its own prototype leaves nothing to adapt.
             t starts at 4, for outputs within ±8.
@@ -135,7 +136,7 @@ def head_of(kind: HeadName, features: int, n_way: int, one_length: bool = False)
         kind: ``linear``, ``class_agnostic`` or ``prototype``.
         features: D, numbers that it reads of each example.
         n_way: classes of a linear one.
-        one_length: of a prototype head: whether every example's features have the same length.
+        one_length: of a prototype head; see there.
     """
     if kind == "linear":
         return nn.Linear(features, n_way)

@@ -100,6 +100,9 @@ class Conv4(Configurable, nn.Sequential):
             cosine of the angle between examples (Gidaris and Komodakis, CVPR 2018).
         running_statistics: BatchNorm keeps running statistics and is evaluated by them, as supervised training
             wants it; not for few-shot tasks.
+        prototype_bias: whether the rows of a prototype head start with a bias where features are normalised as well, so
+            that logits are distances. It helps where there are several shots, and changes nothing where there is one.
+            False is what earlier checkpoints were trained by.
 
     Raises:
         UserError: an argument is out of its range.
@@ -122,6 +125,7 @@ class Conv4(Configurable, nn.Sequential):
         downsample: Literal["stride", "pool"] = "stride",
         features: Literal["rectified", "normalised"] = "rectified",
         running_statistics: bool = False,
+        prototype_bias: bool = False,
     ) -> None:
         widths = [width] * 4 if isinstance(width, int) else list(width)
         problems = too_small(
@@ -131,6 +135,8 @@ class Conv4(Configurable, nn.Sequential):
         )
         if len(widths) != 4 or min(widths) < 1:
             problems.append(f"width is {width}: use a number, or four, each at least 1")
+        if prototype_bias and head != "prototype":
+            problems.append(f"prototype_bias is true, but head is {head}: use false, or the head prototype")
         raise_problems(problems)
         channels = [in_channels, *widths]
         rectified = [True] * 3 + [features == "rectified"]
@@ -145,7 +151,7 @@ class Conv4(Configurable, nn.Sequential):
         body = nn.Sequential(*blocks, nn.Flatten())
         if features == "normalised":
             body.append(nn.RMSNorm(n_features, eps=1e-5, elementwise_affine=False))
-        top = head_of(head, n_features, n_way, one_length=features == "normalised")
+        top = head_of(head, n_features, n_way, one_length=features == "normalised" and not prototype_bias)
         super().__init__(OrderedDict(body=body, head=top))
         self.image_shape = (in_channels, image_size, image_size)
 

@@ -16,9 +16,9 @@ from metasgd.runs.plain_yaml import load_yaml
 
 Options = Mapping[str, Any]
 
-FREE_OF_NETWORK = ("n_way", "weights")
-"""May differ where the shapes agree: a class-agnostic head meets any number of ways, and what a backbone's training
-started from may lie elsewhere now."""
+FREE_OF_NETWORK = ("n_way", "weights", "prototype_bias")
+"""May differ where the shapes agree: a class-agnostic head meets any number of ways, what a backbone's training
+started from may lie elsewhere now, and the same weights serve prototypes by distance and by dot product."""
 FREE_OF_RUN = (
     *(
         "root",

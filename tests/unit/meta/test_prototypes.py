@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from support.by_hand import largest_difference, tasks_of
 from torch import nn
 
+from metasgd.errors import UserError
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
 from metasgd.meta.evaluate import evaluate
@@ -39,6 +40,9 @@ class Dense(nn.Module):
 NETWORKS = {
     "conv": lambda: Conv4(head="prototype", width=3, image_size=8),
     "conv of one length": lambda: Conv4(head="prototype", width=3, image_size=8, features="normalised"),
+    "conv of one length, with a bias": lambda: Conv4(
+        head="prototype", width=3, image_size=8, features="normalised", prototype_bias=True
+    ),
     "dense": lambda: Dense(one_length=False),
     "dense of one length": lambda: Dense(one_length=True),
     "dense, in sequence": lambda: nn.Sequential(dense(), PrototypeHead(4)),
@@ -132,7 +136,7 @@ def meta_sgd(config):
     return lambda i, p, g, loss, m: ({n: p[n] - config.rule.alpha[key_of(n)] * g[n] for n in p}, {})
 
 
-WITH_STATISTICS = ("conv", "conv of one length")
+WITH_STATISTICS = ("conv", "conv of one length", "conv of one length, with a bias")
 
 
 @pytest.mark.parametrize(
@@ -201,9 +205,10 @@ def test_the_first_step_moves_the_layers_below():
     assert all(steps[0].grads[n].abs().max() > 1e-6 for n in config.adapted if n.endswith("weight"))
 
 
-def test_without_a_step_it_is_a_prototypical_network():
-    config = config_of("dense", PerParameter(0.1))
-    tasks = tasks_for("dense")
+@pytest.mark.parametrize("name", ["dense", "conv of one length, with a bias"])
+def test_without_a_step_it_is_a_prototypical_network(name):
+    config = config_of(name, PerParameter(0.1))
+    tasks = tasks_for(name)
     outputs = evaluate(config, dict(config.network.named_parameters()), tasks, 0, [0]).outputs[:, 0]
     s, t = config.network.head.log_scale.exp(), config.network.head.log_temperature.exp()
     for b in range(tasks.n_tasks):
@@ -211,6 +216,24 @@ def test_without_a_step_it_is_a_prototypical_network():
         means = torch.stack([features[tasks.support_y[b] == c].mean(dim=0) for c in range(3)])
         distances = torch.cdist(queries, means).square()
         torch.testing.assert_close(outputs[b].softmax(dim=1), (-s * t / 2 * distances).softmax(dim=1))
+
+
+@pytest.mark.parametrize("inner_steps", [0, 2])
+def test_a_bias_beside_features_of_one_length_counts_from_two_shots_on(inner_steps):
+    with_bias, without = (config_of(f"conv of one length{rest}", PerParameter(0.3)) for rest in (", with a bias", ""))
+    for k_shot, alike in ((1, True), (3, False)):
+        tasks = tasks_of(2, 3, k_shot, 2, (1, 8, 8))
+        a, b = (
+            evaluate(c, dict(c.network.named_parameters()), tasks, inner_steps, [inner_steps]).outputs.softmax(dim=-1)
+            for c in (with_bias, without)
+        )
+        # features have one length but for the eps of the normalisation
+        assert torch.allclose(a, b, rtol=0, atol=1e-4) is alike
+
+
+def test_a_bias_of_prototypes_needs_a_head_of_prototypes():
+    with pytest.raises(UserError, match="prototype_bias is true, but head is linear: use false, or the head prototype"):
+        Conv4(head="linear", prototype_bias=True)
 
 
 def test_classes_in_another_order_give_the_same_with_the_outputs_in_that_order():
