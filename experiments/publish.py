@@ -8,6 +8,7 @@ EXPERIMENT is one that ``results.py run`` has trained here and recorded.
 import argparse
 import hashlib
 import json
+import re
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ CARD = """# {name}
 | protocol | {protocol} |
 | seed | {seed} |
 | outer steps | {before}{steps:,} of {outer_steps:,}, chosen on the validation tasks |
-| time | {minutes} min on {machine} |
+| time | {time} |
 | date | {date} |
 | sha256 of `model.ckpt` | `{sha256}` |
 
@@ -52,16 +53,25 @@ python -m metasgd test --config checkpoints/{name}/config.yaml --ckpt_path check
 """
 
 
-def published_config(text: str, shipped: dict[str, Any]) -> str:
-    """The run's configuration, with the folders of the shipped one, where another's paths mean nothing, and its ways.
+def published_config(text: str, shipped: dict[str, Any], test: str) -> str:
+    """The run's configuration, with the folders of the shipped one, where another's paths mean nothing.
 
-    So it draws the tasks of the card's first test; how it was trained is in the card.
+    It draws the tasks of the card's first test, and trains all of the network, on such tasks; how it was trained is in
+    the card.
+
+    Args:
+        text: the run's configuration.
+        shipped: the one that it began as.
+        test: the command of the card's first test.
     """
     config = yaml.safe_load(text)
-    config["data"]["n_way"] = shipped["data"]["n_way"]
+    config["data"] |= {"n_way": shipped["data"]["n_way"], "train_shapes": None}
+    config["data"] |= {option: int(value) for option, value in re.findall(r"--data\.(n_way|k_shot) (\d+)", test)}
+    config["model"]["outer"]["freeze_network"] = False
     config["data"]["root"] = shipped["data"].get("root", "data")
     config["data"]["cache_dir"] = None
     config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
+    config["trainer"]["accelerator"] = "auto"  # whatever it was trained on
     config["trainer"]["enable_progress_bar"] = None  # off in a record's run, that nobody looked at
     config["ckpt_path"] = None
     config.pop("init_from", None)
@@ -76,12 +86,12 @@ def publish(name: str, experiment: str) -> None:
     shipped = yaml.safe_load((ROOT / described.config).read_text())
     run = ROOT / "runs" / experiment / "version_0"
     content = read_checkpoint(run / "checkpoints" / "best.ckpt")
-    config = published_config(content[CONFIG_KEY], shipped)
+    first = next(iter(record["tests"].values()))
+    config = published_config(content[CONFIG_KEY], shipped, first["command"])
     folder = ROOT / "checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.save({key: content[key] for key in PUBLISHED} | {CONFIG_KEY: config}, folder / "model.ckpt")
     (folder / "config.yaml").write_text(config)
-    first = next(iter(record["tests"].values()))
     percent = first["metric"] == "accuracy"
     results = "\n".join(
         f"| {column} | {_shown(t['mean'], percent)} ± {_shown(t['ci95'], percent)} | {t['n_tasks']:,} |"
@@ -97,8 +107,7 @@ def publish(name: str, experiment: str) -> None:
         steps=int(content["state_dict"]["outer_steps"]),
         outer_steps=record["outer_steps"],
         before="".join(f"{one['outer_steps']:,}, and from its best " for one in trained[:-1]),
-        minutes=" + ".join(f"{one['seconds'] / 60:.0f}" for one in trained),
-        machine=record["machine"],
+        time=", then ".join(f"{one['seconds'] / 60:.0f} min on {one['machine']}" for one in trained),
         date=time.strftime("%Y-%m-%d", time.localtime((run / "checkpoints" / "best.ckpt").stat().st_mtime)),
         sha256=hashlib.sha256((folder / "model.ckpt").read_bytes()).hexdigest(),
         results=results,

@@ -139,7 +139,7 @@ def run(experiment: Experiment, extra: list[str], record_only: bool, runs: Path 
             "adapts": results["protocol"]["adapts"],
             "outer_steps_of_checkpoint": results["protocol"]["outer_steps"],
             # enough to compare learners task by task, and to see whether a checkpoint is what its card says
-            "first_tasks": [float(row.split(",")[1]) for row in tasks[:1000]],
+            "first_tasks": [float(row.split(",")[1]) for row in tasks[:4000]],
         }
     if experiment.ckpt_path is not None:
         made = {

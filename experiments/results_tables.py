@@ -44,8 +44,8 @@ SECTIONS = {
     ),
     "omniglot": (
         "Omniglot",
-        "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step; in brackets the figures of Li"
-        " et al. 2017, table 2. Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
+        "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step (of two rows 4,000 at 5-way"
+        " 5-shot, for a narrower difference); in brackets the figures of Li et al. 2017, table 2. Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
         " own statistics), as published; in the rows that say so, as many queries a class as shots (on 4,000 tasks of"
         " 5 ways, 2,000 of 20), as in the code published with MAML, where these statistics are of a small set with each"
         " class in equal parts. That code also"
@@ -55,7 +55,10 @@ SECTIONS = {
         " classes by a learned dot product with the support set's features: the body does not adapt."
         " Normalised features, all of one length, make it a cosine. The two of prototypes, of one seed each,"
         " start from the body of 32 to 256 filters: learned rates bring what they were trained for, 20-way"
-        " 5-shot, and take from the other three columns.",
+        " 5-shot, and take from the other three columns. The body of 64 to 512 filters was trained in three minutes of"
+        " a GPU; rates that are learned slowly on it, on tasks of four shapes, neither bring nor take: on 400"
+        " validation tasks they are 0.01 to 0.03 below its prototypes alone. What the biases of prototypes bring there"
+        " beside dot products is 0.11 at 20-way 5-shot and 0.02 at 5-way 5-shot.",
     ),
     "omniglot-official": (
         "Omniglot, 30 background and 20 evaluation alphabets",
