@@ -118,14 +118,15 @@ def omniglot(by_name: dict[str, Record]) -> str:
     )
     return (
         "\n## The family's records on Omniglot\n\n"
-        "Accuracy in %; all are transductive (BatchNorm normalises the query set by its own statistics). Of the"
-        " learners here the head adapts, in one inner step, where a row says nothing else, and nothing of the one by"
-        " prototypes, which has the body of 32 to 256 filters and 5,000 outer steps more; of the published ones all layers adapt. As MAML's code: as many queries a"
-        " class as shots, test characters rotated. Held against the goals are checkpoints that validation chose. Tried:"
-        " 60 ways, more filters, drawings mirrored and distorted, views, two models, which are too alike to help; not"
-        " tried for want of a GPU: `experiments/gpu_records.sh`, models of several seeds, Meta-Curvature. In the row of"
-        " 64 filters and a prototype head, trained for 3,600 steps where the others had 16,000 and more, all layers"
-        " adapt by learned rates. The commands are under Omniglot.\n\n"
+        "Accuracy in %; all are transductive (BatchNorm normalises the query set by its own statistics). Of"
+        " the learners here the head adapts, in one inner step, where a row says nothing else, and nothing of"
+        " the one by prototypes, which has the body of 32 to 256 filters and 5,000 outer steps more; of the"
+        " published ones all layers adapt. As MAML's code: as many queries a class as shots, test characters"
+        " rotated. Held against the goals are checkpoints that validation chose. Tried: 60 ways, more"
+        " filters, drawings mirrored and distorted, views, two models, which are too alike to help; not tried"
+        " for want of a GPU: `experiments/gpu_records.sh`, models of several seeds, Meta-Curvature. In the"
+        " row of 64 filters and a prototype head, trained for 3,600 steps where the others had 16,000 and"
+        " more, all layers adapt by learned rates. The commands are under Omniglot.\n\n"
         + markdown(["learner", "from", "models", "evaluated by", *COLUMNS], rows)
         + gains
     )

@@ -45,7 +45,8 @@ SECTIONS = {
     "omniglot": (
         "Omniglot",
         "Accuracy in % on 1,000 tasks of the 423 test characters, after one inner step (of two rows 4,000 at 5-way"
-        " 5-shot, for a narrower difference); in brackets the figures of Li et al. 2017, table 2. Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
+        " 5-shot, for a narrower difference); in brackets the figures of Li et al. 2017, table 2."
+        " Protocol: 15 queries a class, transductive (BatchNorm normalises the query set by its"
         " own statistics), as published; in the rows that say so, as many queries a class as shots (on 4,000 tasks of"
         " 5 ways, 2,000 of 20), as in the code published with MAML, where these statistics are of a small set with each"
         " class in equal parts. That code also"
