@@ -45,6 +45,7 @@ OURS = (
         1,
         "15 queries a class",
     ),
+    ("the same", "omniglot_60w1s-widest-meta-sgd-as-maml", 1, "as MAML's code"),
     ("32, 64, 128 and 256 filters, mean of 4 views of each support set", "omniglot-wider-views", 1, "as MAML's code"),
     ("that and one whose prototypes alone tell", "omniglot-ensemble", 2, "as MAML's code"),
 )
