@@ -26,11 +26,10 @@ from devices import Peak, device_of, finish
 from rich.console import Console
 from rich.table import Table
 
-from metasgd.episode import Episode
 from metasgd.meta import engines
 
-WARM_UPS = 4
-"""Of which a recording takes three."""
+WARM_UPS = {"cpu": 2, "cuda": 4}
+"""Steps before those that are timed; on a GPU a recording takes three."""
 BASE = Work("conv", n_tasks=8, n_way=5, k_shot=1, n_query=15, inner_steps=1)
 
 
@@ -60,33 +59,8 @@ def points(threads: int, device: torch.device) -> list[Point]:
     return found + [Point("MLP n_tasks", replace(mlp, n_tasks=b), 1) for b in (4, 25, 100, 400)]
 
 
-def on_a_gpu(point: Point, device: torch.device, seconds: float) -> tuple[float, int]:
-    """Seconds of a step, and the bytes of tensors at its peak; a process of its own would take longer to begin."""
-    tasks = point.work.tasks(point.work.n_tasks, device)
-    peak = Peak(device)
-    ours = Ours(point.work, torch.float32, device)
-    times = []
-    for _ in range(WARM_UPS):
-        once = timed(ours, tasks, device)
-    for _ in range(max(3, min(100, int(seconds / once)))):
-        times.append(timed(ours, tasks, device))
-    return statistics.median(times), peak.bytes()
-
-
-def timed(ours: Ours, tasks: Episode, device: torch.device) -> float:
-    """Seconds of a step."""
-    start = time.perf_counter()
-    ours.zero_grad()
-    ours.outer_gradient(tasks)
-    finish(device)
-    return time.perf_counter() - start
-
-
-def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port: int, seconds: float) -> None:
-    torch.set_num_threads(point.threads)
-    engines.CPU_THREADS = point.threads
-    if point.processes > 1:
-        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=point.processes)
+def cost(point: Point, device: torch.device, seconds: float, rank: int = 0) -> tuple[float, int]:
+    """Seconds of a step in this process, and the bytes of its peak."""
     share = point.work.n_tasks // point.processes
     tasks = point.work.tasks(point.work.n_tasks, device).tasks(rank * share, (rank + 1) * share)
     peak = Peak(device)
@@ -102,20 +76,28 @@ def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port:
         finish(device)
         return time.perf_counter() - start
 
-    step()
-    once = torch.tensor(step())
+    for _ in range(WARM_UPS[device.type]):
+        once = torch.tensor(step())
     if point.processes > 1:
         dist.all_reduce(once, dist.ReduceOp.MAX)
     times = [step() for _ in range(max(3, min(100, int(seconds / float(once)))))]
-    pipe.send((statistics.median(times), peak.bytes()))
+    return statistics.median(times), peak.bytes()
+
+
+def serve(pipe: Connection, point: Point, device: torch.device, rank: int, port: int, seconds: float) -> None:
+    torch.set_num_threads(point.threads)
+    engines.CPU_THREADS = point.threads
+    if point.processes > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=point.processes)
+    pipe.send(cost(point, device, seconds, rank))
     if point.processes > 1:
         dist.destroy_process_group()
 
 
 def measured(point: Point, device: torch.device, seconds: float) -> tuple[float, int]:
     """Seconds of the slowest process, bytes of all."""
-    if device.type == "cuda":
-        return on_a_gpu(point, device, seconds)
+    if device.type == "cuda":  # where a process of its own would take longer to begin
+        return cost(point, device, seconds)
     context = get_context("spawn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,19 +1,17 @@
 """Replicas that a learned optimizer trains in two processes stay the same, and read the mean of their losses."""
 
-import socket
 from functools import partial
 
 import pytest
 import torch
+from support.agents import free_port
 from support.programs import Program
 from support.replicas import RULES, STEPS, made, train
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_two_processes_step_as_one_on_both_batches(name, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     replicas = [Program(cwd=tmp_path, program=partial(train, rank, port, name, str(tmp_path))) for rank in (0, 1)]
     for replica in replicas:
         assert replica.wait() == 0, replica.said()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 from contextlib import suppress
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.agents import free_port
 from support.commands import succeeded
 from support.programs import Program
 from support.recording import in_turn
@@ -73,10 +73,7 @@ def lines(command: str, *extra: str) -> list[list[str]]:
 def trained(tmp_path_factory):
     """The folders of the same runs by one process and by two, which have also evaluated one of those by one."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
     for line in lines("fit"):
         succeeded(*line, cwd=one)
     checkpoint = ["--ckpt_path", str(one / BEST)]  # whose tests and predictions are written to its run

@@ -1,10 +1,10 @@
 """Two processes that share one GPU, as two hosts with a GPU each would share a run: the weights are those of one."""
 
 import os
-import socket
 
 import pytest
 import torch
+from support.agents import free_port
 from support.commands import succeeded
 from support.programs import Program
 from support.runs import ROOT, state
@@ -31,10 +31,8 @@ def fit_by_one(folder, *options):
 
 
 def fit_by_two(folder, *options):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    together = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    together = {**os.environ, **here, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     processes = [
         Program("fit", *LETTERS, *SHARED, *options, cwd=folder, environment={**together, "NODE_RANK": str(rank)})
         for rank in (0, 1)
