@@ -278,15 +278,15 @@ def leaders(records: list[Record]) -> str:
 
 SUMMARY = (
     (
-        "omniglot_60w1s-wider",
+        "omniglot_60w1s-widest-meta-sgd",
         "20-way 1-shot",
-        "423 Omniglot characters never seen, 20-way 1-shot; Conv4 with more filters, whose head adapts",
+        "423 Omniglot characters never seen, 20-way 1-shot; Conv4 with more filters, all layers adapt",
     ),
-    ("omniglot_60w1s-wider", "5-way 1-shot", "the same learner, 5-way 1-shot"),
+    ("omniglot_60w1s-widest-meta-sgd", "5-way 1-shot", "the same learner, 5-way 1-shot"),
     (
-        "omniglot_official-normalised",
+        "omniglot_official-meta-sgd",
         "20-way 1-shot within one alphabet",
-        "Omniglot, 20-way 1-shot within one of 20 alphabets never seen; the head adapts",
+        "Omniglot, 20-way 1-shot within one of 20 alphabets never seen; all layers adapt",
     ),
     (
         "glyphs-handwriting-normalised",
@@ -310,14 +310,17 @@ def summary(records: list[Record]) -> str:
         if name in by_name:
             record = by_name[name]
             test = record["tests"][column]
-            trained = lineage(record, records)
+            minutes: dict[str, float] = {}  # of each machine, in the order of the runs
+            for one in lineage(record, records):
+                where = re.split(", (?:torch|beside)", one["machine"])[0]
+                minutes[where] = minutes.get(where, 0) + one["seconds"] / 60
             unit = " %" if test["metric"] == "accuracy" else ""
             rows.append(
                 [
                     words,
                     figure(test["mean"], test["ci95"], test["metric"]) + unit,
                     record["published"].get(column, ""),
-                    f"{sum(r['seconds'] for r in trained) / 60:.0f} min, {record['machine'].split(', torch')[0]}",
+                    ", then ".join(f"{of_one:.0f} min, {where}" for where, of_one in minutes.items()),
                 ]
             )
     return markdown(["tasks and learner", "ours", "Li et al. 2017", "training"], rows)

@@ -11,6 +11,7 @@ from metasgd.episode import from_pixels
 from metasgd.errors import UserError
 from metasgd.learner.predictor import Labels, Predictor
 from metasgd.meta.model import MetaModel
+from metasgd.nn.behaviour import undisturbed
 from metasgd.nn.calling import call, logits_of
 from metasgd.rules.base import Params
 
@@ -27,6 +28,7 @@ class AdaptedLearner(Predictor):
         rates_: of each inner step, the learning rates that the rule used, by the name of the parameter; empty
             for a rule that steps without rates.
         input_shape: shape of one example.
+        input_dtype: of the examples as the network takes them.
     """
 
     network: nn.Module
@@ -35,6 +37,7 @@ class AdaptedLearner(Predictor):
     support_losses_: NDArray[np.float64]
     rates_: list[Params]
     input_shape: tuple[int, ...]
+    input_dtype: torch.dtype
     _model: MetaModel = field(repr=False)
     _params: Params = field(repr=False)
 
@@ -57,22 +60,26 @@ class AdaptedLearner(Predictor):
             outputs = call(self._model.network, self._params, inputs)
         else:
             outputs = logits_of(self.network(inputs), self.network)
-        array: NDArray[np.float32] = outputs.cpu().numpy()
+        wide = torch.promote_types(outputs.dtype, torch.float32)  # numpy has no bfloat16
+        array: NDArray[np.float32] = outputs.to("cpu", wide).numpy()
         return array
 
     def example(self) -> Tensor:
         """Two inputs of the right shape and type, to export the network with."""
-        return torch.zeros(2, *self.input_shape)
+        return torch.zeros(2, *self.input_shape, dtype=self.input_dtype)
 
 
 def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
-    """Examples as the network takes them, on its device: float32 ``[X, …]``, images from 0 to 1.
+    """Examples as the network takes them, on its device: ``[X, …]`` of its weights' type, images from 0 to 1.
+
+    Whole numbers stay what they are for a network with an embedding that takes nothing else.
 
     Raises:
         UserError: they have another shape, or values that are not finite.
     """
     given = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    inputs = from_pixels(given, torch.float32).float()
+    dtype = float_dtype(network)
+    inputs = given if _takes_whole_numbers(network, given, dtype) else from_pixels(given, dtype).to(dtype)
     shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
     if inputs.ndim < 2:
         raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")
@@ -94,6 +101,25 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     if not inputs.isfinite().all():
         raise UserError("x has values that are not finite")
     return inputs.to(next(network.parameters()).device)
+
+
+def float_dtype(network: nn.Module) -> torch.dtype:
+    """Of the network's weights."""
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _takes_whole_numbers(network: nn.Module, given: Tensor, dtype: torch.dtype) -> bool:
+    """Whether these are whole numbers by which the network looks up rows of a table, not numbers to compute with."""
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype in (torch.uint8, torch.bool))
+    if not whole or not any(isinstance(module, nn.Embedding) for module in network.modules()):
+        return False
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad(), undisturbed(network, device):
+            call(network, {}, given[:2].to(device, dtype))
+    except (RuntimeError, TypeError, LookupError, ValueError):
+        return True
+    return False
 
 
 def _are_pixel_values(x: Tensor) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adaptation import adapted, adapted_head, outputs_of
-from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs
+from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs, float_dtype
 from metasgd.learner.predictor import Labels
 from metasgd.meta.frozen_layers import features_of, frozen_layers, passed_over
 from metasgd.meta.model import MetaModel
@@ -110,14 +110,14 @@ class MetaLearner:
             outputs = self.left_out_logits(inputs, targets.to(inputs.device)).cpu().numpy()
             yield from ((int(i), outputs[i]) for i in np.flatnonzero(_has_others(labels)))
             return
-        task, classes = self._task(inputs, labels)
+        task, _ = self._task(inputs, labels)
         prefix = self._prefix(task) if steps else None
         given = features_of(prefix, task)
         for i in np.flatnonzero(_has_others(labels)):
             others = torch.arange(len(labels)) != int(i)
             part = given._replace(support_x=given.support_x[:, others], support_y=given.support_y[:, others])
             with passed_over(prefix):  # and not while the caller has its turn
-                found = outputs_of(self.model, part, classes, steps, given.support_x[0, i : i + 1])
+                found = outputs_of(self.model, part, steps, given.support_x[0, i : i + 1])
             yield int(i), found[0].cpu().numpy()
 
     def _prefix(self, task: Episode) -> Prefix | None:
@@ -202,14 +202,14 @@ class MetaLearner:
         return classes, torch.from_numpy(targets.astype(np.int64))
 
     def _targets(self, y: ArrayLike | Tensor, n: int) -> Tensor:
-        targets = torch.as_tensor(np.asarray(y), dtype=torch.float32)
+        targets = torch.as_tensor(np.asarray(y), dtype=float_dtype(self.model.network))
         if targets.ndim not in (1, 2) or len(targets) != n or not n:
             raise UserError(f"y has the shape {tuple(targets.shape)}: a target for each of the {n} examples is needed")
         return targets[:, None] if targets.ndim == 1 else targets
 
     @torch.no_grad()
     def _validate_fit(self, inputs: Tensor, targets: Tensor, classes: Labels | None) -> None:
-        network = self.model.network
+        network = self.model.eval().network
         validate_tasks(network, inputs[:2], targets[:2].to(inputs.device), 1)
         if classes is None or class_agnostic_names(network):
             return

@@ -122,6 +122,9 @@ class Threads(Engine):
             n_threads, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
         )
 
+    def __reduce__(self) -> tuple[type["Threads"], tuple[int]]:
+        return Threads, (self.n_threads,)  # a copy has threads of its own
+
     def run(
         self,
         work: Work[Part],

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from metasgd.episode import Episode
 from metasgd.meta.autograd import as_supervised
 from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.nn.calling import hooked
+from metasgd.nn.calling import call, hooked
 
 MANY = 1_000_000
 """Learned numbers of a rule, from which on their memory is said."""
@@ -56,5 +56,5 @@ def _activations(network: nn.Module, x: Tensor, with_windows: bool) -> int:
     hooks = (layer.register_forward_hook(count) for layer in network.modules() if not list(layer.children()))
     # what chance a layer takes here is not missed later
     with hooked(hooks), torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        network(x)
+        call(network, {}, x)
     return sum(counted)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from metasgd.meta.trial import try_on
 from metasgd.meta.truncated_unroll import TruncatedUnroll
 from metasgd.nn.adapting import adapted_names
 from metasgd.nn.behaviour import undisturbed
+from metasgd.nn.calling import as_linked, links_of
 from metasgd.nn.chance import Changing, without_chance
 from metasgd.nn.networks import prototype_head
 from metasgd.nn.prefix import Prefix
@@ -149,6 +151,7 @@ class MetaModel(nn.Module):
         own = self.objective
         settings = adapted, transductive, proximal, True, own.experience, own.query_loss
         self.config = InnerLoopConfig(network, update_rule, own.loss, *settings)
+        self._links = links_of(self)
 
     def prepare(self, device: torch.device, world_size: int) -> str:
         """Choose how tasks are distributed on this device; return it in a line.
@@ -202,6 +205,8 @@ class MetaModel(nn.Module):
     @contextmanager
     def ready(self, tasks: Episode) -> Iterator[Episode]:
         """The tasks as the network takes them within, which then gives the same for the same."""
+        if not as_linked(self._links):  # what the settings found of the network and the rule is of others
+            self._links, self.config = links_of(self), replace(self.config)
         inputs = self.as_inputs(tasks)
         with without_chance(self.network, self.held.names):
             features = features_of(self.prefix, inputs)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metasgd.errors import UserError
-from metasgd.nn.calling import hooked, network_copy
+from metasgd.nn.calling import hooked, logits_of, network_copy
 from metasgd.nn.heads import ClassAgnosticHead
 from metasgd.nn.networks import BatchNorm2d
 from metasgd.rules.base import Params
@@ -42,8 +42,12 @@ def _replacement(module: nn.Module, n_way: int) -> nn.Module | None:
     if isinstance(module, BatchNorm2d):
         return nn.BatchNorm2d(len(module.weight), eps=module.eps).to(module.weight)
     if isinstance(module, _BatchNorm) and module.running_mean is None:
-        made = type(module)(module.num_features, eps=module.eps, affine=module.affine)
-        return made.to(next(module.parameters(), torch.empty(0)))
+        # not a new one: a class of others may need arguments, and do more
+        like = next(module.parameters(), torch.empty(0))
+        module.track_running_stats = True
+        module.register_buffer("running_mean", like.new_zeros(module.num_features))
+        module.register_buffer("running_var", like.new_ones(module.num_features))
+        module.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64, device=like.device))
     return None
 
 
@@ -120,7 +124,7 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     validate_onnx_installed()
     with _without_warnings_of_torch():
         program = torch.onnx.export(
-            network,
+            _of_logits(network, example),
             (example,),
             input_names=["x"],
             output_names=["logits"],
@@ -137,10 +141,28 @@ def as_onnx(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
 def as_program(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
     """A plain network as a ``torch.export`` archive; arguments as for ``as_onnx``."""
     with _without_warnings_of_torch():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(_of_logits(network, example), (example,), dynamic_shapes=shapes)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=metadata)
     return file.getvalue()
+
+
+class _OfLogits(nn.Module):
+    """A network whose logits alone are of interest, where it returns more."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.network(x), self.network)
+
+
+@torch.no_grad()
+def _of_logits(network: nn.Module, example: Tensor) -> nn.Module:
+    """The network itself where it returns the logits, and so the names of its weights."""
+    return network if isinstance(network(example), Tensor) else _OfLogits(network).eval()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metasgd.errors import first_line
 from metasgd.nn.behaviour import alike
 from metasgd.nn.calling import call, hooked
-from metasgd.nn.suffix import Outputs, Suffix, form_of
+from metasgd.nn.suffix import Outputs, Suffix, form_of, set_back
 
 TRIED = 3
 """Examples that a network is run on; at sizes that differ from that of a batch, shapes follow by the first axis."""
@@ -101,13 +101,18 @@ class Prefix:
         return torch.cat([self._of_batch(some) for some in torch.split(x, at_once)])
 
     @contextmanager
-    def passed_over(self) -> Iterator[None]:
-        """Within, the network takes h for its input; of a copy of it that is made within, the same holds."""
-        self.network.forward = Suffix(self.network, self._skipped, self._input)
+    def passed_over(self, tried: bool = False) -> Iterator[None]:
+        """Within, the network takes h for its input; of a copy of it that is made within, the same holds.
+
+        Args:
+            tried: raise where it reads anything else that came before.
+        """
+        own = vars(self.network).get("forward")
+        self.network.forward = Suffix(self.network, self._skipped, self._input, own, tried)
         try:
             yield
         finally:
-            del self.network.forward
+            set_back(self.network, own)
 
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """By name, all that h may depend on."""
@@ -140,7 +145,7 @@ class Prefix:
 
     def _leads_to(self, of_batches: Sequence[Tensor], features: Tensor) -> bool:
         try:
-            with self.passed_over():
+            with self.passed_over(tried=True):
                 return all(alike(call(self.network, {}, features[: len(y)]), y) for y in of_batches)
         except ERRORS:
             return False

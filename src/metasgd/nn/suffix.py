@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metasgd.nn.unseen import unseen
+
 Outputs = Any
 """What a module gives: a tensor, or several in tuples and lists."""
 Form = Callable[[Tensor], Outputs]
@@ -24,14 +26,19 @@ class Suffix:
         skipped: of the outermost modules that h takes, in the order of their calls, the name and what they would give;
             of the last, h.
         input: the shape and the dtype of an example.
+        own: the network's own forward, where that is set on it and is not its class's.
+        tried: raise where the network reads what was before h. Where it has been tried so, it need not be again.
     """
 
     network: nn.Module
     skipped: tuple[tuple[str, Form], ...]
     input: tuple[tuple[int, ...], torch.dtype]
+    own: Callable[..., Outputs] | None
+    tried: bool = False
 
     def __call__(self, h: Tensor) -> Outputs:
         left = list(self.skipped)
+        hidden = unseen if self.tried else _as_it_is
 
         def instead(name: str, forward: Callable[..., Outputs]) -> Callable[..., Outputs]:
             def run(*args: Any, **options: Any) -> Outputs:
@@ -40,20 +47,22 @@ class Suffix:
                 expected, form = left.pop(0)
                 if expected != name:
                     raise RuntimeError(f"{name} is called where {expected} was before")
-                return form(h) if left else h.clone()  # which the next module may overwrite
+                return hidden(form(h)) if left else h.clone()  # which the next module may overwrite
 
             return run
 
         with ExitStack() as replaced:
             for name in dict.fromkeys(name for name, _ in self.skipped):
                 module = self.network.get_submodule(name)
-                replaced.callback(_set_back, module, vars(module).get("forward"))
+                replaced.callback(set_back, module, vars(module).get("forward"))
                 module.forward = instead(name, module.forward)
             shape, dtype = self.input
-            return type(self.network).forward(self.network, _unknown(h, shape, dtype))
+            own = self.own or partial(type(self.network).forward, self.network)
+            return own(hidden(_unknown(h, shape, dtype)))
 
 
-def _set_back(module: nn.Module, forward: Callable[..., Outputs] | None) -> None:
+def set_back(module: nn.Module, forward: Callable[..., Outputs] | None) -> None:
+    """Take back that a module has another forward; before, one of its own was set on it, or none."""
     del module.forward
     if forward is not None:
         module.forward = forward
@@ -71,6 +80,10 @@ def form_of(output: Outputs, n: int) -> Form:
     if shape[:1] == (n,):
         return partial(_unknown, shape=shape[1:], dtype=dtype)
     return partial(_unknown_once, shape=shape, dtype=dtype)
+
+
+def _as_it_is(outputs: Outputs) -> Outputs:
+    return outputs
 
 
 def _each(forms: tuple[Form, ...], h: Tensor) -> Outputs:

@@ -62,14 +62,15 @@ class PerParameter(UpdateRule):
     def vjp(
         self, step: int, params: Params, grads: Params, loss: Tensor, state: State, lam: Params, nu: State
     ) -> Cotangents:
-        """``λ' = λ, ω = −α ⊙ λ, dα = −g ⊙ λ``, as autograd would find it, at a fraction of the time."""
+        """``λ' = λ, ω = −α* ⊙ λ, dα = −g* ⊙ λ``, as autograd would find it, at a fraction of the time."""
         if type(self) is not PerParameter:  # what inherits from this one steps in another way
             return super().vjp(step, params, grads, loss, state, lam, nu)
         alpha = {n: self.alpha[key_of(n)] for n in grads}
-        of_alpha = {n: (grads[n] * lam[n]).sum_to_size(a.shape).neg_() for n, a in alpha.items() if a.requires_grad}
+        learned = {n: a for n, a in alpha.items() if a.requires_grad}
+        of_alpha = {n: (grads[n].conj() * lam[n]).sum_to_size(a.shape).neg_() for n, a in learned.items()}
         return Cotangents(
             params=lam,
-            grads={n: -a.detach() * lam[n] for n, a in alpha.items()},
+            grads={n: -a.detach().conj() * lam[n] for n, a in alpha.items()},
             loss=None,
             state={},
             phi={f"alpha.{key_of(n)}": t for n, t in of_alpha.items()},
@@ -201,7 +202,9 @@ class Scalar(UpdateRule):
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
-        self.eta.data = next(iter(params.values())).new_tensor(self.start)
+        first = next(iter(params.values()))
+        real = first.dtype.to_real() if first.is_complex() else first.dtype
+        self.eta.data = first.new_tensor(self.start, dtype=real)
 
     def init_state(self, params: Params) -> State:
         return no_momentum(params) if self.momentum else {}

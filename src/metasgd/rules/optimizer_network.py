@@ -92,8 +92,9 @@ class OptimizerNetwork(UpdateRule):
         last = nn.Linear(sizes[-1], 2 * (len(params) if self.per_layer else 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        dtype = next(iter(params.values())).dtype
-        self.mlp = nn.Sequential(*layers, last).to(dtype.to_real() if dtype.is_complex else dtype)
+        first = next(iter(params.values()))
+        real = first.dtype.to_real() if first.is_complex() else first.dtype
+        self.mlp = nn.Sequential(*layers, last).to(first.device, real)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names) if self.per_layer else None
@@ -139,7 +140,10 @@ class OptimizerNetwork(UpdateRule):
         x = features.reshape(-1, features.shape[-1])
         with without_autocast(features):
             for layer in self.mlp:
-                x = F.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else x.tanh()
+                if isinstance(layer, nn.Linear):
+                    x = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+                else:
+                    x = x.tanh()
             log_factor, shift = x.reshape(*features.shape[:-1], -1).chunk(2, dim=-1)
             return self.learning_rate * log_factor.exp(), torch.sigmoid(shift + logit(self.momentum))
 
@@ -149,7 +153,7 @@ class OptimizerNetwork(UpdateRule):
             eta = eta * schedule_factor(self.schedule, _of_each(step, loss), self.total_steps).unsqueeze(-1)  # type: ignore[union-attr] # a tensor
         memory = {"learning_rate": eta, "momentum": mu}
         if "trend" in self.inputs:
-            memory[AVERAGE] = state[AVERAGE].lerp(self._log_loss(loss), 1 - SMOOTHING)
+            memory[AVERAGE] = state[AVERAGE].lerp(self._log_loss(loss).to(state[AVERAGE]), 1 - SMOOTHING)
         if self._reads(RELATIVE):
             memory |= read_loss(step, loss, state).state
         return Coefficients(self._given_out(eta, grads), self._given_out(mu, grads), memory)

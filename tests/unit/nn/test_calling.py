@@ -1,13 +1,9 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.nn.calling import call, exact_derivatives, logits_of, network_copy, slots_of
+from metasgd.nn.calling import call, logits_of, network_copy, slots_of
 
 
 class Two(nn.Module):
@@ -80,78 +76,6 @@ def test_other_outputs_are_refused(outputs):
         logits_of(outputs, nn.Identity())
 
 
-def test_the_fast_path_stays_shut_until_the_last_thread_is_done():
-    network, first_in, second_out = nn.Identity(), threading.Event(), threading.Event()
-    seen = []
-
-    def first():
-        with exact_derivatives(network):
-            first_in.set()
-            second_out.wait(timeout=60)
-            seen.append(torch.backends.mha.get_fastpath_enabled())
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    first_in.wait(timeout=60)
-    with exact_derivatives(network):
-        seen.append(torch.backends.mha.get_fastpath_enabled())
-    second_out.set()
-    thread.join()
-    assert seen == [False, False]
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
-def test_another_thread_than_the_first_can_be_the_last():
-    with ThreadPoolExecutor(1) as pool:
-        first, last = exact_derivatives(nn.Identity()), exact_derivatives(nn.Identity())
-        pool.submit(first.__enter__).result()
-        last.__enter__()
-        pool.submit(first.__exit__, None, None, None).result()
-        assert not torch.backends.cuda.flash_sdp_enabled()
-        last.__exit__(None, None, None)
-    assert torch.backends.cuda.flash_sdp_enabled()
-
-
-def test_recurrence_goes_without_cudnn_which_has_no_second_derivative():
-    with exact_derivatives(nn.LSTM(1, 1)):
-        assert not torch.backends.cudnn.enabled
-    with exact_derivatives(nn.Linear(1, 1)):
-        assert torch.backends.cudnn.enabled
-
-
-ALLOWED = torch.tensor([[True, False, True], [False, False, False]])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"scale": 0.3},
-        {"is_causal": True},
-        {"attn_mask": ALLOWED},
-        {"attn_mask": torch.randn(2, 2, 3, dtype=torch.float64)},
-        {"attn_mask": torch.zeros(2, 3, dtype=torch.float64).masked_fill(~ALLOWED, -torch.inf)},
-        {"enable_gqa": True},
-    ],
-)
-def test_attention_by_its_definition_is_torchs(options):
-    torch.manual_seed(0)
-    q = torch.randn(1, 2, 2, 4, dtype=torch.float64, requires_grad=True)
-    heads = 1 if options.get("enable_gqa") else 2
-    k, v = (torch.randn(1, heads, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-
-    class Attention(nn.Module):
-        def forward(self, q):
-            return F.scaled_dot_product_attention(q, k, v, **options)
-
-    found, expected = call(Attention(), {}, q), F.scaled_dot_product_attention(q, k, v, **options)
-    torch.testing.assert_close(found, expected)
-    assert "ScaledDotProduct" not in type(found.grad_fn).__name__
-    ours, theirs = (torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (found, expected))
-    torch.testing.assert_close(ours, theirs)
-    assert torch.autograd.gradgradcheck(lambda q: call(Attention(), {}, q), q)
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("share", [True, False])
 def test_a_copy_has_attributes_of_its_own_even_if_they_have_a_graph(share):
@@ -163,16 +87,3 @@ def test_a_copy_has_attributes_of_its_own_even_if_they_have_a_graph(share):
     assert (copied[1].running_mean is network[1].running_mean) == share
     assert copied[0] is not network[0]
     torch.testing.assert_close(copied(x), network(x))
-
-
-@pytest.mark.parametrize(("g", "dim"), [((3, 1), 0), ((1, 4), 1), ((), -1)])
-def test_weight_normalisation_is_torchs_with_the_right_second_derivative(g, dim):
-    torch.manual_seed(0)
-    v, g = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), g))
-
-    class Normed(nn.Module):
-        def forward(self, v):
-            return torch._weight_norm(v, g, dim)
-
-    torch.testing.assert_close(call(Normed(), {}, v), torch._weight_norm(v, g, dim))
-    assert torch.autograd.gradgradcheck(lambda v: call(Normed(), {}, v), v)
