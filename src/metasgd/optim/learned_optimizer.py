@@ -117,7 +117,7 @@ class LearnedOptimizer(Optimizer):
         self.rule.requires_grad_(False)
         self._stepper = Stepper(self.rule)
         self.memory = {**self.rule.init_state({})}
-        self._names = names_by_group(self.rule, self.param_groups)
+        self._name()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("rule", "n_steps", "skipped_steps", "memory", "_names", "_stepper", "_trainer_losses", "_said")
@@ -127,7 +127,16 @@ class LearnedOptimizer(Optimizer):
         validate_group(param_group)
         super().add_param_group(param_group)
         if self._names:
-            self._names = names_by_group(self.rule, self.param_groups)
+            try:
+                self._name()
+            except UserError:
+                self.param_groups.pop()
+                raise
+
+    def _name(self) -> None:
+        self._names = names_by_group(self.rule, self.param_groups)
+        named = zip(itertools.chain(*self._names), (p for g in self.param_groups for p in g["params"]), strict=True)
+        self.rule.look_at({name: p.shape for name, p in named})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self._trainer_losses.clear()

@@ -13,7 +13,7 @@ from metasgd.optim.steps import BUFFER, V, decay
 from metasgd.optim.tensor_list import RowsOfTensors, TensorList, W, tensor_lists
 from metasgd.rules.scaled_network import RELATIVE_SMALLEST
 from metasgd.rules.scheduled_answers import Array, Memory, ScheduledAnswers, Statistics, joined
-from metasgd.rules.scheduled_muon import SIZE, ScheduledMuon, steps_orthogonally
+from metasgd.rules.scheduled_muon import SIZE, ScheduledMuon
 from metasgd.rules.tensor_statistics import FORGETTING
 
 SEEN = "momentum_seen"
@@ -45,11 +45,11 @@ def step_scheduled(
         lists: what the tensors that step together have in common; it is brought up to date.
     """
     lengths = {id(e): norm for part in zip(groups, norms, strict=True) for e, norm in zip(*part, strict=True)}
-    muon = isinstance(answers.rule, ScheduledMuon)
+    rule = answers.rule
     parts: list[tuple[list[Entry], TensorList]] = []
     for i, entries in enumerate(groups):
         some = [e for e in entries if e.theta.numel()]  # a mean of nothing is none
-        orthogonal = {e.name for e in some if muon and steps_orthogonally(e.name, e.shape)}
+        orthogonal = {e.name for e in some if not rule.squares_entries(e.name, e.shape)}
         parts += tensor_lists([e for e in some if e.name not in orthogonal], lists, i, RowsOfTensors)
         parts += tensor_lists([e for e in some if e.name in orthogonal], lists, i, TensorList)
     if not parts:
@@ -100,23 +100,29 @@ def _statistics(
         entries: of one group, type and device.
         averages: v̂ of each, or None.
         norms: of the gradients.
-        answers: which may read nothing of m.
+        answers: which may read nothing of m but of the heads' biases.
     """
     thetas, grads, m = [e.theta for e in entries], [e.grad for e in entries], [e.buffer(BUFFER) for e in entries]
+    muon = isinstance(answers.rule, ScheduledMuon)
+    heads = answers.rule.tensors.head_biases if muon else ()
+    read = [i for i, e in enumerate(entries) if answers.reads_tensors or e.name in heads]
     figures = [*torch._foreach_norm(thetas)]
     if answers.reads_tensors:
-        figures += [*torch._foreach_norm(m), *products_of(grads, m)]
+        figures += products_of(grads, m)
     if averages is not None:
         figures += [t.sum() for t in averages]
-    muon = isinstance(answers.rule, ScheduledMuon)
     if muon:
         figures += products_of(thetas, grads)
-    rows = iter(stacked(figures).cpu().numpy().reshape(-1, len(entries)))
+    if read:
+        figures += torch._foreach_norm([m[i] for i in read])
+    flat = stacked(figures).cpu().numpy()
+    rows = iter(flat[: len(flat) - len(read)].reshape(-1, len(entries)))
     sizes = np.array([t.numel() for t in thetas], dtype=float)
     weights, gradient = np.square(next(rows)) / sizes, np.square(norms) / sizes
     momentum, product = np.zeros_like(sizes), np.zeros_like(sizes)
+    momentum[read] = np.square(flat[len(flat) - len(read) :]) / sizes[read]
     if answers.reads_tensors:
-        momentum, product = np.square(next(rows)) / sizes, next(rows) / sizes
+        product = next(rows) / sizes
     return Statistics(
         weights=weights,
         gradient=gradient,

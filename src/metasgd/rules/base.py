@@ -107,6 +107,9 @@ class UpdateRule(Configurable, nn.Module):
         self.names = tuple(params)
         self.total_steps = inner_steps
 
+    def look_at(self, shapes: Mapping[str, torch.Size]) -> None:
+        """See all the parameters that it will step, by name: one that reads names tells their kinds by these."""
+
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         """The parameters that φ is bound to, by name, with the shape of those it has as many rates for.
 

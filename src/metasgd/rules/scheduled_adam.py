@@ -16,7 +16,7 @@ from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import KEYS, empty_history, read_loss
 from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W
 from metasgd.rules.schedule import Schedule, schedule_factor
-from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
+from metasgd.rules.tensor_kinds import KINDS, TensorKinds, kinds_and_inputs
 from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, square_averages
 
 TINY = 1e-12
@@ -95,23 +95,26 @@ class ScheduledAdam(UpdateRule):
         self.learning_rate, self.momentum, self.hidden = learning_rate, momentum, hidden
         self.of_all, self.of_tensor = nn.Sequential(), nn.Sequential()
         vectors = torch.tensor([kind in ("vector", "embedding") for kind in KINDS])
-        self._ndims: dict[str, int] = {}
+        self.tensors = TensorKinds({})
         self.exponent = nn.Parameter(torch.where(vectors, 0.0, INPUTS_OF_A_UNIT).double())
         self.log_scale = nn.Parameter(math.log(OF_A_VECTOR) * vectors.double())  # in bind of the weights' type
 
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
-        self._ndims = {n: p.ndim for n, p in params.items()}
+        self.look_at({n: p.shape for n, p in params.items()})
         self.of_all = _network(OF_ALL, self.hidden)
         self.of_tensor = _network(OF_ALL + OF_TENSOR + len(KINDS), self.hidden)
         dtype = next(iter(params.values())).dtype
         self.to(torch.promote_types(dtype.to_real(), torch.float32))  # squares of half precision vanish
 
+    def look_at(self, shapes: Mapping[str, torch.Size]) -> None:
+        self.shapes, self.tensors = dict(shapes), TensorKinds(shapes)
+
     def init_state(self, params: Params) -> State:
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         state = no_momentum(params) | empty_history(zero)
         for n, p in params.items():
-            lead = p.ndim - self._ndims.get(n, p.ndim)
+            lead = p.ndim - len(self.shapes.get(n, p.shape))
             if self.squares_entries(n, p.shape[lead:]):
                 squares = {V + n: torch.zeros_like(p), W + n: p.new_zeros(p.shape[: lead + 1])}
             else:
@@ -147,11 +150,10 @@ class ScheduledAdam(UpdateRule):
         seen = read_loss(step, loss, {key: t.to(loss) for key, t in history.items()})
         of = Statistics(*(None if t is None else t.to(loss) for t in of))  # type: ignore[arg-type] # the last may be
         factor, done = self.progress(step, loss)
-        kinds, inputs = kinds_and_inputs(shapes, self.exponent)
+        kinds, inputs = kinds_and_inputs([self.tensors.of(n) for n in shapes], shapes.values(), self.exponent)
         x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
         cosine = of.product * inverse_root(of.gradient) * inverse_root(of.momentum)
-        average = torch.where(of.average > 0, of.average, 1.0)
-        steady = torch.where(of.average > 0, of.momentum / of.seen.clamp_min(1).square() / average, 0.0)
+        steady = steadiness(of)
         read = (
             *(inputs.expand_as(of.weights) / 2, 0.25 * (of.weights + TINY).log10()),
             *(0.25 * ((of.update + TINY) / (of.weights + TINY)).log10(), 0.25 * (steady + 1e-6).log10(), cosine),

@@ -14,8 +14,8 @@ from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
-from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, USUAL_STEPS, ScheduledMuon
-from metasgd.rules.tensor_kinds import is_bias_of_head, kinds_and_inputs
+from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, STEADY, USUAL_STEPS, ScheduledMuon
+from metasgd.rules.tensor_kinds import TensorKinds, kinds_and_inputs
 
 Array = NDArray[np.float64]
 Shapes = Mapping[str, torch.Size]
@@ -68,6 +68,7 @@ class ScheduledAnswers:
         )
         self.reads_tensors = bool(self.of_tensor[2].any())
         self._shapes: Shapes = {}
+        self._tensors = TensorKinds({})
         self._decay: Array | None = None
         self._stretch = 1.0
         self._matrices, self._biases = np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
@@ -83,7 +84,7 @@ class ScheduledAnswers:
             memory: the history of the losses, by ``loss_history.KEYS``.
             of: the tensors as they are before the step; v with this step's gradient.
         """
-        if shapes != self._shapes:
+        if shapes != self._shapes or self.rule.tensors is not self._tensors:
             self._look_at(shapes)
         rule, total = self.rule, self.rule.total_steps
         level, trend, history = read_number(step, loss, {key: float(memory[key]) for key in KEYS})  # type: ignore[arg-type]
@@ -115,16 +116,19 @@ class ScheduledAnswers:
         if of.alignment is None or self._decay is None:
             return Numbers(rates, momenta, self._scale, None, history)
         stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
-        stretch[self._biases] = np.maximum(LEAST, GROWTH * np.sqrt(of.weights[self._biases]))
+        growing = GROWTH * np.sqrt(of.weights[self._biases]) * (steady[self._biases] > STEADY)
+        stretch[self._biases] = np.maximum(LEAST, growing)
         return Numbers(rates, momenta, self._scale * stretch, rates * self._decay, history)
 
     def _look_at(self, shapes: Shapes) -> None:
-        kinds, inputs = (numbers_of(t) for t in kinds_and_inputs(shapes, torch.empty(0, dtype=torch.float64)))
+        tensors = self.rule.tensors
+        given = [tensors.of(n) for n in shapes], shapes.values(), torch.empty(0, dtype=torch.float64)
+        kinds, inputs = (numbers_of(t) for t in kinds_and_inputs(*given))
         exponent, log_scale = numbers_of(self.rule.exponent), numbers_of(self.rule.log_scale)
-        self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
+        self._shapes, self._tensors, self._kinds, self._inputs = dict(shapes), tensors, kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
         if isinstance(self.rule, ScheduledMuon):
-            self._biases = np.array([is_bias_of_head(*of_one) for of_one in shapes.items()])
+            self._biases = np.array([n in tensors.head_biases for n in shapes])
             self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay)) * ~self._biases
             self._stretch = float(self.rule.log_stretch.exp())
             self._matrices = np.array([len(shape) > 1 for shape in shapes.values()])

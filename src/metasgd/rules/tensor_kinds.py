@@ -1,8 +1,8 @@
-"""What kind of tensor a parameter is, as far as its name and its shape say."""
+"""What kind of tensor each parameter of a network is, as far as their names and shapes say."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -10,45 +10,68 @@ from torch import Tensor
 
 KINDS = ("matrix", "convolution", "embedding", "vector", "head")
 EMBEDDING = re.compile(r"(^|[._])(emb|embed|embedding|embeddings|wte|wpe)(_[^.]*)?(\.weight)?$")
-HEAD = re.compile(r"(^|[.])(head|lm_head|classifier|logits|fc)([.]|$)")
+HEAD = re.compile(r"(.*?[.])?(head|lm_head|classifier|logits|fc)(?=[.]|$)")
+MOST_AXES = 3
+"""Of a table of symbols or places, such as ``[1, places, width]``."""
 
 
-def kind_of(name: str, shape: torch.Size) -> int:
-    """The place of a parameter's kind in ``KINDS``.
+class TensorKinds:
+    """The kind of each tensor of a network, one of ``KINDS``.
 
     A vector has fewer than two axes, a convolution's kernel more. A table of symbols or places is known by a name that
-    ends as ``embedding.weight``, ``wte.weight`` or ``pos_embed``, the last layer by one such as ``head.weight``,
-    ``fc.weight`` or ``classifier.1.weight``. Without names both are matrices.
+    ends as ``embedding.weight``, ``wte.weight`` or ``pos_embed``, and by having no bias, which a layer has. A head is
+    the last matrix of a module with such a name as ``head``, ``fc`` or ``classifier``, and what it adds its bias.
+    Without names all are matrices, kernels and vectors.
 
     Args:
-        name: of the parameter.
-        shape: of the parameter.
+        shapes: of all the network's parameters by name, in their order.
 
     Example:
-        >>> KINDS[kind_of("transformer.wte.weight", torch.Size([65, 32]))]
+        >>> sizes = {"wte.weight": [65, 32], "fc.0.weight": [16, 32], "fc.0.bias": [16]}
+        >>> sizes |= {"fc.2.weight": [5, 16], "fc.2.bias": [5], "mlp.c_fc.weight": [64, 16]}
+        >>> kinds = TensorKinds({name: torch.Size(size) for name, size in sizes.items()})
+        >>> {name: kinds.of(name) for name in sizes}["wte.weight"]
         'embedding'
-        >>> KINDS[kind_of("0", torch.Size([65, 32]))], KINDS[kind_of("head.bias", torch.Size([65]))]
-        ('matrix', 'vector')
-        >>> KINDS[kind_of("mlp.c_fc.weight", torch.Size([64, 16]))], KINDS[kind_of("pos_embed", torch.Size([1, 9, 8]))]
-        ('matrix', 'embedding')
+        >>> [kinds.of(name) for name in ("fc.0.weight", "fc.2.weight", "fc.2.bias", "mlp.c_fc.weight")]
+        ['matrix', 'head', 'vector', 'matrix']
+        >>> kinds.head_biases
+        frozenset({'fc.2.bias'})
     """
+
+    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
+        plain = {name: name.partition("#")[0] for name in shapes}  # of several networks' tensors with one name
+        biases = {stem(name) for name, own in plain.items() if own.endswith("bias") and len(shapes[name]) == 1}
+        self._of = {name: _alone(plain[name], shape, stem(name) in biases) for name, shape in shapes.items()}
+        last = {
+            (found.group(), name.partition("#")[2]): name  # the last of those of a module
+            for name, kind in self._of.items()
+            if kind in ("matrix", "convolution") and (found := HEAD.match(plain[name]))
+        }
+        self._of |= dict.fromkeys(last.values(), "head")
+        heads = {stem(name): shapes[name][0] for name in last.values()}
+        self.head_biases = frozenset(
+            name
+            for name, own in plain.items()
+            if own.endswith("bias") and len(shapes[name]) == 1 and heads.get(stem(name)) == shapes[name][0]
+        )
+
+    def of(self, name: str) -> str:
+        """The kind of one of these tensors."""
+        return self._of[name]
+
+
+def stem(name: str) -> str:
+    """What a layer's weight and bias have in common: the layer's name, and which of several networks it is of."""
+    own, _, number = name.partition("#")
+    return f"{own.rpartition('.')[0]}#{number}"
+
+
+def _alone(name: str, shape: torch.Size, has_bias: bool) -> str:
     if len(shape) < 2:
-        return KINDS.index("vector")
-    if EMBEDDING.search(name):
-        return KINDS.index("embedding")
-    if HEAD.search(name):
-        return KINDS.index("head")
-    return KINDS.index("matrix" if len(shape) == 2 else "convolution")
-
-
-def is_bias_of_head(name: str, shape: torch.Size) -> bool:
-    """Whether a parameter is what the last layer adds, as far as its name says.
-
-    Example:
-        >>> [is_bias_of_head(n, torch.Size([5])) for n in ("head.bias", "classifier.1.bias", "body.1.bias")]
-        [True, True, False]
-    """
-    return len(shape) < 2 and bool(HEAD.search(name))
+        return "vector"
+    if EMBEDDING.search(name) and len(shape) <= MOST_AXES and not has_bias:
+        return "embedding"
+    return "matrix" if len(shape) == 2 else "convolution"
 
 
 def inputs_of(shape: torch.Size) -> int:
@@ -56,13 +79,13 @@ def inputs_of(shape: torch.Size) -> int:
     return shape[1:].numel() if len(shape) > 1 else 1
 
 
-def kinds_and_inputs(shapes: Mapping[str, torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
-    """The kind of each tensor, one of ``KINDS`` as 1 among zeros ``[T, kinds]``, and log10 of its inputs ``[T]``."""
-    kinds, inputs = _by_number(tuple(shapes.items()))
-    return like.new_tensor(kinds), like.new_tensor(inputs)
+def kinds_and_inputs(kinds: Sequence[str], shapes: Iterable[torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
+    """The kind of each tensor, as 1 among zeros ``[T, kinds]``, and log10 of its inputs ``[T]``."""
+    numbers, inputs = _by_number(tuple(kinds), tuple(shapes))
+    return like.new_tensor(numbers), like.new_tensor(inputs)
 
 
 @lru_cache
-def _by_number(shapes: tuple[tuple[str, torch.Size], ...]) -> tuple[list[list[float]], list[float]]:
-    kinds = [[float(kind_of(n, shape) == kind) for kind in range(len(KINDS))] for n, shape in shapes]
-    return kinds, [math.log10(inputs_of(shape)) for _, shape in shapes]
+def _by_number(kinds: tuple[str, ...], shapes: tuple[torch.Size, ...]) -> tuple[list[list[float]], list[float]]:
+    numbers = [[float(kind == one) for one in KINDS] for kind in kinds]
+    return numbers, [math.log10(inputs_of(shape)) for shape in shapes]
