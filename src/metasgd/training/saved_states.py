@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -158,8 +159,15 @@ def validate_progress(path: Path | UPath, content: Mapping[str, Any], trainer: T
         saved = content.get("callbacks", {}).get(callback.state_key)
         if saved is not None and type(callback).__module__.startswith(KNOWN):
             name = type(callback).__name__
-            for part in _misfits(f"its {name}'s ", saved, callback.state_dict(), complete=True):
+            for part in _misfits(f"its {name}'s ", saved, _fresh_state(callback), complete=True):
                 raise _unfit(path, part)
+
+
+def _fresh_state(callback: Callback) -> dict[str, Any]:
+    """Of a callback into which nothing was restored."""
+    if isinstance(callback, Timer):  # it begins with a whole 0, and saves fractions of seconds
+        return {"time_elapsed": {stage: float(s) for stage, s in callback.state_dict()["time_elapsed"].items()}}
+    return callback.state_dict()
 
 
 def _steps(fit_loop: Mapping[str, Any]) -> int | None:

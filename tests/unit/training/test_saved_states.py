@@ -1,9 +1,11 @@
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
 
@@ -235,3 +237,15 @@ def test_no_state_of_a_known_callback_of_other_parts_is_taken(trainer):
     lacking = altered(whole, ("callbacks", best.state_key), state)
     with pytest.raises(UserError, match="its BestCheckpoint lacks kth_value"):
         validate_progress(PATH, lacking, trainer)
+
+
+def test_a_timer_resumes_from_fractions_of_a_second():
+    timer = Timer(duration="00:00:01:00")
+    trainer = Trainer(accelerator="cpu", max_steps=4, logger=False, enable_checkpointing=False, callbacks=[timer])
+    content = {"callbacks": {timer.state_key: {"time_elapsed": {"train": 4.93, "sanity_check": 0.0, "validate": 0.1}}}}
+    content["callbacks"][timer.state_key]["time_elapsed"] |= {"test": 0, "predict": 0}
+    validate_progress(PATH, content, trainer)
+    for odd in (math.nan, math.inf, None, "4", [4.93]):
+        state = altered(content, ("callbacks", timer.state_key, "time_elapsed", "train"), odd)
+        with pytest.raises(UserError, match="its Timer's time_elapsed.train is .*, not a finite number"):
+            validate_progress(PATH, state, trainer)
