@@ -3,11 +3,13 @@
 import re
 import sys
 from difflib import get_close_matches
+from enum import Enum
 from functools import partial
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
+from jsonargparse._loaders_dumpers import yaml_dump
 from jsonargparse._util import resolved_import_paths
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -71,6 +73,21 @@ def _load(text: str) -> Any:
 
 
 set_loader("yaml", _load, exceptions=(yaml.YAMLError,))
+
+
+def _without_members(value: Any) -> Any:
+    """With its value in place of each member of an enumeration, which no file can hold.
+
+    Only defaults of an option that takes a text are members here: for one that takes the enumeration there is a name.
+    """
+    if isinstance(value, dict):
+        return {name: _without_members(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_members(inner) for inner in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+set_dumper("yaml", lambda data: yaml_dump(_without_members(data)))  # type: ignore[no-untyped-call]
 
 
 class _PresentPaths(ArgumentParser):

@@ -1,6 +1,10 @@
 """What is said of options that cannot be; the parser itself is asked."""
 
+from enum import Enum
+
 import pytest
+import yaml
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from metasgd.cli.main import main
@@ -63,3 +67,23 @@ def test_a_default_that_no_file_can_hold_is_left_to_the_class():
     again = parser.instantiate(parser.parse_string(written)).network
     assert again.encoder.ln.eps == 1e-6  # which its own default sets
     assert "norm_layer" in config.network.init_args
+
+
+class Colour(Enum):
+    """A type of an option."""
+
+    RED = "the colour of blood"
+
+
+@pytest.mark.parametrize("kind", [Callback, Callback | list[Callback]])
+def test_a_default_of_an_enumeration_is_written_as_its_value(kind):
+    """As Lightning's Timer has, whose option is a text."""
+    parser = CommandParser(exit_on_error=False)
+    parser.add_argument("--callback", type=kind)
+    parser.add_argument("--colour", type=Colour)
+    config = parser.parse_args(["--callback", "Timer", "--callback.duration", "00:01:00:00", "--colour", "RED"])
+    written = parser.dump(config)
+    assert yaml.safe_load(written)["callback"]["init_args"]["interval"] == "step"
+    again = parser.parse_string(written)
+    assert again.colour is Colour.RED
+    assert parser.dump(again) == written
