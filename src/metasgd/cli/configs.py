@@ -14,9 +14,10 @@ OPTION = "--config"
 
 
 def with_config_paths(arguments: Sequence[str]) -> list[str]:
-    """The command line with a path for every configuration that is given by its name.
+    """The command line with a path for every configuration that is given by its name, all of them before other options.
 
-    What follows the command is a configuration too: ``fit glyphs`` is ``fit --config glyphs``.
+    What follows the command is a configuration too: ``fit glyphs`` is ``fit --config glyphs``. What an option says
+    counts wherever it stands, while the parser would let a configuration behind it say otherwise.
 
     Args:
         arguments: the command and what follows it.
@@ -24,17 +25,19 @@ def with_config_paths(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no configuration of that name.
     """
-    command, rest = list(arguments[:1]), list(arguments[1:])
-    if command[:1] == [] or command[0] not in TAKE_CONFIGS:
+    if not arguments or arguments[0] not in TAKE_CONFIGS:
         return list(arguments)
+    rest = list(arguments[1:])
+    named, others = [], []
     while rest and not rest[0].startswith("-"):
-        command.append(f"{OPTION}={config_named(rest.pop(0), OPTION)}")
-    for i, argument in enumerate(rest):
-        if argument.startswith(f"{OPTION}="):
-            rest[i] = f"{OPTION}={config_named(argument.removeprefix(f'{OPTION}='), OPTION)}"
-        elif i and rest[i - 1] == OPTION:
-            rest[i] = config_named(argument, OPTION)
-    return command + rest
+        named.append(rest.pop(0))
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        if option == OPTION and (equals or rest):
+            named.append(value if equals else rest.pop(0))
+        else:
+            others.append(option + equals + value)
+    return [arguments[0], *(f"{OPTION}={config_named(name, OPTION)}" for name in named), *others]
 
 
 def show_configs(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

@@ -16,7 +16,13 @@ GLYPHS = str(ROOT / "configs" / "glyphs.yaml")
     ("given", "meant"),
     [
         (["fit", "glyphs", "--data.k_shot", "2"], ["fit", f"--config={GLYPHS}", "--data.k_shot", "2"]),
-        (["test", "--config", "glyphs"], ["test", "--config", GLYPHS]),
+        (["test", "--config", "glyphs"], ["test", f"--config={GLYPHS}"]),
+        (["fit", "--seed", "1", "--config", "glyphs", "--x=2"], ["fit", f"--config={GLYPHS}", "--seed", "1", "--x=2"]),
+        (
+            ["fit", "--x=1", "--config=a.yaml", "--config", "glyphs"],
+            ["fit", "--config=a.yaml", f"--config={GLYPHS}", "--x=1"],
+        ),
+        (["fit", "--x=1", "--config"], ["fit", "--x=1", "--config"]),
         (["fit", "--config=glyphs", "--config=mine.yaml"], ["fit", f"--config={GLYPHS}", "--config=mine.yaml"]),
         (["fit", "some/where.yaml", "glyphs"], ["fit", "--config=some/where.yaml", f"--config={GLYPHS}"]),
         (["report", "glyphs"], ["report", "glyphs"]),
