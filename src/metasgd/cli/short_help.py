@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning import Trainer
 
+from metasgd.cli.choices import CHOICES
 from metasgd.cli.overview import PURPOSES, program
-from metasgd.cli.parser import CHOICES
 from metasgd.cli.trainer_options import TRAINER_DEFAULTS
 from metasgd.meta.model import MetaModel
 from metasgd.training.callbacks.checkpoints import LastCheckpoint
