@@ -73,3 +73,9 @@ def test_what_cannot_be_meant(run, ckpt_path, fit, said):
     with pytest.raises(UserError) as raised:
         given(run, ckpt_path, fit)
     assert re.search(said, str(raised.value))
+
+
+@pytest.mark.parametrize(("version", "said"), [(None, "no run in .*none has a"), (7, "the run .*version_7 has no")])
+def test_the_best_of_no_run(tmp_path, version, said):
+    with pytest.raises(UserError, match=f"--ckpt_path is best:3, but {said} checkpoints/last.ckpt. Train one"):
+        checkpoints_given("best:3", UPath(tmp_path), "none", version, fit=False)
