@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -38,6 +39,11 @@ def unmoved_in_words(moved: Mapping[str, float], reached: Collection[str] | None
     return f"{said}, as no gradient reaches these layers in this configuration: {', '.join(still)}"
 
 
+def _median(values: Tensor) -> float:
+    """The mean of the two in the middle of an even number of values, of which torch's median is the smaller."""
+    return float(np.median(values.detach().double().cpu().numpy()))
+
+
 def rates_table(used: Sequence[Mapping[str, Tensor]], order: Sequence[str]) -> Table:
     """The learning rates that each inner step used, by parameter in this order; steps with the same ones in one row."""
     table = Table(title="learning rates used", title_justify="left")
@@ -54,7 +60,7 @@ def rates_table(used: Sequence[Mapping[str, Tensor]], order: Sequence[str]) -> T
             table.add_row(
                 name,
                 f"{first + 1}" if s == first + 1 else f"{first + 1} to {s}",
-                *(f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())),
+                *(f"{value:.4g}" for value in (rate.min(), _median(rate), rate.max())),
                 f"{(rate < 0).float().mean():.0%}",
             )
             first = s

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metasgd.reporting.rates import moved_share, unmoved_in_words
+from metasgd.reporting.rates import moved_share, rates_table, unmoved_in_words
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_what_stayed_at_its_start_is_named_with_the_reason():
     said = unmoved_in_words(moved, frozenset({"head.weight", "body.bias"}))
     assert said == "2 of 3 tensors keep the rates that they started from: body.weight, body.bias"
     assert unmoved_in_words(moved, None) == said
+
+
+def test_the_median_of_an_even_number_lies_between_the_middle_two():
+    table = rates_table([{"bias": torch.tensor([1.0, 8.0, 2.0, 4.0], requires_grad=True)}], ["bias"])
+    cells = {column.header: [*column.cells] for column in table.columns}
+    assert cells["median"] == ["3"]
+    assert (cells["least"], cells["greatest"]) == (["1"], ["8"])
