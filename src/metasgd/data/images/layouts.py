@@ -98,6 +98,7 @@ def labelled_pictures(place: Path) -> list[ClassFiles]:
     Raises:
         UserError: it is none of these, or a class is empty.
     """
+    _validate_no_picture(place)
     if os.path.isfile(place):
         return classes_of_table(place, place.parent)
     files = files_in(place)
@@ -123,6 +124,7 @@ def unlabelled_pictures(place: Path) -> list[Path]:
     Raises:
         UserError: there are none, or files of a format that is not read among them.
     """
+    _validate_no_picture(place)
     if os.path.isfile(place):
         return [path for path, _ in read_table(place, place.parent, labelled=False)]
     files = files_in(place)
@@ -131,6 +133,11 @@ def unlabelled_pictures(place: Path) -> list[Path]:
     if not found:
         raise UserError(f"{place}: no pictures ({', '.join(SUFFIXES)}) are in it. Give the folder that holds them")
     return found
+
+
+def _validate_no_picture(place: Path) -> None:
+    if place.name.lower().endswith(SUFFIXES) and os.path.isfile(place):
+        raise UserError(f"{place} is a picture. Give the folder that holds the pictures, or a CSV file that names them")
 
 
 def _validate_no_empty(place: Path, files: Sequence[Path]) -> None:

@@ -199,3 +199,10 @@ def test_a_place_of_too_long_a_name_is_not_there(tmp_path):
     for find in (labelled_pictures, unlabelled_pictures):
         with pytest.raises(UserError, match="cannot be read .File name too long."):
             find(tmp_path / f"{'x' * 300}.csv")
+
+
+@pytest.mark.parametrize("find", [labelled_pictures, unlabelled_pictures])
+def test_one_picture_is_neither_a_folder_nor_a_table(find, tmp_path):
+    touch(tmp_path, "a.PNG")
+    with pytest.raises(UserError, match="a.PNG is a picture. Give the folder that holds the pictures, or a CSV file"):
+        find(tmp_path / "a.PNG")
