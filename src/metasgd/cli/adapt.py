@@ -118,7 +118,8 @@ def adapt(
     validate_output(Path(output), "--output", read)
     if save is not None:
         validate_output(Path(save), "--save", read)
-    pictures = np.stack(list(read_pictures(files, given.form)))
+    with _naming("--support: "):
+        pictures = np.stack(list(read_pictures(files, given.form)))
     labels = np.array([c.name for c in classes for _ in c.files])
     raise_problems([f"--support is {support}: {problem}" for problem in blank_in_words(files, pictures)])
     inks = [ink_of(picture) for picture in pictures] if given.ink else []
@@ -135,6 +136,9 @@ def adapt(
     members += [one.learner.adapt(view, labels, one.inner_steps) for view in others for one in best]
     adapted = members[0] if len(members) == 1 else AdaptedEnsemble(tuple(members))
     verdict = choices[0] if len(choices) == 1 else together(choices, labels)
+    doubt = replace(doubt, left_out=verdict.left_out)
+    with _naming("--query: "):
+        found = predictions(adapted, asked, Path(query), conversion, transductive, doubt)
     network = None if suffix is None else network_file(suffix, adapted, [*learners] * eval_views, conversion)
     # paths may have what rich takes for markup or emoji; sentences are for the reader, or the pipe, to wrap
     show = Console(markup=False, emoji=False, soft_wrap=True)
@@ -154,8 +158,6 @@ def adapt(
             show.print(line)
     if eval_views > 1:
         show.print(views_in_words(eval_views))
-    doubt = replace(doubt, left_out=verdict.left_out)
-    found = predictions(adapted, asked, Path(query), conversion, transductive, doubt)
     for line in doubt_in_words(doubt, found, len(asked)):
         show.print(line)
     if save is not None and network is not None:
