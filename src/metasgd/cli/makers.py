@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import Namespace, add_instantiator
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -106,9 +107,17 @@ def _build(class_type: type[Made], *args: Any, **given: Any) -> Made:
         with nullcontext() if path is None else at_argument(path, given.keys()):
             return class_type(*args, **given)
     except UserError as error:
-        if (refused := _REFUSED.get()) is not None:
-            refused.append(error)
+        _remember(error)
         raise
+    except MisconfigurationException as error:  # Lightning's own
+        where = "" if path is None else f"{path.removesuffix('.init_args')} is {class_type.__name__}: "
+        raise _remember(UserError(f"{where}{error}")) from error
+
+
+def _remember(error: UserError) -> UserError:
+    if (refused := _REFUSED.get()) is not None:
+        refused.append(error)
+    return error
 
 
 add_instantiator(_build, object)

@@ -147,3 +147,9 @@ def test_a_default_of_an_enumeration_is_written_as_its_value(kind):
     again = parser.parse_string(written)
     assert again.colour is Colour.RED
     assert parser.dump(again) == written
+
+
+def test_what_lightning_refuses_of_a_callback_is_named_by_its_option(capsys):
+    assert main(["fit", "sinusoid", "--trainer.callbacks+=Timer", "--trainer.callbacks.duration=x"]) == 2
+    said = capsys.readouterr().err
+    assert "trainer.callbacks is Timer: `Timer(duration='x')` is not a valid duration" in said
