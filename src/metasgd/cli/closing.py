@@ -3,6 +3,7 @@
 from upath import UPath
 
 from metasgd.cli.overview import program
+from metasgd.errors import counted
 from metasgd.reporting.text import printable, shell_command
 from metasgd.runs.folders import saved_step
 from metasgd.training.callbacks.checkpoints import BestCheckpoint
@@ -23,6 +24,6 @@ def closing_lines(folder: str, best: BestCheckpoint) -> list[str]:
     checkpoint = f"{folder}/checkpoints/{'best' if reached else 'last'}.ckpt"
     test = ["test", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint]
     return [
-        printable(f"written to {folder}: last.ckpt after {step} outer steps{reached}"),
+        printable(f"written to {folder}: last.ckpt after {counted(step, 'outer step')}{reached}"),
         f"evaluate it on test tasks: {shell_command([*program().split(), *test])}",
     ]

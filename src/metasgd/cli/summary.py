@@ -50,8 +50,20 @@ def _rows(
     if pools:
         counts = {**pools, **(listed if pools.items() <= listed.items() else {})}
         yield "classes", ", ".join(f"{n:,} {split}" for split, n in counts.items())
-    yield "training", f"{trainer.max_steps:,} outer steps; a validation is {data.eval_tasks['val']:,} tasks"
+    yield "training", f"{_many(trainer.max_steps, 'outer step')}; {_validation(trainer, data.eval_tasks['val'])}"
     yield "run", folder or "none, since nothing is saved"
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _validation(trainer: Trainer, tasks: int) -> str:
+    limit = trainer.limit_val_batches
+    if limit == 0:
+        return "no validation"
+    limited = "" if isinstance(limit, float) and limit == 1 else f", limited by trainer.limit_val_batches {limit}"
+    return f"a validation is {_many(tasks, 'task')}{limited}"
 
 
 def _parts(network: nn.Module, adapted: frozenset[str]) -> Iterator[str]:
