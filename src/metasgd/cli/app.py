@@ -33,7 +33,7 @@ from metasgd.cli.trainer_options import (
     validate_trainer_options,
 )
 from metasgd.cli.values import validate_values
-from metasgd.errors import UserError, raise_problems
+from metasgd.errors import UserError, counted, raise_problems
 from metasgd.runs.folders import Run, find_start, new_run
 from metasgd.runs.lock import locked, open_run
 from metasgd.runs.outputs import validate_run_folder
@@ -139,7 +139,7 @@ class MetaSGDCLI(LightningCLI):
         command = self.subcommand
         assert command is not None
         options = self.config[command]
-        validate_trainer_options(config, fit=command == "fit")
+        validate_trainer_options(config, command)
         dry = bool(config.get("fast_dev_run"))
         settings = [logger.as_dict() for logger in as_list(options.trainer.logger)]
         place = Place.of(settings, options.run.as_dict(), config.get("default_root_dir"))
@@ -211,7 +211,8 @@ class MetaSGDCLI(LightningCLI):
     @rank_zero_only
     def after_fit(self) -> None:
         if self.dry:
-            print(f"fast_dev_run: {self.trainer.max_steps} outer steps and a validation, of which nothing is saved")
+            steps = counted(self.trainer.max_steps, "outer step")
+            print(f"fast_dev_run: {steps} and a validation, of which nothing is saved")
             return
         # not log_dir, for which all processes would have to meet once more, and some may have left
         print(*closing_lines(str(self.run.folder), self.best), sep="\n")

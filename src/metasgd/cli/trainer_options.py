@@ -1,5 +1,6 @@
 """The Trainer's options: how they stand where nobody sets them, and what they cannot be."""
 
+import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,15 @@ LEAST = {
     "limit_predict_batches": 0,
 }
 """The least value of options that are numbers."""
+LIMITS = {
+    "fit": ("limit_train_batches", "no outer step would be taken"),
+    "validate": ("limit_val_batches", "nothing would be evaluated"),
+    "test": ("limit_test_batches", "nothing would be evaluated"),
+    "predict": ("limit_predict_batches", "nothing would be predicted"),
+}
+"""By command, the option without whose batches it would do nothing, and what that means."""
+MACHINE = ("accelerator", "devices", "strategy", "precision")
+"""Options for what a machine has."""
 OWN_CHECKPOINTS = ("last", "best")
 """Checkpoints of these names are the run's own."""
 
@@ -66,16 +76,17 @@ def leave_out_refused(parser: ArgumentParser, given: Sequence[str]) -> None:
             action.help = SUPPRESS
 
 
-def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
+def validate_trainer_options(config: dict[str, Any], command: str) -> None:
     """Refuse what the Trainer would take, but meta-training cannot.
 
     Args:
         config: the Trainer's options.
-        fit: whether it is to train.
+        command: fit, validate, test or predict.
 
     Raises:
         UserError: with all of them.
     """
+    fit = command == "fit"
     problems = [
         f"trainer.{option} is {config[option]}, but {why}"
         for option, why in INSTEAD.items()
@@ -98,8 +109,9 @@ def validate_trainer_options(config: dict[str, Any], fit: bool) -> None:
         for option, least in LEAST.items()
         if isinstance(value := config.get(option), int | float) and value < least
     ]
-    if fit and config.get("limit_train_batches") == 0:
-        problems.append("trainer.limit_train_batches is 0: no outer step would be taken. Leave it out")
+    limit, result = LIMITS[command]
+    if config.get(limit) == 0:
+        problems.append(f"trainer.{limit} is 0: {result}. Leave it out")
     if config["inference_mode"]:
         problems.append(
             "trainer.inference_mode is true, but adapting to a task needs gradients in evaluation too: use false"
@@ -169,12 +181,18 @@ def explaining_trainer(config: dict[str, Any]) -> Iterator[None]:
     except UserError:
         raise
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError, RuntimeError) as error:
-        chosen = ", ".join(f"trainer.{o} is {config[o]}" for o in ("accelerator", "devices", "strategy", "precision"))
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"the Trainer cannot be made: {reason} ({chosen}). Choose what this machine has, as"
-            " --trainer.accelerator cpu --trainer.devices 1"
-        ) from error
+        raise UserError(f"the Trainer cannot be made: {reason}{_reason_given(reason, config)}") from error
+
+
+def _reason_given(reason: str, config: dict[str, Any]) -> str:
+    """The options that a reason is about, with what to do about those for a machine; empty where it names none."""
+    if re.search("accelerator|device|strateg|precision|gpu|cuda|tpu|mps", reason, re.IGNORECASE):
+        chosen = ", ".join(f"trainer.{option} is {config[option]}" for option in MACHINE)
+        return f" ({chosen}). Choose what this machine has, as --trainer.accelerator cpu --trainer.devices 1"
+    texts = {name: value for name, value in config.items() if isinstance(value, str)}
+    quoted = [f"trainer.{name} is {value}" for name, value in texts.items() if repr(value) in reason]
+    return f" ({', '.join(quoted)})" if quoted else ""
 
 
 def validate_strategy(trainer: Trainer, chosen: Any) -> None:

@@ -60,7 +60,7 @@ def options(**changed):
 )
 def test_what_meta_training_cannot_do_is_refused(changed, said):
     with pytest.raises(UserError, match=said):
-        validate_trainer_options(options(**changed), fit=True)
+        validate_trainer_options(options(**changed), "fit")
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,24 @@ def test_what_meta_training_cannot_do_is_refused(changed, said):
     ],
 )
 def test_the_usual_is_not(usual):
-    validate_trainer_options(options(**usual), fit=True)
+    validate_trainer_options(options(**usual), "fit")
 
 
 def test_how_long_to_train_does_not_matter_to_who_evaluates():
-    validate_trainer_options(options(max_steps=-1, val_check_interval=1.0), fit=False)
+    validate_trainer_options(options(max_steps=-1, val_check_interval=1.0), "test")
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [("validate", "limit_val_batches"), ("test", "limit_test_batches"), ("predict", "limit_predict_batches")],
+)
+@pytest.mark.parametrize("none", [0, 0.0])
+def test_a_command_that_would_do_nothing_is_refused(command, limit, none):
+    with pytest.raises(UserError, match=f"trainer.{limit} is 0: nothing would be .*. Leave it out"):
+        validate_trainer_options(options(**{limit: none}), command)
+    for other in {"validate", "test", "predict"} - {command}:
+        validate_trainer_options(options(**{limit: none}), other)
+    validate_trainer_options(options(**{limit: none}), "fit")
 
 
 LOGGED = ["val/loss", "val/mse", "train/loss"]
@@ -129,3 +142,17 @@ def test_what_the_trainer_cannot_be_made_of_is_one_message(option, value, said):
     refused = pytest.raises(UserError, match=f"the Trainer cannot be made: .*{said}.*trainer.{option} is {value}")
     with refused, explaining_trainer(config):
         Trainer(**config, logger=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_time": "00:61:61"}, r"valid duration.* DD:HH:MM:SS. \(trainer.max_time is 00:61:61\)$"),
+        ({"max_steps": -3}, "max_steps.*-3"),
+    ],
+)
+def test_a_reason_that_is_not_the_machine_comes_without_its_options(given, said):
+    config = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": None, "num_nodes": 1, **given}
+    with pytest.raises(UserError, match=said) as refused, explaining_trainer(config):
+        Trainer(**config, logger=False)
+    assert "accelerator" not in str(refused.value)
