@@ -62,7 +62,9 @@ def _validation(trainer: Trainer, tasks: int) -> str:
     limit = trainer.limit_val_batches
     if limit == 0:
         return "no validation"
-    limited = "" if isinstance(limit, float) and limit == 1 else f", limited by trainer.limit_val_batches {limit}"
+    dry = bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # set by Trainer.__init__
+    by = f"fast_dev_run {limit}" if dry else f"limit_val_batches {limit}"
+    limited = "" if isinstance(limit, float) and limit == 1 else f", limited by trainer.{by}"
     return f"a validation is {_many(tasks, 'task')}{limited}"
 
 

@@ -15,6 +15,7 @@ from metasgd.cli.summary import _validation
         ({}, "a validation is 1,500 tasks"),
         ({"limit_val_batches": 1}, "a validation is 1,500 tasks, limited by trainer.limit_val_batches 1"),
         ({"limit_val_batches": 0.5}, "a validation is 1,500 tasks, limited by trainer.limit_val_batches 0.5"),
+        ({"fast_dev_run": 2}, "a validation is 1,500 tasks, limited by trainer.fast_dev_run 2"),
         ({"limit_val_batches": 0}, "no validation"),
     ],
 )
