@@ -187,7 +187,7 @@ def explaining_trainer(config: dict[str, Any]) -> Iterator[None]:
 
 def _reason_given(reason: str, config: dict[str, Any]) -> str:
     """The options that a reason is about, with what to do about those for a machine; empty where it names none."""
-    if re.search("accelerator|device|strateg|precision|gpu|cuda|tpu|mps", reason, re.IGNORECASE):
+    if re.search("accelerator|device|strateg|precision|gpu|cuda|tpu|mps|requirement", reason, re.IGNORECASE):
         chosen = ", ".join(f"trainer.{option} is {config[option]}" for option in MACHINE)
         return f" ({chosen}). Choose what this machine has, as --trainer.accelerator cpu --trainer.devices 1"
     texts = {name: value for name, value in config.items() if isinstance(value, str)}

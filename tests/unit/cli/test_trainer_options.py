@@ -132,6 +132,7 @@ def test_processes_of_their_own_program_are_taken(devices, strategy):
     [
         ("strategy", "dpp", "invalid strategy name"),
         ("accelerator", "gpuu", "invalid accelerator name"),
+        ("accelerator", "tpu", "not met"),  # a package is missing
         ("devices", -1, "should be an int > 0"),
         ("devices", "x", "should be an int > 0"),
         ("strategy", "fsdp", "requires a GPU accelerator"),
