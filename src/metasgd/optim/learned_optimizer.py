@@ -1,5 +1,6 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping

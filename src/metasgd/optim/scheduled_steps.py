@@ -100,29 +100,23 @@ def _statistics(
         entries: of one group, type and device.
         averages: v̂ of each, or None.
         norms: of the gradients.
-        answers: which may read nothing of m but of the heads' biases.
+        answers: which may read nothing of m.
     """
     thetas, grads, m = [e.theta for e in entries], [e.grad for e in entries], [e.buffer(BUFFER) for e in entries]
-    muon = isinstance(answers.rule, ScheduledMuon)
-    heads = answers.rule.tensors.head_biases if muon else ()
-    read = [i for i, e in enumerate(entries) if answers.reads_tensors or e.name in heads]
     figures = [*torch._foreach_norm(thetas)]
     if answers.reads_tensors:
-        figures += products_of(grads, m)
+        figures += [*torch._foreach_norm(m), *products_of(grads, m)]
     if averages is not None:
         figures += [t.sum() for t in averages]
+    muon = isinstance(answers.rule, ScheduledMuon)
     if muon:
         figures += products_of(thetas, grads)
-    if read:
-        figures += torch._foreach_norm([m[i] for i in read])
-    flat = stacked(figures).cpu().numpy()
-    rows = iter(flat[: len(flat) - len(read)].reshape(-1, len(entries)))
+    rows = iter(stacked(figures).cpu().numpy().reshape(-1, len(entries)))
     sizes = np.array([t.numel() for t in thetas], dtype=float)
     weights, gradient = np.square(next(rows)) / sizes, np.square(norms) / sizes
     momentum, product = np.zeros_like(sizes), np.zeros_like(sizes)
-    momentum[read] = np.square(flat[len(flat) - len(read) :]) / sizes[read]
     if answers.reads_tensors:
-        product = next(rows) / sizes
+        momentum, product = np.square(next(rows)) / sizes, next(rows) / sizes
     return Statistics(
         weights=weights,
         gradient=gradient,

@@ -94,7 +94,7 @@ class OptimizerNetwork(UpdateRule):
         nn.init.zeros_(last.bias)
         first = next(iter(params.values()))
         real = first.dtype.to_real() if first.is_complex() else first.dtype
-        self.mlp = nn.Sequential(*layers, last).to(first.device, real)
+        self.mlp = nn.Sequential(*layers, last).to(real)
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names) if self.per_layer else None

@@ -153,7 +153,8 @@ class ScheduledAdam(UpdateRule):
         kinds, inputs = kinds_and_inputs([self.tensors.of(n) for n in shapes], shapes.values(), self.exponent)
         x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
         cosine = of.product * inverse_root(of.gradient) * inverse_root(of.momentum)
-        steady = steadiness(of)
+        average = torch.where(of.average > 0, of.average, 1.0)
+        steady = torch.where(of.average > 0, of.momentum / of.seen.clamp_min(1).square() / average, 0.0)
         read = (
             *(inputs.expand_as(of.weights) / 2, 0.25 * (of.weights + TINY).log10()),
             *(0.25 * ((of.update + TINY) / (of.weights + TINY)).log10(), 0.25 * (steady + 1e-6).log10(), cosine),

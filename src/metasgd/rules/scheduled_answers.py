@@ -14,7 +14,7 @@ from metasgd.rules.initial_values import logit
 from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
-from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, STEADY, USUAL_STEPS, ScheduledMuon
+from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, ROUNDING, USUAL_STEPS, ScheduledMuon
 from metasgd.rules.tensor_kinds import TensorKinds, kinds_and_inputs
 
 Array = NDArray[np.float64]
@@ -116,9 +116,9 @@ class ScheduledAnswers:
         if of.alignment is None or self._decay is None:
             return Numbers(rates, momenta, self._scale, None, history)
         stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
-        growing = GROWTH * np.sqrt(of.weights[self._biases]) * (steady[self._biases] > STEADY)
-        stretch[self._biases] = np.maximum(LEAST, growing)
-        return Numbers(rates, momenta, self._scale * stretch, rates * self._decay, history)
+        biases = self._biases & (of.average > ROUNDING**2 * of.average.max())
+        stretch[biases] = np.maximum(LEAST, GROWTH * np.sqrt(of.weights[biases]))
+        return Numbers(rates, momenta, self._scale * stretch, rates * self._decay * ~biases, history)
 
     def _look_at(self, shapes: Shapes) -> None:
         tensors = self.rule.tensors
@@ -129,7 +129,7 @@ class ScheduledAnswers:
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
         if isinstance(self.rule, ScheduledMuon):
             self._biases = np.array([n in tensors.head_biases for n in shapes])
-            self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay)) * ~self._biases
+            self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay))
             self._stretch = float(self.rule.log_stretch.exp())
             self._matrices = np.array([len(shape) > 1 for shape in shapes.values()])
 

@@ -15,7 +15,7 @@ from metasgd.rules.initial_values import outside
 from metasgd.rules.orthogonal import is_orthogonalised, orthogonalised
 from metasgd.rules.scheduled_adam import Answer, ScheduledAdam
 from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
-from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, steadiness
+from metasgd.rules.tensor_statistics import Statistics, inverse_root, means
 
 A = "a."
 """A state's key for a tensor's alignment."""
@@ -31,8 +31,8 @@ HEAD = 1.7
 """By how much longer those of heads start."""
 LEAST, GROWTH = 3.0, 30.0
 """k of a head's bias: the least, and for each unit of its size."""
-STEADY = 0.3
-"""The share of v̂ above which m̂² says that a head's bias has far to go; in noise it is 0.07 with μ at 0.87."""
+ROUNDING = 1e-3
+"""The size of a head's bias's gradients, as a share of the largest of all tensors, below which they are rounding."""
 VECTOR_DECAY = 0.3
 """The share of the weight decay that vectors start with; without any, networks learn the training set more closely."""
 
@@ -47,8 +47,9 @@ class ScheduledMuon(ScheduledAdam):
     - ``k`` is learned for tensors whose length has no influence, as it is where a normalisation follows, and 1 for all
       others. Their gradients are orthogonal to them: the alignment ``|⟨θ, g⟩| √n / (‖θ‖ ‖g‖)`` of n entries, averaged
       over the last steps, is below 0.03 where it would be 0.8 at random. Of a head's bias
-      ``k = max(3, 30 ‖θ‖ / √n)`` while ``mean(m̂²) > 0.3 mean(v̂)``, and 3 otherwise: the mean of what is to be
-      predicted is there, however large, and is soon reached; of gradients that are noise it would grow without end.
+      ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
+      Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below a thousandth of the largest of
+      all tensors), it is a vector as others are: it would grow without end.
     - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
@@ -128,10 +129,11 @@ class ScheduledMuon(ScheduledAdam):
         decay = answer.rates * self.weight_decay * (self.log_decay @ kinds.T).exp().to(given)
         assert of.alignment is not None
         matrices = torch.tensor([len(shape) > 1 for shape in shapes.values()], device=kinds.device)
-        biases = torch.tensor([n in self.tensors.head_biases for n in shapes], device=kinds.device)
+        heads = torch.tensor([n in self.tensors.head_biases for n in shapes], device=kinds.device)
+        biases = heads & (of.average > ROUNDING**2 * of.average.amax(dim=-1, keepdim=True))
         invariant = matrices & (of.alignment < INVARIANT)
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
-        growing = (GROWTH**2 * of.weights * (steadiness(of) > STEADY)).clamp_min(LEAST**2).sqrt()
+        growing = (GROWTH**2 * of.weights).clamp_min(LEAST**2).sqrt()
         scale = answer.scale * torch.where(biases, growing, stretch)
         return answer._replace(scale=scale, decay=decay * ~biases), history
 

@@ -29,12 +29,6 @@ class Statistics(NamedTuple):
     alignment: Tensor | None = None  # of a rule that measures it
 
 
-def steadiness(of: Statistics) -> Tensor:
-    """``mean(m̂²) / mean(v̂)`` of each tensor: 1 where the gradients stay the same, ``(1 − μ) / (1 + μ)`` in noise."""
-    average = torch.where(of.average > 0, of.average, 1.0)
-    return torch.where(of.average > 0, of.momentum / of.seen.clamp_min(1).square() / average, 0.0)
-
-
 def square_averages(v: Params, w: Params, grads: Params, gradient: Tensor, lead: int) -> tuple[Params, Params, Params]:
     """``v ← v + share (g² − v)``, the share of a row in w, and ``v̂ = v / w``, all by name.
 

@@ -13,7 +13,7 @@ from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.scheduled_adam import ScheduledAdam
 from metasgd.rules.scheduled_muon import ScheduledMuon
-from metasgd.rules.tensor_kinds import KINDS, kind_of
+from metasgd.rules.tensor_kinds import TensorKinds
 
 KINDS_OF_MLP = {
     "body.1.weight": ("matrix", 1),
@@ -134,7 +134,32 @@ def test_resumed_to_the_bit(kind, tmp_path):
     ],
 )
 def test_kinds_of_tensors(name, shape, kind):
-    assert KINDS[kind_of(name, torch.Size(shape))] == kind
+    assert TensorKinds({name: torch.Size(shape)}).of(name) == kind
+
+
+def test_a_head_is_the_last_matrix_of_its_module_and_its_bias_what_that_adds():
+    classifier = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 4))
+    network = nn.ModuleDict({"classifier": classifier, "actor": nn.ModuleDict({"head": nn.Linear(8, 2)})})
+    kinds = TensorKinds({n: p.shape for n, p in network.named_parameters()})
+    heads = {n for n, _ in network.named_parameters() if kinds.of(n) == "head"}
+    assert heads == {"classifier.4.weight", "actor.head.weight"}
+    assert kinds.head_biases == {"classifier.4.bias", "actor.head.bias"}
+
+
+def test_an_embedding_is_a_table_without_a_bias():
+    layers = {"embed": nn.Linear(6, 8), "patch_embedding": nn.Conv2d(3, 8, 2, bias=False)}
+    network = nn.ModuleDict({**layers, "token_embedding": nn.Embedding(9, 8)})
+    shapes = {n: p.shape for n, p in network.named_parameters()} | {"pos_embed": torch.Size([1, 4, 8])}
+    kinds = TensorKinds(shapes)
+    assert [kinds.of(n) for n in shapes] == ["matrix", "vector", "convolution", "embedding", "embedding"]
+
+
+def test_tensors_of_one_name_in_two_networks_are_of_one_kind():
+    sizes = {"embedding.weight": [9, 8], "head.weight": [3, 8], "head.bias": [3]}
+    kinds = TensorKinds({n + mark: torch.Size(size) for mark in ("", "#1") for n, size in sizes.items()})
+    for name in sizes:
+        assert kinds.of(name) == kinds.of(f"{name}#1")
+    assert kinds.head_biases == {"head.bias", "head.bias#1"}
 
 
 def test_without_names_it_says_what_it_cannot_tell(caplog):
