@@ -138,12 +138,14 @@ def rates() -> None:
         n: model.update_rule.alpha[key_of(n)].detach().flatten().numpy() for n, _ in model.network.named_parameters()
     }
     weights = {n: a for n, a in alpha.items() if n.endswith("weight")}
+    values, counts = np.unique(np.concatenate(list(alpha.values())), return_counts=True)
+    start = values[counts.argmax()]  # all began at one number, where those without a gradient still are
     figure = Figure(figsize=(WIDTH, 5), layout="constrained")
     panels = list(figure.subplots(len(weights), 1, sharex=True).flat)
     for i, (panel, a) in enumerate(zip(panels, weights.values(), strict=True), 1):
         edge = 0.6
         panel.hist(a.clip(-edge, edge), bins=41, color="tab:blue")
-        panel.axvline(0.01, color="tab:red", linestyle="--", linewidth=1)
+        panel.axvline(start, color="tab:red", linestyle="--", linewidth=1)
         panel.set_title(f"weights of layer {i}: {(a < 0).mean():.0%} below zero", fontsize=9)
         panel.set(yticks=[])
     panels[-1].set_xlabel("learned rate α")
