@@ -1,6 +1,7 @@
 """The parameters of a step with their gradients, in the form in which they can be computed with."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,19 @@ def entry_of(name: str, p: Tensor, state: dict[str, Any], group: dict[str, Any],
     if grad.dtype != theta.dtype:
         grad = grad.to(theta.dtype)
     return Entry(name, p, p.shape, theta, grad, state, group)
+
+
+def entries_of(
+    names: Sequence[str], group: dict[str, Any], states: Mapping[Any, dict[str, Any]], real: bool
+) -> list[Entry]:
+    """Those of a group's parameters that have a gradient; arguments as for one."""
+    of_group = zip(names, group["params"], strict=True)
+    return [entry_of(n, p, states[p], group, real) for n, p in of_group if p.grad is not None]
+
+
+def stand_ins(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a rule is bound to: the parameters, those of half precision in the type that they are computed in."""
+    return {n: torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p for n, p in params.items()}
 
 
 def norms_of(tensors: list[Tensor]) -> list[float]:

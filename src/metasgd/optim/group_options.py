@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 from metasgd.errors import UserError
 
@@ -31,9 +31,12 @@ def validate_group(group: Mapping[str, Any]) -> None:
         ("momentum", 0.0, 1.0, "a number from 0 to below 1 is needed, or None for the rule's own"),
     ):
         value = group.get(name, DEFAULTS[name])
-        if value is not None and not low <= float(value) < high:
-            raise UserError(f"{name} is {float(value)}: {allowed}")
-    if not group.get("max_update", math.inf) > 0:
+        if name == "momentum" and value is None:
+            continue
+        if not (isinstance(value, SupportsFloat) and low <= float(value) < high):
+            raise UserError(f"{name} is {value}: {allowed}")
+    limit = group.get("max_update", math.inf)
+    if not (isinstance(limit, SupportsFloat) and float(limit) > 0):
         raise UserError(
             f"max_update is {group['max_update']}: a number above 0 is needed, the largest norm of a tensor's update"
             " relative to that of the tensor; infinity for no limit"

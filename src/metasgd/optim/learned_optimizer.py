@@ -15,13 +15,13 @@ from torch.optim.optimizer import ParamsT
 
 from metasgd.errors import UserError
 from metasgd.optim import saved_state as saving
-from metasgd.optim.gradients import HALF, Entry, entry_of, norms_of
+from metasgd.optim.gradients import HALF, Entry, entries_of, norms_of, stand_ins
 from metasgd.optim.group_options import DEFAULTS, validate_group
 from metasgd.optim.lightning import TrainerLosses
 from metasgd.optim.loss import told
 from metasgd.optim.matching import given_names, names_by_group
 from metasgd.optim.processes import agree
-from metasgd.optim.settings import adopt_settings, default_max_update, rule_of
+from metasgd.optim.settings import SKIPPED, adopt_settings, default_max_update, ended, rule_of
 from metasgd.optim.stepper import Stepper
 from metasgd.rules.base import CHOSEN, UpdateRule
 from metasgd.rules.optimizer_network import OptimizerNetwork
@@ -108,7 +108,7 @@ class LearnedOptimizer(Optimizer):
         adopt_settings(self.rule, schedule, scale_free, total_steps)
         parameters = [p for group in self.param_groups for p in group["params"]]
         if not self.rule.names:
-            self.rule.bind(given_names(self.param_groups), total_steps or 1)
+            self.rule.bind(stand_ins(given_names(self.param_groups)), total_steps or 1)
         if total_steps is not None:
             self.rule.total_steps = total_steps
         if any(shape is not None for shape in (self.rule.serves() or {}).values()):
@@ -144,15 +144,10 @@ class LearnedOptimizer(Optimizer):
         super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        rule = {
-            "identity": self.rule.identity(),
-            "phi": self.rule.state_dict(),
-            "settings": saving.settings_of(self.rule),
-            "n_steps": self.n_steps,
-            "skipped_steps": self.skipped_steps,
-            "memory": dict(self.memory),
-        }
-        return super().state_dict() | {"rule": rule}
+        identity, settings = self.rule.identity(), saving.settings_of(self.rule)
+        rule = {"identity": identity, "phi": self.rule.state_dict(), "settings": settings}
+        counts = {"n_steps": self.n_steps, "skipped_steps": self.skipped_steps}
+        return super().state_dict() | {"rule": {**rule, **counts, "memory": dict(self.memory)}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume where ``state_dict`` was taken, by the rule that it holds and with its settings.
@@ -161,12 +156,18 @@ class LearnedOptimizer(Optimizer):
             UserError: it is not of an optimizer with such a rule.
         """
         saved = saving.validate_rule(state_dict.get("rule"), self.rule)
-        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        states: dict[Tensor, dict[str, Any]] = {}
+        # the last of the hooks sees what those before it have made of it
+        take = lambda _, given: states.update(saving.state_of_parameters(given, parameters))  # noqa: E731
+        hook = self.register_load_state_dict_pre_hook(take)
+        try:
+            super().load_state_dict(saving.in_order_of(self, state_dict))
+        finally:
+            hook.remove()
         for group in self.param_groups:
             group |= DEFAULTS | group  # of an earlier version, without the option
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for p, state in saving.state_of_parameters(state_dict, parameters).items():
-            self.state[p] = state
+        self.state.update(states)
         self.rule.load_state_dict(saved["phi"])
         saving.restore_settings(saved, self.rule)
         self._stepper = Stepper(self.rule)
@@ -223,35 +224,23 @@ class LearnedOptimizer(Optimizer):
             return loss
         if not finite:
             self.skipped_steps += 1
-            self._say_once(
-                "skipped", "a gradient is not finite: the step changes nothing; skipped_steps counts such steps"
-            )
+            self._say_once("skipped", SKIPPED)
             return loss
         if self.rule.reads_progress and self.n_steps == self.rule.total_steps:
-            ended = (
-                "the rates have come down to zero"
-                if getattr(self.rule, "schedule", None) == "trapezoid"
-                else "the rule reads no further progress"
-            )
-            self._say_once("total_steps", f"the {self.n_steps} steps of total_steps are done, and {ended}")
+            self._say_once("total_steps", ended(self.rule))
         self.memory = self._stepper.step(self.n_steps, groups, norms, number, self.memory)
         for e in (e for entries in groups for e in entries):
             e.write_back()
             e.state["step"] = e.state.get("step", 0) + 1
+        self._trainer_losses.forget()  # those of this step
         self.n_steps += 1
         return loss
 
     def _entries(self) -> list[list[Entry]]:
         """Those of each group that have a gradient."""
         real = isinstance(self.rule, OptimizerNetwork | ScheduledAdam)
-        return [
-            [
-                entry_of(n, p, self.state[p], group, real)
-                for n, p in zip(names, group["params"], strict=True)
-                if p.grad is not None
-            ]
-            for names, group in zip(self._names, self.param_groups, strict=True)
-        ]
+        groups = zip(self._names, self.param_groups, strict=True)
+        return [entries_of(names, group, self.state, real) for names, group in groups]
 
     def _say_once(self, key: str, said: str) -> None:
         if key not in self._said:

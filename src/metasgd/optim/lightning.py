@@ -39,6 +39,10 @@ class TrainerLosses:
             self._trainer = module.trainer
             self._trainer.callbacks.append(_callback(sys.modules[package].Callback, self))
 
+    def forget(self) -> None:
+        """Forget the losses, which a step was made by."""
+        self._losses = []
+
     def mean(self) -> Tensor | None:
         """The mean loss of the batches that the gradients are of; None where no Trainer reports any."""
         return torch.stack(self._losses).mean() if self._losses else None

@@ -1,6 +1,7 @@
 """The loss of a training step as an update rule reads it: one finite number."""
 
 import math
+from typing import SupportsFloat
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
             f"{type(rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure that"
             " returns it"
         )
+    if not isinstance(loss, SupportsFloat) or (getattr(loss, "ndim", None) and not isinstance(loss, Tensor)):
+        raise UserError(f"loss is a {type(loss).__name__}, but step(loss=loss) takes one number: give its mean")
     number = float(loss.detach() if isinstance(loss, Tensor) else loss)
     if not math.isfinite(number):
         raise LossNotFiniteError(

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from metasgd.errors import UserError
+from metasgd.optim.steps import BUFFER
 from metasgd.rules.base import UpdateRule
 
 SETTINGS = {"schedule": None, "scale_free": None}
@@ -72,12 +74,38 @@ def memory_beside(memory: Mapping[str, Any], named: Mapping[str, Tensor], rule: 
     }
 
 
+def in_order_of(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict with each group's parameters in the optimizer's order, where both have the same names."""
+    groups = []
+    for saved, own in zip(state_dict["param_groups"], optimizer.param_groups, strict=False):
+        theirs, ours = saved.get("param_names"), own.get("param_names")
+        if theirs and ours and theirs != ours and sorted(theirs) == sorted(ours):
+            numbers = dict(zip(theirs, saved["params"], strict=True))
+            saved = {**saved, "param_names": ours, "params": [numbers[name] for name in ours]}
+        groups.append(saved)
+    return {**state_dict, "param_groups": [*groups, *state_dict["param_groups"][len(groups) :]]}
+
+
 def state_of_parameters(state_dict: Mapping[str, Any], parameters: Iterable[Tensor]) -> dict[Tensor, dict[str, Any]]:
-    """Each parameter's state as it was saved, beside the parameter; torch would round it to the parameter's type."""
-    saved = state_dict["state"]
+    """Each parameter's state as it was saved, beside the parameter; torch would round it to the parameter's type.
+
+    Raises:
+        UserError: they are of other parameters.
+    """
+    saved, given = state_dict["state"], list(parameters)
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    if len(ids) != len(given):
+        raise UserError(f"the state dict is of {len(ids)} parameters, this optimizer has {len(given)}")
+    for place, (i, p) in enumerate(zip(ids, given, strict=True)):
+        buffer = saved.get(i, {}).get(BUFFER)
+        if isinstance(buffer, Tensor) and buffer.shape != p.shape:
+            raise UserError(
+                f"the state dict is of other parameters: the momentum of number {place} has the shape"
+                f" {tuple(buffer.shape)}, the parameter {tuple(p.shape)}. Give them in the order of the optimizer that"
+                " was saved, or both optimizers named_parameters()"
+            )
     return {
         p: {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved[i].items()}
-        for i, p in zip(ids, parameters, strict=True)
+        for i, p in zip(ids, given, strict=True)
         if i in saved
     }

@@ -32,6 +32,16 @@ def rule_of(checkpoint: str | Path | None, update_rule: UpdateRule | None, trust
     return copy.deepcopy(update_rule)
 
 
+SKIPPED = "a gradient is not finite, or its square is not: the step changes nothing; skipped_steps counts such steps"
+
+
+def ended(rule: UpdateRule) -> str:
+    """What is said where a training goes on after the steps that the rule was made for."""
+    down = getattr(rule, "schedule", None) == "trapezoid"
+    then = "the rates have come down to zero" if down else "the rule reads no further progress"
+    return f"the {rule.total_steps} steps of total_steps are done, and {then}"
+
+
 def default_max_update(rule: UpdateRule) -> float:
     """A limit for rules that fit any network, none for rates that were learned on the very parameters they serve."""
     if isinstance(rule, ScaledOptimizerNetwork | ScheduledAdam):

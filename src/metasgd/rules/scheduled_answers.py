@@ -118,7 +118,8 @@ class ScheduledAnswers:
         stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
         biases = self._biases & (of.average > ROUNDING**2 * of.average.max())
         stretch[biases] = np.maximum(LEAST, GROWTH * np.sqrt(of.weights[biases]))
-        return Numbers(rates, momenta, self._scale * stretch, rates * self._decay * ~biases, history)
+        decaying = ~biases & (of.gradient > 0)  # what has no gradient is no part of what is trained
+        return Numbers(rates, momenta, self._scale * stretch, rates * self._decay * decaying, history)
 
     def _look_at(self, shapes: Shapes) -> None:
         tensors = self.rule.tensors

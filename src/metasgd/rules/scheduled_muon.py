@@ -135,7 +135,8 @@ class ScheduledMuon(ScheduledAdam):
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
         growing = (GROWTH**2 * of.weights).clamp_min(LEAST**2).sqrt()
         scale = answer.scale * torch.where(biases, growing, stretch)
-        return answer._replace(scale=scale, decay=decay * ~biases), history
+        # what has no gradient is no part of what is trained
+        return answer._replace(scale=scale, decay=decay * (~biases & (of.gradient > 0))), history
 
     def direction(self, name: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
         if not self.steps_orthogonally(name, shape):

@@ -411,7 +411,18 @@ class InLightning(LightningModule):
         return loss
 
     def configure_optimizers(self):
-        return LearnedOptimizer(self.network.named_parameters(), update_rule=OptimizerNetwork(0.02, 0.5))
+        self.made = LearnedOptimizer(self.network.named_parameters(), update_rule=OptimizerNetwork(0.02, 0.5))
+        return self.made
+
+
+QUIETLY = {
+    "max_epochs": 1,
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def fitted(monkeypatch, none_at=(), **options):
@@ -419,15 +430,7 @@ def fitted(monkeypatch, none_at=(), **options):
     network, x, y = problem(torch.float32)
     read, original = [], module.told
     monkeypatch.setattr(module, "told", lambda rule, loss: read.append(original(rule, loss)) or read[-1])
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    trainer = Trainer(**QUIETLY, **options)
     learner = InLightning(network, none_at)
     trainer.fit(learner, DataLoader(TensorDataset(x, y), batch_size=8))
     return learner.losses, read
@@ -454,3 +457,14 @@ def test_lightning_leaves_a_batch_out(monkeypatch):
     assert len(losses) == 6
     losses, read = fitted(monkeypatch, none_at=(1, 2), accumulate_grad_batches=2)
     assert read == pytest.approx([losses[0], losses[1], *((losses[i] + losses[i + 1]) / 2 for i in (2, 4))], rel=1e-6)
+
+
+def test_the_losses_of_a_training_in_lightning_end_with_it():
+    network, x, y = problem(torch.float32)
+    learner = InLightning(network)
+    Trainer(**QUIETLY).fit(learner, DataLoader(TensorDataset(x, y), batch_size=8))
+    network.zero_grad()
+    F.mse_loss(network(x), y).backward()
+    with pytest.raises(UserError, match="reads the loss"):
+        learner.made.step()
+    assert learner.made.step(lambda: 7.0) == 7.0

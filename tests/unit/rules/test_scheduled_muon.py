@@ -304,3 +304,56 @@ def test_channels_last_kernels_step_as_others():
 def test_options_out_of_their_range_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         ScheduledMuon(**options)
+
+
+def batches(steps, generator):
+    centres = torch.randn(10, 32, generator=generator)
+    for _ in range(steps):
+        y = torch.randint(0, 10, (64,), generator=generator)
+        yield centres[y] + 2 * torch.randn(64, 32, generator=generator), y
+
+
+def test_hidden_layers_within_a_classifier_are_stepped_as_anywhere():
+    ends = {}
+    for name in ("body", "classifier"):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+        network = nn.ModuleDict({name: layers})
+        optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScheduledMuon(), total_steps=200)
+        for x, y in batches(200, torch.Generator().manual_seed(0)):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(layers(x), y)
+            loss.backward()
+            optimizer.step(loss)
+        ends[name] = loss.item(), layers[0].bias.abs().max().item(), layers[1].bias.abs().max().item()
+    for ours, expected in zip(ends["classifier"], ends["body"], strict=True):
+        assert ours < 2 * expected  # a bias before a normalisation grew to 1e9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bias_of_a_head_that_the_loss_does_not_see_does_not_grow(dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(fc=nn.Linear(8, 8, dtype=dtype)))
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScheduledMuon(), total_steps=300)
+    for _ in range(300):
+        z = network(torch.randn(32, 8, dtype=dtype))
+        z = z - z.mean(dim=0)
+        optimizer.zero_grad()
+        loss = (z.T @ z / 32 - torch.eye(8, dtype=dtype)).square().mean()
+        loss.backward()
+        optimizer.step(loss)
+    assert network.fc.bias.abs().max() < 1
+
+
+def test_what_has_no_gradient_does_not_decay():
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"used": nn.Linear(3, 3), "unused": nn.Linear(3, 3)})
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=ScheduledMuon(), total_steps=9)
+    for _ in range(9):
+        optimizer.zero_grad()
+        loss = (network.used(torch.ones(1, 3)) + 0 * network.unused(torch.ones(1, 3))).square().sum()
+        loss.backward()
+        optimizer.step(loss)
+    for name, p in network.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("unused")
