@@ -72,7 +72,8 @@ class UpdateRule(Configurable, nn.Module):
         ...         return Coefficients({n: 0.5 / g.abs() for n, g in grads.items()})
         >>> rule = SignDescent()
         >>> rule.bind({"w": torch.zeros(2)}, inner_steps=1)
-        >>> rule(0, {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}, torch.zeros(()), {})[0]["w"].tolist()
+        >>> stepped, _ = rule(0, {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}, torch.zeros(()), {})
+        >>> stepped["w"].tolist()
         [-0.5, 0.5]
     """
 

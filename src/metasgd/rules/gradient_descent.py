@@ -36,7 +36,8 @@ class PerParameter(UpdateRule):
         >>> rule = PerParameter(0.5)
         >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
         >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
-        >>> rule(0, theta, grads, torch.zeros(()), {})[0]["w"].tolist()
+        >>> stepped, _ = rule(0, theta, grads, torch.zeros(()), {})
+        >>> stepped["w"].tolist()
         [-1.0, 0.5]
 
     References:
@@ -98,7 +99,8 @@ class PerParameterMomentum(PerParameter):
         >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
         >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
         >>> _, m = rule(0, theta, grads, torch.zeros(()), rule.init_state(theta))
-        >>> rule(1, theta, grads, torch.zeros(()), m)[0]["w"].tolist()  # −α (σ(ρ) g + g)
+        >>> stepped, _ = rule(1, theta, grads, torch.zeros(()), m)
+        >>> stepped["w"].tolist()  # −α (σ(ρ) g + g)
         [-1.5, 0.75]
     """
 
@@ -185,7 +187,8 @@ class Scalar(UpdateRule):
         >>> rule = Scalar(0.5)
         >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
         >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
-        >>> rule(0, theta, grads, torch.zeros(()), {})[0]["w"].tolist()
+        >>> stepped, _ = rule(0, theta, grads, torch.zeros(()), {})
+        >>> stepped["w"].tolist()
         [-1.0, 0.5]
     """
 

@@ -54,7 +54,8 @@ class OptimizerNetwork(UpdateRule):
         >>> rule = OptimizerNetwork(learning_rate=0.5, momentum=0.1)
         >>> rule.bind({"w": torch.zeros(2)}, inner_steps=3)
         >>> theta, grads = {"w": torch.zeros(2)}, {"w": torch.tensor([2.0, -1.0])}
-        >>> rule(0, theta, grads, torch.tensor(3.0), rule.init_state(theta))[0]["w"].tolist()  # at first −η₀ g
+        >>> stepped, _ = rule(0, theta, grads, torch.tensor(3.0), rule.init_state(theta))
+        >>> stepped["w"].tolist()  # at first −η₀ g
         [-1.0, 0.5]
     """
 

@@ -75,7 +75,7 @@ class ScheduledAdam(UpdateRule):
         >>> rule.bind({"w": torch.zeros(1, 4)}, inner_steps=3)
         >>> theta, grads = {"w": torch.zeros(1, 4)}, {"w": torch.tensor([[3.0, -2.0, 1.0, 0.0]])}
         >>> theta, _ = rule(0, theta, grads, torch.tensor(5.0), rule.init_state(theta))
-        >>> [round(x, 4) for x in theta["w"][0].tolist()]  # −η₀ sign(g) / √inputs
+        >>> [round(x, 4) for x in theta["w"].flatten().tolist()]  # −η₀ sign(g) / √inputs
         [-0.005, 0.005, -0.005, 0.0]
 
     References:
