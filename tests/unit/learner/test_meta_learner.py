@@ -10,6 +10,7 @@ from torch.func import functional_call
 from metasgd.errors import UserError
 from metasgd.learner.meta_learner import MetaLearner
 from metasgd.meta.model import MetaModel
+from metasgd.meta.objectives import CrossEntropy
 from metasgd.nn import Backbone
 from metasgd.nn.networks import MLP, Conv4
 from metasgd.rules.gradient_descent import PerLayerPerStep, PerParameter
@@ -240,3 +241,52 @@ def test_with_features_at_hand_the_network_is_not_run_again():
     np.testing.assert_allclose(
         adapted.decision_function(x, transductive=True), expected.decision_function(x), rtol=1e-5, atol=1e-6
     )
+
+
+class Smoothed(CrossEntropy):
+    loss = staticmethod(lambda outputs, y: F.cross_entropy(outputs, y, label_smoothing=0.5))
+
+
+def test_a_loss_of_ones_own_is_that_of_the_adaptation_too():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(6, 4)
+    y = torch.arange(3).repeat_interleave(2)
+    adapted = MetaLearner(MetaModel(network, PerParameter(0.5), loss=Smoothed()), {}).adapt(x, y)
+    assert adapted.support_losses_[0] == pytest.approx(Smoothed.loss(network(x), y).item(), rel=1e-5)
+
+
+def test_stored_statistics_stay_as_they_are_where_the_model_was_training():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).train()
+    network(torch.randn(16, 1, 8, 8))
+    before = network[1].running_mean.clone()
+    MetaLearner(MetaModel(network, PerParameter(0.1)), {}).adapt(images(6), [0, 0, 1, 1, 2, 2])
+    assert torch.equal(network[1].running_mean, before)
+
+
+def test_whole_numbers_of_which_a_network_looks_up_rows_stay_whole():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(48, 3))
+    symbols = torch.randint(20, (6, 6))
+    adapted = MetaLearner(MetaModel(network, PerParameter(0.1)), {}).adapt(symbols.numpy(), [0, 0, 1, 1, 2, 2])
+    assert adapted.decision_function(symbols).shape == (6, 3)
+    assert adapted.example().dtype == torch.int64
+
+
+def test_whole_numbers_that_are_computed_with_are_numbers():
+    network = nn.Linear(4, 3)
+    y = [0, 0, 1, 1, 2, 2]
+    whole = torch.arange(24).reshape(6, 4)
+    learner = MetaLearner(MetaModel(network, PerParameter(0.1)), {})
+    assert np.array_equal(
+        learner.adapt(whole, y).predict(whole), learner.adapt(whole.float(), y).predict(whole.float())
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_precision_is_given_its_own(dtype):
+    torch.manual_seed(0)
+    learner = MetaLearner(MetaModel(nn.Linear(4, 3).to(dtype), PerParameter(0.1)), {})
+    adapted = learner.adapt(torch.randn(7, 4), [0, 0, 1, 1, 2, 2, 2])  # classes of unequal size weigh the same
+    found = adapted.decision_function(torch.randn(2, 4))
+    assert found.dtype == (np.float64 if dtype == torch.float64 else np.float32)

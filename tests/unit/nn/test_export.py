@@ -148,3 +148,47 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("metasgd.nn.export.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UserError, match="needs onnxscript, not installed here: pip install onnxscript"):
         as_onnx(nn.Linear(1, 1), torch.zeros(2, 1), {})
+
+
+class Scaled(nn.BatchNorm2d):
+    """A normalisation of somebody's own, with arguments and a calculation of its own."""
+
+    def __init__(self, channels: int, gain: float) -> None:
+        super().__init__(channels, track_running_stats=False)
+        self.gain = gain
+
+    def forward(self, x):
+        return self.gain * super().forward(x).sigmoid()
+
+
+def test_a_normalisation_of_another_class_stays_what_it_is():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), Scaled(4, 3.0), nn.Flatten(), nn.Linear(144, 3)).eval()
+    x = torch.rand(6, 1, 8, 8)
+    plain = freeze_statistics(network, dict(network.named_parameters()), x, 3)
+    torch.testing.assert_close(plain(x), network(x))
+    assert plain[1].running_mean.any()
+    assert not torch.allclose(network(x[:2])[0], plain(x[:2])[0])  # by the batch, and by constants
+
+
+class OfMore(nn.Module):
+    """Returns its features beside the logits, and before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.body(x).tanh()
+        return {"features": h, "logits": self.head(h)}
+
+
+def test_of_several_outputs_the_logits_are_exported():
+    torch.manual_seed(0)
+    network, x = OfMore().eval(), torch.rand(2, 4)
+    expected = network(x)["logits"].detach()
+    session = onnxruntime.InferenceSession(as_onnx(network, x, {}))
+    assert [(one.name, one.shape[1]) for one in session.get_outputs()] == [("logits", 3)]
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), expected)
+    program = torch.export.load(io.BytesIO(as_program(network, x, {}))).module()
+    torch.testing.assert_close(program(x), expected)

@@ -159,3 +159,36 @@ def test_features_of_an_example_have_the_same_bits_in_any_batch():
     prefix = Prefix(network, {"head.weight", "head.bias"}, torch.rand(3, 3, 16, 16))
     x = torch.rand(7, 3, 16, 16)
     assert torch.equal(prefix.features(x)[4:], prefix.features(x[4:].flip(0)).flip(0))
+
+
+class Masked(nn.Module):
+    """Leaves out padding, which it sees in its inputs once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shown = (x != 0).any(dim=-1, keepdim=True).to(x.dtype)
+        return self.last((self.first(x).tanh() * shown).sum(1) / shown.sum(1))
+
+
+def test_inputs_that_are_compared_later_are_needed_even_where_it_shows_in_no_example():
+    torch.manual_seed(0)
+    x = 0.1 + torch.rand(5, 3, 4)  # nothing is zero here, but elsewhere
+    with pytest.raises(NoPrefixError):
+        Prefix(Masked(), {"last.weight", "last.bias"}, x)
+
+
+def test_a_forward_of_the_networks_own_is_run_and_left_to_it():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    plain = network.forward
+    network.forward = own = lambda x: 2 * plain(x.flip(-1))
+    x = torch.rand(5, 4)
+    expected = network(x)
+    prefix = Prefix(network, {"2.weight", "2.bias"}, x)
+    h = prefix.features(x)
+    with prefix.passed_over():
+        torch.testing.assert_close(network(h), expected)
+    assert vars(network)["forward"] is own
