@@ -70,7 +70,8 @@ SECTIONS = {
         " within an alphabet and a little among all; in a training of 1,600 steps from scratch they cost. The five"
         " alphabets of validation are too few to tell: there the third has 90.4, the wide one 89.4, the re-composed"
         " one 91.0; and more steps within alphabets, of the same kind of tasks, harm the third on new alphabets. Tasks"
-        " of characters of all alphabets, 60 ways of them, are no training for tasks within one.",
+        " of characters of all alphabets, 60 ways of them, are no training for tasks within one. Of the shipped one,"
+        " whose layers all adapt, prototypes alone have 84.97, and its one step 85.13.",
     ),
     "omniglot-evaluations": (
         "Omniglot, several views and several models",
@@ -79,7 +80,8 @@ SECTIONS = {
     ),
     "alphabet-evaluations": (
         "Omniglot, 20 evaluation alphabets, inductive and transductive",
-        "Accuracy in % of the shipped `omniglot_official`, on the same tasks, each of the characters of one alphabet.",
+        "Accuracy in % of `omniglot_official-normalised`, which was shipped before, where a row names no other, on the"
+        " same tasks, each of the characters of one alphabet.",
     ),
     "what-adapts": (
         "What adapts, and what learned rates bring",
