@@ -169,9 +169,9 @@ def within_an_alphabet(by_name: dict[str, Record]) -> str:
         " characters of an alphabet, one drawer's as support, another's as query, 5 times for each evaluation"
         " alphabet), through `adapt`. In random tasks each drawing is of any drawer. The learner has 64 filters and"
         " normalised features; its head adapts, unless a row says that all layers do, or nothing (prototypes). Tried"
-        " against the error: more filters, alphabets re-composed of halves, drawings drawn again by their strokes, pictures of 56 pixels, tasks"
-        " of all alphabets, several steps on all layers, two models: none brings more than a few tenths. The"
-        " goals are 4.5 and 3.3 on the published runs, 8 on random tasks: all are missed.\n\n"
+        " against the error: more filters, alphabets re-composed of halves, drawings drawn again by their strokes,"
+        " pictures of 56 pixels, tasks of all alphabets, several steps on all layers, two models: none brings more than"
+        " a few tenths. The goals are 4.5 and 3.3 on the published runs, 8 on random tasks: all are missed.\n\n"
         + markdown(["learner", "how", "error"], rows)
         + _of_views(by_name)
     )

@@ -27,8 +27,8 @@ def told(rule: UpdateRule, loss: Tensor | float | None) -> float:
         return math.nan
     if loss is None:
         raise UserError(
-            f"{type(rule).__name__} reads the loss: call step(loss=loss), or step(closure) with a closure that"
-            " returns it"
+            f"{type(rule).__name__} reads the loss: call step(loss=loss), step(loss), or step(closure) with a closure"
+            " that returns it"
         )
     if not isinstance(loss, SupportsFloat) or (getattr(loss, "ndim", None) and not isinstance(loss, Tensor)):
         raise UserError(f"loss is a {type(loss).__name__}, but step(loss=loss) takes one number: give its mean")

@@ -50,7 +50,7 @@ class ScheduledMuon(ScheduledAdam):
       ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
       Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below a thousandth of the largest of
       all tensors), it is a vector as others are: it would grow without end.
-    - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias.
+    - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias and where there is no gradient.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
     Args:
