@@ -1,16 +1,22 @@
 """Calling a network with other weights than its own, so that every derivative of the call is exact."""
 
+import contextvars
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from metasgd.errors import UserError
-from metasgd.nn.exact_derivatives import exact_derivatives
+from metasgd.nn.by_definition import attention, embedding, weight_norm
 
 Slots = Mapping[str, tuple[str, ...]]
 """Of each parameter of a network, by its name, all the places that hold it."""
@@ -124,4 +130,86 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
     with ExitStack() as held:
         for hook in hooks:
             held.enter_context(hook)
+        yield
+
+
+class _SharedSetting:
+    """A setting of the whole process, made by the first thread that needs it and taken back by the last.
+
+    Both in one context of context variables: the token by which torch 2.15's ``sdpa_kernel`` resets its variable is
+    valid only in the context that set it.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._context = contextvars.Context()
+        self._lock = threading.Lock()
+        self._users = 0
+        self._made = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._context.run(self._made.enter_context, self._make())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._context.run(self._made.close)
+
+
+class _ByDefinition(TorchFunctionMode):
+    """In this thread, some operations by their definition, where torch's own functions are called.
+
+    Of attention torch's fused kernels have no second derivative, and of weight normalisation a wrong one. Under
+    ``vmap`` the row of padding of an embedding has a gradient.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention and not args[0].is_nested:
+            return attention(*args, **(kwargs or {}))
+        if func is torch._weight_norm:
+            return weight_norm(*args, **(kwargs or {}))
+        if func is F.embedding:
+            return embedding(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """In all threads, attention of torch's own layers.
+
+    The fused kernels have no second derivative, and in evaluation mode the fast path has none at all.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+_PLAIN_ATTENTION = _SharedSetting(_plain_attention)
+_WITHOUT_CUDNN = _SharedSetting(lambda: torch.backends.cudnn.flags(enabled=False))
+
+
+@contextmanager
+def exact_derivatives(network: nn.Module) -> Iterator[None]:
+    """Within, what ``network`` computes has first and second derivatives: attention, and recurrence on a GPU."""
+    with ExitStack() as settings:
+        settings.enter_context(_PLAIN_ATTENTION())
+        settings.enter_context(_ByDefinition())
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            settings.enter_context(_WITHOUT_CUDNN())  # its recurrent layers have no second derivative
         yield

@@ -49,7 +49,7 @@ def step_scheduled(
     parts: list[tuple[list[Entry], TensorList]] = []
     for i, entries in enumerate(groups):
         some = [e for e in entries if e.theta.numel()]  # a mean of nothing is none
-        orthogonal = {e.name for e in some if not rule.squares_entries(e.name, e.shape)}
+        orthogonal = {e.name for e in some if not rule.squares_entries(rule.tensors.of(e.name), e.shape)}
         parts += tensor_lists([e for e in some if e.name not in orthogonal], lists, i, RowsOfTensors)
         parts += tensor_lists([e for e in some if e.name in orthogonal], lists, i, TensorList)
     if not parts:

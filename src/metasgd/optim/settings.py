@@ -36,7 +36,7 @@ SKIPPED = "a gradient is not finite, or its square is not: the step changes noth
 
 
 def ended(rule: UpdateRule) -> str:
-    """What is said where a training goes on after the steps that the rule was made for."""
+    """What is said where a training continues after the steps that the rule was made for."""
     down = getattr(rule, "schedule", None) == "trapezoid"
     then = "the rates have come down to zero" if down else "the rule reads no further progress"
     return f"the {rule.total_steps} steps of total_steps are done, and {then}"

@@ -67,8 +67,7 @@ class PerParameter(UpdateRule):
         if type(self) is not PerParameter:  # what inherits from this one steps in another way
             return super().vjp(step, params, grads, loss, state, lam, nu)
         alpha = {n: self.alpha[key_of(n)] for n in grads}
-        learned = {n: a for n, a in alpha.items() if a.requires_grad}
-        of_alpha = {n: (grads[n].conj() * lam[n]).sum_to_size(a.shape).neg_() for n, a in learned.items()}
+        of_alpha = {n: -(grads[n].conj() * lam[n]).sum_to_size(a.shape) for n, a in alpha.items() if a.requires_grad}
         return Cotangents(
             params=lam,
             grads={n: -a.detach().conj() * lam[n] for n, a in alpha.items()},
@@ -206,8 +205,7 @@ class Scalar(UpdateRule):
     def bind(self, params: Mapping[str, Tensor], inner_steps: int) -> None:
         super().bind(params, inner_steps)
         first = next(iter(params.values()))
-        real = first.dtype.to_real() if first.is_complex() else first.dtype
-        self.eta.data = first.new_tensor(self.start, dtype=real)
+        self.eta.data = first.new_tensor(self.start, dtype=first.dtype.to_real())
 
     def init_state(self, params: Params) -> State:
         return no_momentum(params) if self.momentum else {}

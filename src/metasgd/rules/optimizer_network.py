@@ -93,9 +93,7 @@ class OptimizerNetwork(UpdateRule):
         last = nn.Linear(sizes[-1], 2 * (len(params) if self.per_layer else 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        first = next(iter(params.values()))
-        real = first.dtype.to_real() if first.is_complex() else first.dtype
-        self.mlp = nn.Sequential(*layers, last).to(real)
+        self.mlp = nn.Sequential(*layers, last).to(next(iter(params.values())).dtype.to_real())
 
     def serves(self) -> Mapping[str, torch.Size | None] | None:
         return dict.fromkeys(self.names) if self.per_layer else None

@@ -16,7 +16,7 @@ from metasgd.rules.initial_values import logit, outside
 from metasgd.rules.loss_history import KEYS, empty_history, read_loss
 from metasgd.rules.scaled_network import OF_A_VECTOR, RELATIVE_SMALLEST, V, W
 from metasgd.rules.schedule import Schedule, schedule_factor
-from metasgd.rules.tensor_kinds import KINDS, TensorKinds, kinds_and_inputs
+from metasgd.rules.tensor_kinds import KINDS, TensorKinds, kinds_and_inputs, kinds_of
 from metasgd.rules.tensor_statistics import Statistics, inverse_root, means, square_averages
 
 TINY = 1e-12
@@ -110,12 +110,18 @@ class ScheduledAdam(UpdateRule):
     def look_at(self, shapes: Mapping[str, torch.Size]) -> None:
         self.shapes, self.tensors = dict(shapes), TensorKinds(shapes)
 
+    def kinds(self, shapes: Mapping[str, torch.Size]) -> TensorKinds:
+        """Of the tensors of a step: those that it has looked at, or of another network."""
+        own = all(self.shapes.get(n) == shape for n, shape in shapes.items())
+        return self.tensors if own else kinds_of(tuple(shapes.items()))
+
     def init_state(self, params: Params) -> State:
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         state = no_momentum(params) | empty_history(zero)
+        shapes = {n: p.shape[p.ndim - len(self.shapes.get(n, p.shape)) :] for n, p in params.items()}
         for n, p in params.items():
-            lead = p.ndim - len(self.shapes.get(n, p.shape))
-            if self.squares_entries(n, p.shape[lead:]):
+            lead = p.ndim - len(shapes[n])
+            if self.squares_entries(self.kinds(shapes).of(n), shapes[n]):
                 squares = {V + n: torch.zeros_like(p), W + n: p.new_zeros(p.shape[: lead + 1])}
             else:
                 squares = {part + n: p.new_zeros(p.shape[:lead]) for part in (V, W)}
@@ -150,7 +156,7 @@ class ScheduledAdam(UpdateRule):
         seen = read_loss(step, loss, {key: t.to(loss) for key, t in history.items()})
         of = Statistics(*(None if t is None else t.to(loss) for t in of))  # type: ignore[arg-type] # the last may be
         factor, done = self.progress(step, loss)
-        kinds, inputs = kinds_and_inputs([self.tensors.of(n) for n in shapes], shapes.values(), self.exponent)
+        kinds, inputs = kinds_and_inputs(self.kinds(shapes), shapes, self.exponent)
         x = torch.cat([torch.stack([seen.level, seen.trend], dim=-1), done], dim=-1)
         cosine = of.product * inverse_root(of.gradient) * inverse_root(of.momentum)
         average = torch.where(of.average > 0, of.average, 1.0)
@@ -195,11 +201,11 @@ class ScheduledAdam(UpdateRule):
         sizes = rates * scale / counts
         # a derivative of 1/√0 would be infinite; where the mean is 0 so are v̂ and m
         smallest = torch.where(of.average > 0, RELATIVE_SMALLEST**2 * of.average, 1.0)
-        changes, moved = {}, {}
+        changes, moved, kinds = {}, {}, self.kinds(shapes)
         for i, (n, g) in enumerate(grads.items()):
             new[M + n] = torch.addcmul(g, beside(momenta[..., i], g), m[n])
             square = averages[n] + beside(smallest[..., i], averages[n])
-            changes[n] = self.direction(n, shapes[n], new[M + n], square, beside(counts[..., i], g))
+            changes[n] = self.direction(kinds.of(n), shapes[n], new[M + n], square, beside(counts[..., i], g))
             rest = params[n] if decay is None else params[n] * beside(1 - decay[..., i], g)
             moved[n] = torch.addcmul(rest, beside(sizes[..., i], g), changes[n], value=-1)
         updates = sizes * sizes * means((t * t for t in changes.values()), lead)
@@ -207,27 +213,26 @@ class ScheduledAdam(UpdateRule):
             new |= {part + n: t for n, t in zip(grads, of_all.unbind(dim=-1), strict=True)}
         return moved, new | measured | history | {"learning_rate": rates, "momentum": momenta}
 
-    def squares_entries(self, name: str, shape: torch.Size) -> bool:
+    def squares_entries(self, kind: str, shape: torch.Size) -> bool:
         """Whether v is the mean square gradient of each of a tensor's entries, and not that of all of them."""
-        del name, shape
+        del kind, shape
         return True
 
     def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:
         """What a rule reads beside; with what it remembers of it."""
-        del params, grads, state
         return of, {}
 
-    def direction(self, name: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
+    def direction(self, kind: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
         """The direction of a tensor's step, times count.
 
         Args:
-            name: of the tensor.
+            kind: of the tensor.
             shape: its own, without that of the tasks.
             m: the sum of the gradients as the momentum has them.
             square: ``v̂ + ε²``; one number where v is of all entries.
             count: of how many gradients m is the sum.
         """
-        del name, shape, count
+        del kind, shape, count
         return m * square.rsqrt()
 
 

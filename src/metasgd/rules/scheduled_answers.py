@@ -123,8 +123,8 @@ class ScheduledAnswers:
 
     def _look_at(self, shapes: Shapes) -> None:
         tensors = self.rule.tensors
-        given = [tensors.of(n) for n in shapes], shapes.values(), torch.empty(0, dtype=torch.float64)
-        kinds, inputs = (numbers_of(t) for t in kinds_and_inputs(*given))
+        read = kinds_and_inputs(tensors, shapes, torch.empty(0, dtype=torch.float64))
+        kinds, inputs = (numbers_of(t) for t in read)
         exponent, log_scale = numbers_of(self.rule.exponent), numbers_of(self.rule.log_scale)
         self._shapes, self._tensors, self._kinds, self._inputs = dict(shapes), tensors, kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)

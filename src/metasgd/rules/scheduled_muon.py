@@ -95,12 +95,8 @@ class ScheduledMuon(ScheduledAdam):
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         return state | {A + n: zero for n in params}
 
-    def squares_entries(self, name: str, shape: torch.Size) -> bool:
-        return not self.steps_orthogonally(name, shape)  # where v has no part in the direction
-
-    def steps_orthogonally(self, name: str, shape: torch.Size) -> bool:
-        """Whether a tensor is a layer's matrix or kernel, and neither an embedding nor a head nor too large."""
-        return self.tensors.of(name) in ("matrix", "convolution") and is_orthogonalised(shape)
+    def squares_entries(self, kind: str, shape: torch.Size) -> bool:
+        return not steps_orthogonally(kind, shape)  # where v has no part in the direction
 
     def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:
         lead = of.weights.ndim - 1
@@ -124,12 +120,13 @@ class ScheduledMuon(ScheduledAdam):
         self, step: Steps, shapes: Mapping[str, torch.Size], loss: Tensor, history: State, of: Statistics
     ) -> tuple[Answer, State]:
         answer, history = super().answer(step, shapes, loss, history, of)
-        kinds, _ = kinds_and_inputs([self.tensors.of(n) for n in shapes], shapes.values(), self.exponent)
+        tensors = self.kinds(shapes)
+        kinds, _ = kinds_and_inputs(tensors, shapes, self.exponent)
         given = answer.rates.dtype
         decay = answer.rates * self.weight_decay * (self.log_decay @ kinds.T).exp().to(given)
         assert of.alignment is not None
         matrices = torch.tensor([len(shape) > 1 for shape in shapes.values()], device=kinds.device)
-        heads = torch.tensor([n in self.tensors.head_biases for n in shapes], device=kinds.device)
+        heads = torch.tensor([n in tensors.head_biases for n in shapes], device=kinds.device)
         biases = heads & (of.average > ROUNDING**2 * of.average.amax(dim=-1, keepdim=True))
         invariant = matrices & (of.alignment < INVARIANT)
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
@@ -138,8 +135,13 @@ class ScheduledMuon(ScheduledAdam):
         # what has no gradient is no part of what is trained
         return answer._replace(scale=scale, decay=decay * (~biases & (of.gradient > 0))), history
 
-    def direction(self, name: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
-        if not self.steps_orthogonally(name, shape):
-            return super().direction(name, shape, m, square, count)
+    def direction(self, kind: str, shape: torch.Size, m: Tensor, square: Tensor, count: Tensor) -> Tensor:
+        if not steps_orthogonally(kind, shape):
+            return super().direction(kind, shape, m, square, count)
         matrix = m.reshape(*m.shape[: m.ndim - len(shape)], shape[0], -1)
         return orthogonalised(matrix).reshape(m.shape) * (SIZE * count)
+
+
+def steps_orthogonally(kind: str, shape: torch.Size) -> bool:
+    """Whether a tensor is a layer's matrix or kernel, and neither an embedding nor a head nor too large."""
+    return kind in ("matrix", "convolution") and is_orthogonalised(shape)

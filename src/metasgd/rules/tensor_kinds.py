@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -60,6 +60,12 @@ class TensorKinds:
         return self._of[name]
 
 
+@lru_cache
+def kinds_of(shapes: tuple[tuple[str, torch.Size], ...]) -> TensorKinds:
+    """Those of a network that is stepped time and again."""
+    return TensorKinds(dict(shapes))
+
+
 def stem(name: str) -> str:
     """What a layer's weight and bias have in common: the layer's name, and which of several networks it is of."""
     own, _, number = name.partition("#")
@@ -79,9 +85,9 @@ def inputs_of(shape: torch.Size) -> int:
     return shape[1:].numel() if len(shape) > 1 else 1
 
 
-def kinds_and_inputs(kinds: Sequence[str], shapes: Iterable[torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
+def kinds_and_inputs(kinds: TensorKinds, shapes: Mapping[str, torch.Size], like: Tensor) -> tuple[Tensor, Tensor]:
     """The kind of each tensor, as 1 among zeros ``[T, kinds]``, and log10 of its inputs ``[T]``."""
-    numbers, inputs = _by_number(tuple(kinds), tuple(shapes))
+    numbers, inputs = _by_number(tuple(map(kinds.of, shapes)), tuple(shapes.values()))
     return like.new_tensor(numbers), like.new_tensor(inputs)
 
 

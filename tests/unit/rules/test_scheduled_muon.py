@@ -22,7 +22,7 @@ from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.rules.orthogonal import LARGEST_SIDE, orthogonalised
 from metasgd.rules.scheduled_adam import ScheduledAdam
-from metasgd.rules.scheduled_muon import SIZE, STRETCH, ScheduledMuon
+from metasgd.rules.scheduled_muon import SIZE, STRETCH, ScheduledMuon, steps_orthogonally
 
 KINDS_OF_MLP = {
     "body.1.weight": ("matrix", 1),
@@ -58,7 +58,9 @@ def test_as_its_equation_unrolled_by_hand(n_tasks):
     network = MLP(1, [5, 4], 1)
     config = config_of(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5), STEPS, loss=F.mse_loss)
     config.rule.load_state_dict(learned(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5)).state_dict())
-    assert {n for n, p in network.named_parameters() if config.rule.steps_orthogonally(n, p.shape)} == {"body.3.weight"}
+    assert {n for n, p in network.named_parameters() if steps_orthogonally(config.rule.tensors.of(n), p.shape)} == {
+        "body.3.weight"
+    }
     tasks = curves_of(n_tasks, 5, 6)
     loss, theta, phi = unrolled(config, tasks, 4, by_equation(config.rule, STEPS, KINDS_OF_MLP, ("body.3.weight",)))
     ours = meta_gradient(config, dict(config.network.named_parameters()), tasks, 4)
@@ -72,7 +74,7 @@ def test_as_its_equation_unrolled_by_hand(n_tasks):
 def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
     network = every_kind()
     rule = learned(network, ScheduledMuon(hidden=5))
-    assert [n for n, p in network.named_parameters() if rule.steps_orthogonally(n, p.shape)] == [
+    assert [n for n, p in network.named_parameters() if steps_orthogonally(rule.tensors.of(n), p.shape)] == [
         "kernel.weight",
         "matrix.weight",
     ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metasgd.construction import Configurable
-from metasgd.nn.exact_derivatives import attention
+from metasgd.nn.by_definition import attention
 from metasgd.nn.several import OneOfSeveral
 from metasgd.supervised.small_problems.objective import ANSWERS
 from metasgd.supervised.small_problems.source import SIDE

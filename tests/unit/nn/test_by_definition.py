@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metasgd.nn.calling import call
-from metasgd.nn.exact_derivatives import exact_derivatives
+from metasgd.nn.calling import call, exact_derivatives
 
 
 def test_the_fast_path_stays_shut_until_the_last_thread_is_done():
