@@ -1,9 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
 from metasgd.errors import UserError
-from metasgd.nn.calling import call, logits_of, network_copy, slots_of
+from metasgd.nn.calling import call, exact_derivatives, logits_of, network_copy, slots_of
 
 
 class Two(nn.Module):
@@ -87,3 +90,42 @@ def test_a_copy_has_attributes_of_its_own_even_if_they_have_a_graph(share):
     assert (copied[1].running_mean is network[1].running_mean) == share
     assert copied[0] is not network[0]
     torch.testing.assert_close(copied(x), network(x))
+
+
+def test_the_fast_path_stays_shut_until_the_last_thread_is_done():
+    network, first_in, second_out = nn.Identity(), threading.Event(), threading.Event()
+    seen = []
+
+    def first():
+        with exact_derivatives(network):
+            first_in.set()
+            second_out.wait(timeout=60)
+            seen.append(torch.backends.mha.get_fastpath_enabled())
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_in.wait(timeout=60)
+    with exact_derivatives(network):
+        seen.append(torch.backends.mha.get_fastpath_enabled())
+    second_out.set()
+    thread.join()
+    assert seen == [False, False]
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_another_thread_than_the_first_can_be_the_last():
+    with ThreadPoolExecutor(1) as pool:
+        first, last = exact_derivatives(nn.Identity()), exact_derivatives(nn.Identity())
+        pool.submit(first.__enter__).result()
+        last.__enter__()
+        pool.submit(first.__exit__, None, None, None).result()
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        last.__exit__(None, None, None)
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_recurrence_goes_without_cudnn_which_has_no_second_derivative():
+    with exact_derivatives(nn.LSTM(1, 1)):
+        assert not torch.backends.cudnn.enabled
+    with exact_derivatives(nn.Linear(1, 1)):
+        assert torch.backends.cudnn.enabled
