@@ -31,7 +31,7 @@ HEAD = 1.7
 """By how much longer those of heads start."""
 LEAST, GROWTH = 3.0, 30.0
 """k of a head's bias: the least, and for each unit of its size."""
-ROUNDING = 1e-3
+ROUNDING = 1e-5
 """The size of a head's bias's gradients, as a share of the largest of all tensors, below which they are rounding."""
 VECTOR_DECAY = 0.3
 """The share of the weight decay that vectors start with; without any, networks learn the training set more closely."""
@@ -48,8 +48,8 @@ class ScheduledMuon(ScheduledAdam):
       others. Their gradients are orthogonal to them: the alignment ``|⟨θ, g⟩| √n / (‖θ‖ ‖g‖)`` of n entries, averaged
       over the last steps, is below 0.03 where it would be 0.8 at random. Of a head's bias
       ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
-      Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below a thousandth of the largest of
-      all tensors), it is a vector as others are: it would grow without end.
+      Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below 1e-5 of the largest of all
+      tensors), it is a vector as others are: it would grow without end.
     - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias and where there is no gradient.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
