@@ -11,6 +11,7 @@ from metasgd.runs.shipped import config_named, shipped_configs
 TAKE_CONFIGS = ("fit", "validate", "test", "predict", "train", "compare")
 """Commands that have the option --config."""
 OPTION = "--config"
+NAMES = (OPTION, "-c")
 
 
 def with_config_paths(arguments: Sequence[str]) -> list[str]:
@@ -33,7 +34,7 @@ def with_config_paths(arguments: Sequence[str]) -> list[str]:
         named.append(rest.pop(0))
     while rest:
         option, equals, value = rest.pop(0).partition("=")
-        if option == OPTION and (equals or rest):
+        if option in NAMES and (equals or (rest and not rest[0].startswith("-"))):
             named.append(value if equals else rest.pop(0))
         else:
             others.append(option + equals + value)

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -121,7 +122,10 @@ def _not_allowed(problem: Problem, classes: Sequence[str]) -> str:
     """An option's value, and which it could have; empty if the message does not say so."""
     value = [*NO_CLASS.findall(problem.said), *VALUE.findall(problem.said)][:1]
     own = [cls.__name__ for cls in CHOICES.get(problem.option, ())]
-    words = [str(word) for found in LITERAL.findall(problem.said) for word in ast.literal_eval(found)]
+    words: list[str] = []
+    for found in LITERAL.findall(problem.said):
+        with suppress(SyntaxError, ValueError):  # of a word with brackets
+            words += map(str, ast.literal_eval(found))
     wanted = list(dict.fromkeys([*words, *own, *_kinds(problem.said, bool(words), bool(own))]))
     if not (problem.option and value and wanted):
         return ""

@@ -13,6 +13,7 @@ from metasgd.learner.predictor import Labels, Predictor
 from metasgd.meta.model import MetaModel
 from metasgd.nn.behaviour import undisturbed
 from metasgd.nn.calling import call, logits_of
+from metasgd.nn.prefix import ERRORS
 from metasgd.rules.base import Params
 
 
@@ -60,9 +61,7 @@ class AdaptedLearner(Predictor):
             outputs = call(self._model.network, self._params, inputs)
         else:
             outputs = logits_of(self.network(inputs), self.network)
-        wide = torch.promote_types(outputs.dtype, torch.float32)  # numpy has no bfloat16
-        array: NDArray[np.float32] = outputs.to("cpu", wide).numpy()
-        return array
+        return as_array(outputs)
 
     def example(self) -> Tensor:
         """Two inputs of the right shape and type, to export the network with."""
@@ -79,7 +78,7 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     """
     given = x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
     dtype = float_dtype(network)
-    inputs = given if _takes_whole_numbers(network, given, dtype) else from_pixels(given, dtype).to(dtype)
+    inputs = given.long() if _takes_whole_numbers(network, given, dtype) else from_pixels(given, dtype).to(dtype)
     shape: tuple[int, ...] | None = getattr(network, "image_shape", None)
     if inputs.ndim < 2:
         raise UserError(f"x has the shape {tuple(inputs.shape)}: [X, …] is needed, X examples of some values each")
@@ -103,6 +102,12 @@ def as_inputs(network: nn.Module, x: ArrayLike | Tensor) -> Tensor:
     return inputs.to(next(network.parameters()).device)
 
 
+def as_array(outputs: Tensor) -> NDArray[np.float32]:
+    """Outputs in NumPy, which has no bfloat16."""
+    array: NDArray[np.float32] = outputs.to("cpu", torch.promote_types(outputs.dtype, torch.float32)).numpy()
+    return array
+
+
 def float_dtype(network: nn.Module) -> torch.dtype:
     """Of the network's weights."""
     return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
@@ -117,7 +122,7 @@ def _takes_whole_numbers(network: nn.Module, given: Tensor, dtype: torch.dtype) 
     try:
         with torch.no_grad(), undisturbed(network, device):
             call(network, {}, given[:2].to(device, dtype))
-    except (RuntimeError, TypeError, LookupError, ValueError):
+    except ERRORS:
         return True
     return False
 

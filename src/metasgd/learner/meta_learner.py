@@ -19,7 +19,7 @@ from torch import Tensor
 from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
 from metasgd.learner.adaptation import adapted, adapted_head, outputs_of
-from metasgd.learner.adapted_learner import AdaptedLearner, as_inputs, float_dtype
+from metasgd.learner.adapted_learner import AdaptedLearner, as_array, as_inputs, float_dtype
 from metasgd.learner.predictor import Labels
 from metasgd.meta.frozen_layers import features_of, frozen_layers, passed_over
 from metasgd.meta.model import MetaModel
@@ -107,7 +107,7 @@ class MetaLearner:
         steps = self._steps(inner_steps)
         if not steps and self.reads_each_alone(inputs):
             _, targets = self._classes(labels, len(inputs))
-            outputs = self.left_out_logits(inputs, targets.to(inputs.device)).cpu().numpy()
+            outputs = as_array(self.left_out_logits(inputs, targets.to(inputs.device)))
             yield from ((int(i), outputs[i]) for i in np.flatnonzero(_has_others(labels)))
             return
         task, _ = self._task(inputs, labels)
@@ -118,7 +118,7 @@ class MetaLearner:
             part = given._replace(support_x=given.support_x[:, others], support_y=given.support_y[:, others])
             with passed_over(prefix):  # and not while the caller has its turn
                 found = outputs_of(self.model, part, steps, given.support_x[0, i : i + 1])
-            yield int(i), found[0].cpu().numpy()
+            yield int(i), as_array(found[0])
 
     def _prefix(self, task: Episode) -> Prefix | None:
         """The layers that do not adapt, for the examples of several adaptations to pass once."""

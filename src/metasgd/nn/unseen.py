@@ -38,6 +38,8 @@ class Unseen(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if _writes_elsewhere(cls, func, args, kwargs or {}):
+            raise RuntimeError(f"{_name(func)} writes what is not computed into another tensor")
         found = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call] # torch's
         if func in OF_SHAPES:
             return found
@@ -46,7 +48,7 @@ class Unseen(Tensor):
                 return found.as_subclass(Tensor)
             if all(_is_unknown(part) for part in _parts(found)):
                 return found
-        raise RuntimeError(f"{getattr(func, '__name__', 'an operation')} reads what is not computed")
+        raise RuntimeError(f"{_name(func)} reads what is not computed")
 
 
 def unseen(outputs: Any) -> Any:
@@ -54,6 +56,18 @@ def unseen(outputs: Any) -> Any:
     if isinstance(outputs, tuple):
         return tuple(unseen(part) for part in outputs)
     return outputs.as_subclass(Unseen) if isinstance(outputs, Tensor) else outputs
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", "an operation")
+
+
+def _writes_elsewhere(cls: type, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation fills a tensor of another kind, of which nobody would see that it is NaN."""
+    name = _name(func)
+    in_place = func is Tensor.__setitem__ or (name.endswith("_") and not name.endswith("__"))
+    target = kwargs.get("out", args[0] if in_place and args else None)
+    return isinstance(target, Tensor) and not isinstance(target, cls)
 
 
 def _parts(found: Any) -> Iterable[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from metasgd.rules.answers import GradientSize
 
@@ -85,8 +86,12 @@ def entries_of(
 
 
 def stand_ins(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a rule is bound to: the parameters, those of half precision in the type that they are computed in."""
-    return {n: torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p for n, p in params.items()}
+    """What a rule is bound to: the parameters, those of half precision in the type that they are computed in.
+
+    One without a shape yet, as of a lazy layer, is nothing.
+    """
+    found = {n: torch.empty(0, dtype=p.dtype, device=p.device) if is_lazy(p) else p for n, p in params.items()}
+    return {n: torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p for n, p in found.items()}
 
 
 def norms_of(tensors: list[Tensor]) -> list[float]:

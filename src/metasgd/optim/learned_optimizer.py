@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -136,8 +137,9 @@ class LearnedOptimizer(Optimizer):
 
     def _name(self) -> None:
         self._names = names_by_group(self.rule, self.param_groups)
-        named = zip(itertools.chain(*self._names), (p for g in self.param_groups for p in g["params"]), strict=True)
-        self.rule.look_at({name: p.shape for name, p in named})
+        if self.rule.reads_names:
+            named = zip(itertools.chain(*self._names), (p for g in self.param_groups for p in g["params"]), strict=True)
+            self.rule.look_at({name: p.shape for name, p in named if not is_lazy(p)})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self._trainer_losses.clear()
@@ -217,13 +219,12 @@ class LearnedOptimizer(Optimizer):
         if self.rule.reads_loss and not (isinstance(loss, Tensor) and loss.numel() != 1):
             device = self.param_groups[0]["params"][0].device
             read, finite = agree(loss, finite, self.process_group, device)
-        if not groups and read is None:
-            return loss
-        number = told(self.rule, read)
+        number = math.nan if not groups and read is None else told(self.rule, read)
         if not groups:
             return loss
         if not finite:
             self.skipped_steps += 1
+            self._trainer_losses.forget()
             self._say_once("skipped", SKIPPED)
             return loss
         if self.rule.reads_progress and self.n_steps == self.rule.total_steps:

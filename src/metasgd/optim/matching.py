@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,10 +56,12 @@ def names_of(rule: UpdateRule, given: Sequence[tuple[str, Tensor]], by_position:
 def given_names(groups: Sequence[Mapping[str, Any]]) -> Params:
     """All parameters of an optimizer's groups, under their names if they have any, otherwise numbered."""
     named: Params = {}
+    seen: Counter[str] = Counter()
     for group in groups:
         for i, p in enumerate(group["params"]):
             name = group["param_names"][i] if "param_names" in group else str(len(named))
-            named[name if name not in named else f"{name}#{len(named)}"] = p  # two networks may share a name
+            named[f"{name}#{seen[name]}" if seen[name] else name] = p  # the second network's has the name and #1
+            seen[name] += 1
     return named
 
 

@@ -98,7 +98,8 @@ def state_of_parameters(state_dict: Mapping[str, Any], parameters: Iterable[Tens
         raise UserError(f"the state dict is of {len(ids)} parameters, this optimizer has {len(given)}")
     for place, (i, p) in enumerate(zip(ids, given, strict=True)):
         buffer = saved.get(i, {}).get(BUFFER)
-        if isinstance(buffer, Tensor) and buffer.shape != p.shape:
+        shapes = [p.shape, *([torch.Size((*p.shape, 2))] if p.is_complex() else [])]  # also as pairs of real ones
+        if isinstance(buffer, Tensor) and buffer.shape not in shapes:
             raise UserError(
                 f"the state dict is of other parameters: the momentum of number {place} has the shape"
                 f" {tuple(buffer.shape)}, the parameter {tuple(p.shape)}. Give them in the order of the optimizer that"

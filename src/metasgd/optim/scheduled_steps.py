@@ -45,11 +45,11 @@ def step_scheduled(
         lists: what the tensors that step together have in common; it is brought up to date.
     """
     lengths = {id(e): norm for part in zip(groups, norms, strict=True) for e, norm in zip(*part, strict=True)}
-    rule = answers.rule
+    rule, kinds = answers.rule, answers.rule.kinds({e.name: e.shape for entries in groups for e in entries})
     parts: list[tuple[list[Entry], TensorList]] = []
     for i, entries in enumerate(groups):
         some = [e for e in entries if e.theta.numel()]  # a mean of nothing is none
-        orthogonal = {e.name for e in some if not rule.squares_entries(rule.tensors.of(e.name), e.shape)}
+        orthogonal = {e.name for e in some if not rule.squares_entries(kinds.of(e.name), e.shape)}
         parts += tensor_lists([e for e in some if e.name not in orthogonal], lists, i, RowsOfTensors)
         parts += tensor_lists([e for e in some if e.name in orthogonal], lists, i, TensorList)
     if not parts:

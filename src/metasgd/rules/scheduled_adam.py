@@ -95,7 +95,7 @@ class ScheduledAdam(UpdateRule):
         self.learning_rate, self.momentum, self.hidden = learning_rate, momentum, hidden
         self.of_all, self.of_tensor = nn.Sequential(), nn.Sequential()
         vectors = torch.tensor([kind in ("vector", "embedding") for kind in KINDS])
-        self.tensors = TensorKinds({})
+        self.look_at({})
         self.exponent = nn.Parameter(torch.where(vectors, 0.0, INPUTS_OF_A_UNIT).double())
         self.log_scale = nn.Parameter(math.log(OF_A_VECTOR) * vectors.double())  # in bind of the weights' type
 
@@ -119,9 +119,10 @@ class ScheduledAdam(UpdateRule):
         zero = next(iter(params.values()), self.exponent).new_zeros(())
         state = no_momentum(params) | empty_history(zero)
         shapes = {n: p.shape[p.ndim - len(self.shapes.get(n, p.shape)) :] for n, p in params.items()}
+        kinds = self.kinds(shapes)
         for n, p in params.items():
             lead = p.ndim - len(shapes[n])
-            if self.squares_entries(self.kinds(shapes).of(n), shapes[n]):
+            if self.squares_entries(kinds.of(n), shapes[n]):
                 squares = {V + n: torch.zeros_like(p), W + n: p.new_zeros(p.shape[: lead + 1])}
             else:
                 squares = {part + n: p.new_zeros(p.shape[:lead]) for part in (V, W)}
@@ -215,7 +216,6 @@ class ScheduledAdam(UpdateRule):
 
     def squares_entries(self, kind: str, shape: torch.Size) -> bool:
         """Whether v is the mean square gradient of each of a tensor's entries, and not that of all of them."""
-        del kind, shape
         return True
 
     def measure(self, of: Statistics, params: Params, grads: Params, state: State) -> tuple[Statistics, State]:

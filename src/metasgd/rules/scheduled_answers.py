@@ -15,7 +15,7 @@ from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
 from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, ROUNDING, USUAL_STEPS, ScheduledMuon
-from metasgd.rules.tensor_kinds import TensorKinds, kinds_and_inputs
+from metasgd.rules.tensor_kinds import kinds_and_inputs
 
 Array = NDArray[np.float64]
 Shapes = Mapping[str, torch.Size]
@@ -68,7 +68,7 @@ class ScheduledAnswers:
         )
         self.reads_tensors = bool(self.of_tensor[2].any())
         self._shapes: Shapes = {}
-        self._tensors = TensorKinds({})
+        self._known = rule.tensors
         self._decay: Array | None = None
         self._stretch = 1.0
         self._matrices, self._biases = np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
@@ -84,7 +84,7 @@ class ScheduledAnswers:
             memory: the history of the losses, by ``loss_history.KEYS``.
             of: the tensors as they are before the step; v with this step's gradient.
         """
-        if shapes != self._shapes or self.rule.tensors is not self._tensors:
+        if shapes != self._shapes or self.rule.tensors is not self._known:
             self._look_at(shapes)
         rule, total = self.rule, self.rule.total_steps
         level, trend, history = read_number(step, loss, {key: float(memory[key]) for key in KEYS})  # type: ignore[arg-type]
@@ -122,11 +122,11 @@ class ScheduledAnswers:
         return Numbers(rates, momenta, self._scale * stretch, rates * self._decay * decaying, history)
 
     def _look_at(self, shapes: Shapes) -> None:
-        tensors = self.rule.tensors
+        self._known, tensors = self.rule.tensors, self.rule.kinds(shapes)
         read = kinds_and_inputs(tensors, shapes, torch.empty(0, dtype=torch.float64))
         kinds, inputs = (numbers_of(t) for t in read)
         exponent, log_scale = numbers_of(self.rule.exponent), numbers_of(self.rule.log_scale)
-        self._shapes, self._tensors, self._kinds, self._inputs = dict(shapes), tensors, kinds.T, inputs
+        self._shapes, self._kinds, self._inputs = dict(shapes), kinds.T, inputs
         self._scale = np.exp(kinds @ log_scale - math.log(10) * (kinds @ exponent) * inputs)
         if isinstance(self.rule, ScheduledMuon):
             self._biases = np.array([n in tensors.head_biases for n in shapes])

@@ -127,7 +127,7 @@ class ScheduledMuon(ScheduledAdam):
         assert of.alignment is not None
         matrices = torch.tensor([len(shape) > 1 for shape in shapes.values()], device=kinds.device)
         heads = torch.tensor([n in tensors.head_biases for n in shapes], device=kinds.device)
-        biases = heads & (of.average > ROUNDING**2 * of.average.amax(dim=-1, keepdim=True))
+        biases = heads & (of.average > ROUNDING**2 * of.average.nan_to_num(0.0).amax(dim=-1, keepdim=True))
         invariant = matrices & (of.alignment < INVARIANT)
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
         growing = (GROWTH**2 * of.weights).clamp_min(LEAST**2).sqrt()

@@ -290,3 +290,4 @@ def test_a_network_of_another_precision_is_given_its_own(dtype):
     adapted = learner.adapt(torch.randn(7, 4), [0, 0, 1, 1, 2, 2, 2])  # classes of unequal size weigh the same
     found = adapted.decision_function(torch.randn(2, 4))
     assert found.dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    assert all(outputs.dtype == found.dtype for _, outputs in learner.left_out(torch.randn(4, 4), [0, 1, 2, 2]))

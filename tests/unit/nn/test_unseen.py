@@ -54,3 +54,17 @@ def test_what_is_known_of_it_is_plain():
     assert type(t.new_zeros(4)) is torch.Tensor
     assert type(torch.cat([t, torch.zeros(2, 1)], dim=1)[:, 3:]) is torch.Tensor
     assert all(isinstance(part, Unseen) for part in unseen((torch.ones(1), torch.ones(1))))
+
+
+def filled(t):
+    plain = t.new_zeros(2, 3)
+    plain[:] = t
+    return plain
+
+
+@pytest.mark.parametrize(
+    "write", [filled, lambda t: t.new_zeros(2, 3).copy_(t), lambda t: torch.mul(t, 1.0, out=torch.zeros(2, 3))]
+)
+def test_it_cannot_be_written_where_nobody_would_see_it(write):
+    with pytest.raises(RuntimeError, match="writes what is not computed into another tensor"):
+        write(nothing())

@@ -112,3 +112,27 @@ def test_a_loss_that_is_no_number_is_refused(loss):
     with pytest.raises(UserError, match="takes one number"):
         optimizer.step(loss=loss)
     assert optimizer.n_steps == 0
+
+
+@pytest.mark.parametrize("rule", [ScheduledMuon, OptimizerNetwork, PerParameter])
+def test_complex_parameters_resume(rule):
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(4, 3, dtype=torch.complex128))
+    optimizer, again = (LearnedOptimizer([("w", p)], update_rule=rule(), total_steps=5) for _ in range(2))
+    loss = p.abs().square().mean()
+    loss.backward()
+    optimizer.step(loss)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.n_steps == 1
+
+
+@pytest.mark.parametrize("rule", [ScheduledMuon, OptimizerNetwork])
+def test_layers_that_have_no_shape_yet_are_stepped_once_they_have(rule):
+    torch.manual_seed(0)
+    net = nn.LazyLinear(2)
+    optimizer = LearnedOptimizer(net.named_parameters(), update_rule=rule(), total_steps=5)
+    loss = net(torch.rand(3, 4)).square().mean()
+    before = net.weight.detach().clone()
+    loss.backward()
+    optimizer.step(loss)
+    assert not torch.equal(net.weight, before)

@@ -11,6 +11,7 @@ from metasgd.errors import UserError
 from metasgd.meta.meta_gradient import meta_gradient
 from metasgd.nn.networks import MLP
 from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.optim.matching import given_names
 from metasgd.rules.scheduled_adam import ScheduledAdam
 from metasgd.rules.scheduled_muon import ScheduledMuon
 from metasgd.rules.tensor_kinds import TensorKinds
@@ -155,10 +156,12 @@ def test_an_embedding_is_a_table_without_a_bias():
 
 
 def test_tensors_of_one_name_in_two_networks_are_of_one_kind():
-    sizes = {"embedding.weight": [9, 8], "head.weight": [3, 8], "head.bias": [3]}
-    kinds = TensorKinds({n + mark: torch.Size(size) for mark in ("", "#1") for n, size in sizes.items()})
-    for name in sizes:
-        assert kinds.of(name) == kinds.of(f"{name}#1")
+    two = [nn.ModuleDict({"embedding": nn.Embedding(9, 8), "head": nn.Linear(8, 3)}) for _ in range(2)]
+    groups = [{"params": [*n.parameters()], "param_names": [name for name, _ in n.named_parameters()]} for n in two]
+    names = given_names(groups)
+    kinds = TensorKinds({name: p.shape for name, p in names.items()})
+    for name in names:
+        assert kinds.of(name) == kinds.of(name.partition("#")[0])
     assert kinds.head_biases == {"head.bias", "head.bias#1"}
 
 

@@ -359,3 +359,17 @@ def test_what_has_no_gradient_does_not_decay():
         optimizer.step(loss)
     for name, p in network.named_parameters():
         assert torch.equal(p, before[name]) == name.startswith("unused")
+
+
+def test_an_empty_tensor_says_nothing_of_the_others():
+    torch.manual_seed(0)
+    ends = []
+    for sizes in ({"head.weight": (3, 4), "head.bias": (3,)}, {"head.weight": (3, 4), "head.bias": (3,), "none": (0,)}):
+        params = {n: torch.ones(size) for n, size in sizes.items()}
+        rule = ScheduledMuon()
+        rule.bind(params, 10)
+        state = rule.init_state(params)
+        with torch.no_grad():
+            stepped, _ = rule(3, params, {n: torch.ones_like(p) for n, p in params.items()}, torch.tensor(1.0), state)
+        ends.append(stepped["head.bias"])
+    torch.testing.assert_close(*ends)
