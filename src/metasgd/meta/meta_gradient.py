@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metasgd.episode import Episode
+from metasgd.errors import UserError
 from metasgd.meta.autograd import AutogradInnerLoop
 from metasgd.meta.checkpointing import Backwards
 from metasgd.meta.closed_form.inner_loop import ClosedFormInnerLoop
@@ -142,6 +143,8 @@ def meta_gradient(
         query_weights: ``w_1 … w_S`` of the multi-step loss (MAML++); by default only the last counts. Those that are
             tensors are not looked at, and count.
     """
+    if query_weights is not None and len(query_weights) != inner_steps:
+        raise UserError(f"query_weights has {len(query_weights)} numbers: one for each of {inner_steps} inner steps")
     weights: Sequence[float | Tensor] = last_alone(inner_steps) if query_weights is None else query_weights
     stack = inner_loop_of(config, theta, tasks)
     reverse = _Reverse(stack, first_order)

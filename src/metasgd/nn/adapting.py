@@ -84,6 +84,7 @@ def _of_norms(network: nn.Module) -> Names:
     return frozenset(
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in network.named_modules()
-        if "norm" in type(module).__name__.lower() and all(p.ndim < 2 for p in module.parameters())
+        if isinstance(module, nn.LayerNorm)  # over one axis or several
+        or ("norm" in type(module).__name__.lower() and all(p.ndim < 2 for p in module.parameters()))
         for name, _ in module.named_parameters(recurse=False)
     )

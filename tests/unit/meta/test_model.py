@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metasgd.episode import Episode
+from metasgd.errors import UserError
 from metasgd.meta.model import MetaModel
 from metasgd.nn.networks import Conv4
 from metasgd.rules import Fixed, OptimizerNetwork, PerParameter, Scalar, ScaledOptimizerNetwork
@@ -165,3 +166,10 @@ def test_padding_learns_nothing_in_any_engine():
     of_rates = model.meta_gradient(tasks).phi[f"alpha.{key_of('table.weight')}"]
     assert not of_rates[0].any()  # the row of padding takes no inner step
     assert of_rates[1:].any()
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.1, 0.2, 0.3, 0.4]])
+def test_weights_of_another_number_of_steps_are_refused(weights):
+    model = model_of(Fixed(0.1), inner_steps=3)
+    with pytest.raises(UserError, match=f"query_weights has {len(weights)} numbers: one for each of 3 inner steps"):
+        model.meta_gradient(numbers(), query_weights=weights)

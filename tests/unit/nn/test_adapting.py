@@ -52,3 +52,8 @@ def test_what_fits_nothing_is_refused(adapts):
         p.requires_grad_(False)
     with pytest.raises(UserError, match=rf"adapts has '{adapts}', which fits no parameter of MLP.*last:K, norms"):
         adapted_names(network, adapts)
+
+
+def test_a_layer_norm_over_several_axes_is_a_normalisation():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.LayerNorm((4, 6, 6)), nn.Flatten(), nn.Linear(144, 3))
+    assert adapted_names(network, "norms") == {"1.weight", "1.bias"}
