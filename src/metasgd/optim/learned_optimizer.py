@@ -1,6 +1,5 @@
 """The learned optimizer as a ``torch.optim.Optimizer``: trains any network, in any loop."""
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -138,18 +137,20 @@ class LearnedOptimizer(Optimizer):
     def _name(self) -> None:
         self._names = names_by_group(self.rule, self.param_groups)
         if self.rule.reads_names:
-            named = zip(itertools.chain(*self._names), (p for g in self.param_groups for p in g["params"]), strict=True)
-            self.rule.look_at({name: p.shape for name, p in named if not is_lazy(p)})
+            self.rule.look_at({name: p.shape for name, p in self._named().items() if not is_lazy(p)})
+
+    def _named(self) -> dict[str, Tensor]:
+        """All parameters, by the rule's names."""
+        groups = zip(self._names, self.param_groups, strict=True)
+        return {name: p for names, group in groups for name, p in zip(names, group["params"], strict=True)}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self._trainer_losses.clear()
         super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        identity, settings = self.rule.identity(), saving.settings_of(self.rule)
-        rule = {"identity": identity, "phi": self.rule.state_dict(), "settings": settings}
-        counts = {"n_steps": self.n_steps, "skipped_steps": self.skipped_steps}
-        return super().state_dict() | {"rule": {**rule, **counts, "memory": dict(self.memory)}}
+        own = {"n_steps": self.n_steps, "skipped_steps": self.skipped_steps, "memory": dict(self.memory)}
+        return super().state_dict() | {"rule": saving.part_of(self.rule) | own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume where ``state_dict`` was taken, by the rule that it holds and with its settings.
@@ -158,10 +159,9 @@ class LearnedOptimizer(Optimizer):
             UserError: it is not of an optimizer with such a rule.
         """
         saved = saving.validate_rule(state_dict.get("rule"), self.rule)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        states: dict[Tensor, dict[str, Any]] = {}
+        named, states = self._named(), dict[Tensor, dict[str, Any]]()
         # the last of the hooks sees what those before it have made of it
-        take = lambda _, given: states.update(saving.state_of_parameters(given, parameters))  # noqa: E731
+        take = lambda _, given: states.update(saving.state_of_parameters(given, named.values()))  # noqa: E731
         hook = self.register_load_state_dict_pre_hook(take)
         try:
             super().load_state_dict(saving.in_order_of(self, state_dict))
@@ -174,7 +174,6 @@ class LearnedOptimizer(Optimizer):
         saving.restore_settings(saved, self.rule)
         self._stepper = Stepper(self.rule)
         self.n_steps, self.skipped_steps = saved["n_steps"], saved.get("skipped_steps", 0)
-        named = dict(zip([n for names in self._names for n in names], parameters, strict=True))
         self.memory = saving.memory_beside(saved["memory"], named, self._stepper.beside)
 
     def is_of_rule(self, state_dict: Mapping[str, Any]) -> bool:

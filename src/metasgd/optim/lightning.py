@@ -30,7 +30,7 @@ class TrainerLosses:
 
     def clear(self) -> None:
         """Forget the losses; called where gradients are cleared, also to find out who calls."""
-        self._losses = []
+        self.forget()
         package = next((name for name in PACKAGES if name in sys.modules), None)
         if package is None:
             return

@@ -20,9 +20,10 @@ def identity_of(rule: UpdateRule) -> dict[str, Any]:
     return {name: value for name, value in rule.identity().items() if name not in SETTINGS}
 
 
-def settings_of(rule: UpdateRule) -> dict[str, Any]:
-    """What this optimizer chooses by itself, by name."""
-    return {name: getattr(rule, name) for name in SETTINGS if hasattr(rule, name)}
+def part_of(rule: UpdateRule) -> dict[str, Any]:
+    """What a state dict holds of its rule, with the settings that the optimizer chooses by itself."""
+    settings = {name: getattr(rule, name) for name in SETTINGS if hasattr(rule, name)}
+    return {"identity": rule.identity(), "phi": rule.state_dict(), "settings": settings}
 
 
 def is_of_rule(saved: Mapping[str, Any], rule: UpdateRule) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from metasgd.errors import counted
 from metasgd.reporting.figures import file_of, filters_figure, settings_of, steps_figure
 from metasgd.reporting.metrics import mean_and_ci95
-from metasgd.reporting.rates import moved_share, unmoved_in_words
+from metasgd.reporting.rates import moved_share, spread_of, unmoved_in_words
 from metasgd.reporting.results import in_words
 from metasgd.reporting.text import figure_text, printable
 
@@ -191,8 +191,7 @@ def rates_figure(rates: dict[str, Tensor]) -> Figure:
 
 
 def _rates_row(name: str, rate: Tensor, moved: float) -> tuple[str, ...]:
-    spread = [f"{value:.4g}" for value in (rate.min(), rate.median(), rate.max())]
-    return name, str(rate.numel()), *spread, f"{(rate < 0).float().mean():.1%}", f"{moved:.1%}"
+    return name, str(rate.numel()), *spread_of(rate), f"{(rate < 0).float().mean():.1%}", f"{moved:.1%}"
 
 
 def _png(picture: NDArray[np.uint8]) -> str:

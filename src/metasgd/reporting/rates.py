@@ -39,9 +39,13 @@ def unmoved_in_words(moved: Mapping[str, float], reached: Collection[str] | None
     return f"{said}, as no gradient reaches these layers in this configuration: {', '.join(still)}"
 
 
-def _median(values: Tensor) -> float:
-    """The mean of the two in the middle of an even number of values, of which torch's median is the smaller."""
-    return float(np.median(values.detach().double().cpu().numpy()))
+def spread_of(rate: Tensor) -> list[str]:
+    """The least, the median and the greatest, as a table shows them.
+
+    The median of an even number of values is the mean of the two in the middle, of which torch's is the smaller.
+    """
+    values = rate.detach().double().cpu().numpy()
+    return [f"{value:.4g}" for value in (values.min(), np.median(values), values.max())]
 
 
 def rates_table(used: Sequence[Mapping[str, Tensor]], order: Sequence[str]) -> Table:
@@ -60,7 +64,7 @@ def rates_table(used: Sequence[Mapping[str, Tensor]], order: Sequence[str]) -> T
             table.add_row(
                 name,
                 f"{first + 1}" if s == first + 1 else f"{first + 1} to {s}",
-                *(f"{value:.4g}" for value in (rate.min(), _median(rate), rate.max())),
+                *spread_of(rate),
                 f"{(rate < 0).float().mean():.0%}",
             )
             first = s

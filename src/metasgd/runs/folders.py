@@ -136,17 +136,21 @@ def resolve_checkpoint(ckpt_path: str, save_dir: UPath, name: str, version: int 
         last = Run(save_dir, name, version).checkpoint("last")
         return last if is_saved(last) else None
     if ckpt_path in KEYWORDS:
-        runs = runs_of(save_dir, name) if version is None else [Run(save_dir, name, version)]
-        for run in runs:
-            if is_saved(run.checkpoint(ckpt_path)):
-                return run.checkpoint(ckpt_path)
-        where = f"no run in {save_dir / name}" if version is None else f"the run {runs[0].folder}"
+        if (run := run_with(ckpt_path, save_dir, name, version)) is not None:
+            return run.checkpoint(ckpt_path)
+        where = f"no run in {save_dir / name}" if version is None else f"the run {Run(save_dir, name, version).folder}"
         has = "has" if version is None else "does not have"
         raise UserError(
             f"--ckpt_path is {ckpt_path}, but {where} {has} checkpoints/{ckpt_path}.ckpt. Leave"
             " --ckpt_path out to start a new run, or give the path of a checkpoint."
         )
     return checkpoint_file(ckpt_path, "--ckpt_path", f", or last or best for the newest run in {save_dir / name}")
+
+
+def run_with(checkpoint: str, save_dir: UPath, name: str, version: int | None) -> Run | None:
+    """The run ``version``, or without one the newest, that has a checkpoint of this name, if there is such a run."""
+    runs = runs_of(save_dir, name) if version is None else [Run(save_dir, name, version)]
+    return next((run for run in runs if is_saved(run.checkpoint(checkpoint))), None)
 
 
 def checkpoint_file(given: str, option: str, or_else: str = "") -> UPath:

@@ -7,7 +7,7 @@ from upath import UPath
 
 from metasgd.errors import UserError, counted
 from metasgd.runs.checkpoint_file import read_checkpoint
-from metasgd.runs.folders import Run, runs_of
+from metasgd.runs.folders import Run, run_with
 from metasgd.runs.storage import answering, is_saved
 
 _BEST = re.compile(r"best:(\d+)")
@@ -70,12 +70,12 @@ def _best(k: int, save_dir: UPath, name: str, version: int | str | None) -> list
     if k < 1:
         raise UserError(f"{option}: at least 1 is needed")
     with answering(save_dir, "trainer.logger.init_args.save_dir"):
-        runs = [Run(save_dir, name, version)] if isinstance(version, int) else runs_of(save_dir, name)
-        run = next((run for run in runs if is_saved(run.checkpoint("last"))), None)
+        number = version if isinstance(version, int) else None
+        run = run_with("last", save_dir, name, number)
         if run is None:
-            where = f"the run {runs[0].folder}" if isinstance(version, int) else f"no run in {save_dir / name}"
-            lacks = "has no" if isinstance(version, int) else "has a"
-            raise UserError(f"{option}, but {where} {lacks} checkpoints/last.ckpt. Train one with fit, or give a file")
+            newest = f"no run in {save_dir / name} has a"
+            lacks = newest if number is None else f"the run {Run(save_dir, name, number).folder} has no"
+            raise UserError(f"{option}, but {lacks} checkpoints/last.ckpt. Train one with fit, or give a file")
         saved = saved_by_value(run)
     if len(saved) < k:
         raise UserError(
