@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         PerParameterMomentum,
         Scalar,
         ScaledOptimizerNetwork,
+        ScheduledAdam,
+        ScheduledMuon,
         UpdateRule,
     )
     from metasgd.training.datamodule import EpisodicDataModule
@@ -58,6 +60,8 @@ __all__ = [
     "ResNet12",
     "Scalar",
     "ScaledOptimizerNetwork",
+    "ScheduledAdam",
+    "ScheduledMuon",
     "UpdateRule",
     "WideResNet",
     "fit",

@@ -105,7 +105,7 @@ class Train:
         validate_network(network, self.problem, data.examples["train"])
         module = SupervisedModule(network, self.problem.loss, make_optimizer)
         optimizer = made_by(module)  # refuses what does not fit before a run has a folder
-        self._refuse_other_start(start, module, optimizer, optimizer_ckpt)
+        self._validate_other_start(start, module, optimizer, optimizer_ckpt)
         be_first()
         new = start.run or new_run(place_of(self.save_dir, "--save_dir"), self.name)
         validate_folder(new.folder / "checkpoints", "--save_dir and --name")
@@ -170,7 +170,7 @@ class Train:
         trust = self.trust_checkpoint
         return partial(LearnedOptimizer, checkpoint=str(checkpoint), lr=self.lr, total_steps=self.steps, trust=trust)
 
-    def _refuse_other_start(
+    def _validate_other_start(
         self, start: Start, module: SupervisedModule, optimizer: Optimizer, optimizer_ckpt: str | None
     ) -> None:
         """Refuse to resume what was begun otherwise.

@@ -12,9 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from metasgd.errors import UserError, raise_problems
+from metasgd.runtime.launch import launches_by_multiprocessing
 from metasgd.training.loggers import as_list
 from metasgd.training.trainer_limits import NO_HALF, half_precision, refusal
 
@@ -207,7 +207,7 @@ def validate_strategy(trainer: Trainer, chosen: Any) -> None:
     """
     strategy = trainer.strategy
     whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
-    if whole and not isinstance(strategy.launcher, _MultiProcessingLauncher):
+    if whole and not launches_by_multiprocessing(strategy):
         return
     why = (
         "starts its processes in a way that leaves neither signals nor the end of a run to them"

@@ -59,10 +59,10 @@ def changing_modules(network: nn.Module, x: Tensor) -> Changing:
                     break
                 for name in keeping:  # as if this pass had not been: some change at the first one alone
                     _put_back(before, after, name)
-                _refuse_empty_statistics(network, before, keeping)
+                _validate_empty_statistics(network, before, keeping)
                 found = Changing((*found.random, *drawing), (*found.keeping, *keeping))
-            _refuse_state(network, before, after, mode)
-            _refuse_chance(network, params, x, mode)
+            _validate_state(network, before, after, mode)
+            _validate_chance(network, params, x, mode)
     return found
 
 
@@ -79,7 +79,7 @@ def without_chance(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
             module.training = True
 
 
-def _refuse_chance(network: nn.Module, params: Params, x: Tensor, mode: str) -> None:
+def _validate_chance(network: nn.Module, params: Params, x: Tensor, mode: str) -> None:
     drawing = _drawing(network, params, x)
     if not drawing:
         first = call(network, params, _stirred(x, seed=1))
@@ -95,7 +95,7 @@ def _refuse_chance(network: nn.Module, params: Params, x: Tensor, mode: str) -> 
     )
 
 
-def _refuse_empty_statistics(network: nn.Module, buffers: Params, keeping: Iterable[str]) -> None:
+def _validate_empty_statistics(network: nn.Module, buffers: Params, keeping: Iterable[str]) -> None:
     """Refuse modules that would be evaluated by the mean 0 and the variance 1 that they were made with."""
     empty = []
     for name in keeping:
@@ -111,7 +111,7 @@ def _refuse_empty_statistics(network: nn.Module, buffers: Params, keeping: Itera
         )
 
 
-def _refuse_state(network: nn.Module, before: Params, after: Params, mode: str) -> None:
+def _validate_state(network: nn.Module, before: Params, after: Params, mode: str) -> None:
     owners = _changed(before, after)
     if not owners:
         return

@@ -19,8 +19,6 @@ Input = Literal["loss", "step", "gradient_norm", "trend", "progress", "relative_
 INPUTS: tuple[Input, ...] = ("loss", "step", "gradient_norm", "trend", "progress", "relative_loss", "relative_trend")
 RELATIVE = ("relative_loss", "relative_trend")
 """Those that read how the losses compare with one another, and stay the same for a L + b."""
-ABSOLUTE = ("loss", "trend")
-"""Those that read the loss in its unit."""
 AVERAGE = "log_loss_average"
 """The state's key for the running average of log10 L, from 0, from which the trend is read."""
 SMOOTHING = 0.9

@@ -14,7 +14,8 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from metasgd.errors import UserError
@@ -47,7 +48,7 @@ class Launch:
                 f"SLURM gives this job {tasks} tasks, but not how many of them a host has. Use --ntasks-per-node in the"
                 " place of --ntasks, and start the program by srun; for a single process, use --ntasks 1"
             )
-        _refuse_tasks_of_an_interactive_job()
+        _validate_tasks_of_an_interactive_job()
         return None
 
     def fill_in(self, num_nodes: int, devices: Any) -> dict[str, Any]:
@@ -73,7 +74,12 @@ class Launch:
             )
 
 
-def _refuse_tasks_of_an_interactive_job() -> None:
+def launches_by_multiprocessing(strategy: Strategy) -> bool:
+    """Whether a Trainer's processes are made by Python's multiprocessing, as ``ddp_spawn`` and ``ddp_fork`` have it."""
+    return isinstance(strategy.launcher, _MultiProcessingLauncher)
+
+
+def _validate_tasks_of_an_interactive_job() -> None:
     """Refuse several tasks of srun where Lightning takes each for a run of its own.
 
     Raises:

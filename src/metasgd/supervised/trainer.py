@@ -18,6 +18,7 @@ from metasgd.episode import from_pixels
 from metasgd.meta.objectives import Objective
 from metasgd.optim.learned_optimizer import LearnedOptimizer
 from metasgd.optim.loss import LossNotFiniteError
+from metasgd.supervised.datamodule import EVAL_BATCH
 from metasgd.supervised.evaluation_weights import evaluation_weights
 from metasgd.supervised.module import measures
 from metasgd.training.rehearsal import training_modes
@@ -26,7 +27,6 @@ Schedule = Literal["constant", "cosine", "warmup_cosine"]
 WARM_UP = 0.05
 """The share of the steps over which ``warmup_cosine`` raises the learning rate."""
 Named = Iterable[tuple[str, nn.Parameter]]
-EVAL_BATCH = 500
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def find_classes(root: Path) -> Found:
         classes = {split: classes_in(folder) for split, folder in folders.items()}
         for split, own in classes.items():
             validate_no_alike(folders[split], [c.name for c in own], in_split=True)
-    _refuse_shared(root, classes)
+    _validate_shared(root, classes)
     every = [(split, c) for split in SPLITS for c in classes[split]]
     return Found(tuple(c for _, c in every), tuple(split for split, _ in every), left_out)
 
@@ -187,7 +187,7 @@ def _validate_complete(root: Path, found: Mapping[Split, Path], kind: str) -> No
     )
 
 
-def _refuse_shared(root: Path, classes: Mapping[Split, Sequence[ClassFiles]]) -> None:
+def _validate_shared(root: Path, classes: Mapping[Split, Sequence[ClassFiles]]) -> None:
     times = Counter(c.name for split in SPLITS for c in classes[split])
     twice = [name for name, n in times.items() if n > 1]
     if twice:
