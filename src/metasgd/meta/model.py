@@ -14,13 +14,14 @@ from metasgd.errors import UserError, raise_problems, too_large, too_small
 from metasgd.meta.engines import EngineName
 from metasgd.meta.estimators import Estimator, EstimatorName
 from metasgd.meta.evaluate import Evaluation
+from metasgd.meta.evolved_unroll import EvolvedUnroll
 from metasgd.meta.frozen_layers import features_of, passed_over
 from metasgd.meta.full_unroll import FullUnroll, Unroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.memory import large_rule
 from metasgd.meta.meta_gradient import MetaGradient
 from metasgd.meta.objectives import OBJECTIVES, LossName, Objective
-from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
+from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.meta.random_start import validate_long_runs
 from metasgd.meta.trial import try_on
 from metasgd.meta.truncated_unroll import TruncatedUnroll
@@ -146,6 +147,8 @@ class MetaModel(nn.Module):
         adapted = adapted_names(network, adapts)
         validate_classes_differ(network, adapted, adapts)
         self.update_rule.bind({n: p for n, p in network.named_parameters() if n in adapted}, inner_steps * segments)
+        if isinstance(evolution, PersistentEvolution):
+            evolution.validate(self.update_rule)
         if large := large_rule(self.update_rule):
             log.info(large)
         own = self.objective

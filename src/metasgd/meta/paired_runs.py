@@ -35,6 +35,7 @@ class Pair:
         total_steps: of the whole run.
         repeat: how many runs of the task ended before.
         scales: by which each weight is multiplied before the network has it, ``[2]`` of each tensor.
+        halvings: of the examples in an inner step, how often their number is halved.
     """
 
     task_index: int
@@ -45,6 +46,7 @@ class Pair:
     total_steps: int
     repeat: int
     scales: Params
+    halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,29 @@ class Variety:
     Attributes:
         shortest: inner steps of the shortest runs; lengths are log-uniform up to the longest, which None takes for all.
         reparameterise: standard deviation of the logarithm of what each tensor is multiplied by (Celo).
+        smallest_minibatch: shots of the smallest minibatches; None for all alike.
     """
 
     shortest: int | None = None
     reparameterise: float = 0.0
+    smallest_minibatch: int | None = None
+
+    def halvings(self, shots: int) -> int:
+        """The most that minibatches of so many shots are halved."""
+        most = 0
+        while self.smallest_minibatch is not None and shots % 2 == 0 and shots // 2 >= self.smallest_minibatch:
+            shots, most = shots // 2, most + 1
+        return most
 
 
 def new_pair(
-    config: InnerLoopConfig, n_way: int, task_index: int, segment: int, variety: Variety, repeat: int = 0
+    config: InnerLoopConfig,
+    n_way: int,
+    task_index: int,
+    segment: int,
+    variety: Variety,
+    repeat: int = 0,
+    shots: int = 1,
 ) -> Pair:
     """Both from the same random weights, by ``new_run``, and nothing accumulated.
 
@@ -72,6 +89,7 @@ def new_pair(
         segment: inner steps of a segment, of which a run's length is a multiple.
         variety: what differs from run to run.
         repeat: runs of the task before.
+        shots: of the largest minibatch.
     """
     number = int(np.random.SeedSequence([SEED, task_index, repeat]).generate_state(1)[0])
     run = new_run(config, n_way, number)
@@ -86,7 +104,8 @@ def new_pair(
         scales[n] = (variety.reparameterise * torch.randn((), generator=generator)).exp().to(p).expand(2).clone()
         params[n] = p / beside(scales[n], p)
     zeros = {n: torch.zeros_like(p) for n, p in config.rule.named_parameters() if p.requires_grad}
-    return Pair(task_index, 0, params, state, zeros, total, repeat, scales)
+    halvings = int(torch.randint(1 + variety.halvings(shots), (), generator=generator))
+    return Pair(task_index, 0, params, state, zeros, total, repeat, scales, halvings)
 
 
 def perturbations(phi: Params, sd: float, numbers: Sequence[tuple[int, int, int]]) -> Params:
@@ -130,13 +149,15 @@ class PairedRuns:
         self.params = {n: torch.cat([pair.params[n] for pair in pairs]).to(device) for n in pairs[0].params}
         self.state = {n: torch.cat([pair.state[n] for pair in pairs]).to(device) for n in pairs[0].state}
         self.scales = {n: torch.cat([pair.scales[n] for pair in pairs]).to(device) for n in pairs[0].scales}
+        self.halvings = torch.tensor([pair.halvings for pair in pairs], device=device).repeat_interleave(2)
         self.total_steps = torch.tensor([pair.total_steps for pair in pairs], device=device).repeat_interleave(2)
 
     def step(self) -> Tensor:
         """One inner step of every run; the losses before it, ``[P]``."""
         config, (x, y) = self.config, self.tasks[:2]
         n_way = self.tasks.n_way
-        rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots)
+        sizes = self.minibatch_shots >> self.halvings
+        rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots, sizes)
         place = torch.arange(len(x), device=x.device)[:, None]
         with torch.enable_grad():
             params = leaves(self.params)

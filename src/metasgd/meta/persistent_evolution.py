@@ -1,30 +1,12 @@
-"""Antithetic persistent evolution strategies: gradients of long inner runs out of losses alone.
-
-Beside exact gradients of short segments (``truncated_unroll``), which do not see what a step does to later segments.
-"""
+"""Antithetic persistent evolution strategies: gradients of long inner runs out of losses alone."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor, nn
 
 from metasgd.construction import Configurable
-from metasgd.episode import Episode
 from metasgd.errors import UserError, raise_problems, too_small
-from metasgd.meta.engine_check import pair_of
-from metasgd.meta.evaluate import Evaluation, merge_evaluations
-from metasgd.meta.inner_loop import InnerLoopConfig
-from metasgd.meta.meta_gradient import MetaGradient, last_alone, merge_gradients
-from metasgd.meta.paired_runs import Pair, PairedRuns, Variety, new_pair, perturbations, saved
-from metasgd.meta.truncated_unroll import TruncatedUnroll
-from metasgd.nn.several import OneOfSeveral
-from metasgd.rules.base import CHOSEN, beside
-
-Found = TypeVar("Found", MetaGradient, Evaluation)
+from metasgd.meta.paired_runs import Variety
+from metasgd.rules.base import UpdateRule
 
 
 class PersistentEvolution(Configurable):
@@ -38,12 +20,19 @@ class PersistentEvolution(Configurable):
     is an unbiased estimate of the gradient of the sum of all segments' losses, smoothed by the perturbations: also of
     what a step does to losses many segments later. Nothing is differentiated in φ, so that no graph is held.
 
+    With ``single`` a run has one ε in all its segments, and ``∇ ≈ ε (L⁺ − L⁻) / (2 σ²)`` is unbiased likewise.
+
     Args:
         perturbation: σ, above 0.
         shortest_run: inner steps of the shortest runs: their lengths are log-uniform from there to ``inner_steps *
             segments``, and a run that ends is followed by another of the same task. None: all are the longest.
         reparameterise: standard deviation of the logarithm of a factor on each tensor of a run, by which its weights
             come divided to the rule and multiplied to the network (Moudgil et al., Celo, 2025).
+        single: one ε for a whole run.
+        last_loss: the loss at a run's end alone counts, not the sum over its segments.
+        smallest_minibatch: of a run's inner steps, which are ``minibatch_shots`` halved up to so many. None: no run's
+            are halved. What is halved is repeated, so that runs stay one stack.
+        fixed: the names of those of φ that are not perturbed, and stay as they are.
 
     Raises:
         UserError: an argument is out of its range.
@@ -62,14 +51,23 @@ class PersistentEvolution(Configurable):
     References:
         Vicol, Metz, Sohl-Dickstein 2021: Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
         Evolution Strategies, https://arxiv.org/abs/2112.13835
+        Vicol 2023: Low-Variance Gradient Estimation in Unrolled Computation Graphs with ES-Single,
+        https://arxiv.org/abs/2304.11153
     """
 
     name = "pes"
 
     def __init__(
-        self, perturbation: float = 0.01, shortest_run: int | None = None, reparameterise: float = 0.0
+        self,
+        perturbation: float = 0.01,
+        shortest_run: int | None = None,
+        reparameterise: float = 0.0,
+        single: bool = False,
+        last_loss: bool = False,
+        smallest_minibatch: int | None = None,
+        fixed: Sequence[str] = (),
     ) -> None:
-        problems = too_small(("shortest_run", shortest_run, 1))
+        problems = too_small(("shortest_run", shortest_run, 1), ("smallest_minibatch", smallest_minibatch, 1))
         for name, value, fits in (
             ("perturbation", perturbation, 0 < perturbation < math.inf),
             ("reparameterise", reparameterise, 0 <= reparameterise < math.inf),
@@ -79,171 +77,18 @@ class PersistentEvolution(Configurable):
                 problems.append(f"{name} is {value}: a finite number {least} is needed")
         raise_problems(problems)
         self.perturbation = perturbation
-        self.variety = Variety(shortest_run, reparameterise)
+        self.single, self.last_loss, self.fixed = single, last_loss, tuple(fixed)
+        self.variety = Variety(shortest_run, reparameterise, smallest_minibatch)
 
+    def validate(self, rule: UpdateRule) -> None:
+        """Refuse names of φ that the rule does not have.
 
-class EvolvedUnroll(TruncatedUnroll):
-    """Pairs of runs under way, one for each place in the meta-batch.
-
-    Args:
-        minibatch_shots: as ``TruncatedUnroll`` has it.
-        settings: of the estimator.
-    """
-
-    def __init__(self, minibatch_shots: int, settings: PersistentEvolution) -> None:
-        super().__init__(minibatch_shots)
-        self.settings = settings
-        self.pairs: list[Pair] = []
-
-    def meta_gradient(
-        self,
-        config: InnerLoopConfig,
-        tasks: Episode,
-        inner_steps: int,
-        first_order: bool,
-        query_weights: Sequence[float] | None = None,
-    ) -> MetaGradient:
-        """Continue every pair by ``inner_steps``; the estimate for φ, summed over the tasks."""
-        indices = tasks.task_index.tolist()
-        current = [pair.task_index for pair in self.pairs] + [None] * (len(indices) - len(self.pairs))
-        groups = grouped(config, tasks)
-        held: dict[int, Pair] = {}
-        parts = []
-        for of_group, places in groups:
-            new = partial(new_pair, of_group, tasks.n_way, segment=inner_steps, variety=self.settings.variety)
-            pairs = []
-            for place in places:
-                pair = self.pairs[place] if indices[place] == current[place] else new(indices[place])
-                pairs.append(pair if pair.step < pair.total_steps else new(pair.task_index, repeat=pair.repeat + 1))
-            part, pairs = self._continued(of_group, _some(tasks, places), pairs, inner_steps, query_weights)
-            finite = (part.query_losses.isfinite() & part.support_losses.isfinite().all(dim=1)).tolist()
-            # a pair that diverged starts again; where its query loss is no number either, no outer step follows
-            held |= {
-                place: pair if ok else new(pair.task_index, repeat=pair.repeat)
-                for place, pair, ok in zip(places, pairs, finite, strict=True)
-            }
-            parts.append(part)
-        self.pairs = [held[place] for place in range(len(indices))]
-        theta = {n: torch.zeros_like(p) for n, p in config.network.named_parameters()}
-        return replace(_in_order(merge_gradients(parts), groups), theta=theta)
-
-    def _continued(
-        self,
-        config: InnerLoopConfig,
-        tasks: Episode,
-        pairs: list[Pair],
-        inner_steps: int,
-        query_weights: Sequence[float] | None,
-    ) -> tuple[MetaGradient, list[Pair]]:
-        """Those of one network: the estimate, and the pairs as they stand."""
-        phi = {n: p.detach() for n, p in config.rule.named_parameters() if p.requires_grad}
-        sd = self.settings.perturbation
-        numbers = [(pair.task_index, pair.repeat, pair.step) for pair in pairs]
-        drawn = perturbations(phi, sd, numbers)
-        summed = {n: torch.stack([pair.accumulated[n].to(e) for pair in pairs]) + e for n, e in drawn.items()}
-        perturbed = {n: torch.stack([phi[n] + e, phi[n] - e], dim=1).flatten(0, 1) for n, e in drawn.items()}
-        runs = PairedRuns(config, tasks, self.minibatch_shots, pairs, perturbed, self.stacked)
-        losses, chosen = [], []
-        total = torch.zeros(2 * len(pairs), device=tasks.support_x.device)
-        for weight in last_alone(inner_steps) if query_weights is None else query_weights:
-            losses.append(runs.step())
-            chosen.append({c: runs.state[c].flatten(1).mean(dim=1) for c in CHOSEN if c in runs.state})
-            if weight:
-                query_losses, outputs = runs.query()
-                total = total + weight * query_losses
-        differences = (total[::2] - total[1::2]) / (2 * sd**2)
-        found = MetaGradient(
-            theta={},
-            phi={n: (beside(differences, xi) * xi).sum(dim=0) for n, xi in summed.items()},
-            support_losses=_means(torch.stack(losses, dim=1)),
-            query_losses=_means(query_losses),
-            outputs=outputs[::2],
-            chosen={c: _means(torch.stack([now[c] for now in chosen], dim=1)) for c in chosen[0]},
-        )
-        each = {n: xi.unbind() for n, xi in summed.items()}
-        return found, runs.pairs(pairs, [{n: xi[b] for n, xi in each.items()} for b in range(len(pairs))])
-
-    def evaluate(self, config: InnerLoopConfig, tasks: Episode, inner_steps: int, after: Sequence[int]) -> Evaluation:
-        groups = grouped(config, tasks)
-        longest = config.rule.total_steps
-        config.rule.total_steps = max(1, inner_steps)  # a whole run, as those of other lengths in training
-        try:
-            parts = [super(EvolvedUnroll, self).evaluate(c, _some(tasks, p), inner_steps, after) for c, p in groups]
-        finally:
-            config.rule.total_steps = longest
-        # the networks' rates differ in number, and are averaged
-        parts = [replace(p, chosen={c: t.flatten(2).mean(dim=2) for c, t in p.chosen.items()}) for p in parts]
-        return _in_order(merge_evaluations(parts), groups)
-
-    def adjust(self, config: InnerLoopConfig, tasks: Episode, first_order: bool) -> str | None:
-        members = config.network.members if isinstance(config.network, OneOfSeveral) else [config.network]
-        for member in members:
-            one = of_network(config, member)
-            two = pair_of(tasks)
-            pairs = [new_pair(one, two.n_way, index, 1, Variety()) for index in two.task_index.tolist()]
-            phi = {n: torch.stack([p.detach()] * 2 * len(pairs)) for n, p in config.rule.named_parameters()}
-            alone, stack = (
-                PairedRuns(one, two, self.minibatch_shots, pairs, phi, stacked) for stacked in (False, True)
-            )
-            alone.step()
-            if unable := self.try_stack(stack.step, member):
-                return unable
-        return None
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [saved(pair) for pair in self.pairs]
-
-    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        if any("accumulated" not in pair for pair in state):
-            raise UserError(
-                "the checkpoint's runs were not made by the estimator pes: start a new run from its weights, or use the"
-                " estimator unrolled as it did"
-            )
-        self.pairs = [Pair(**pair) for pair in state]
-
-
-def of_network(config: InnerLoopConfig, network: nn.Module) -> InnerLoopConfig:
-    """The same for one network of several.
-
-    Raises:
-        UserError: the rule is for one network alone.
-    """
-    if network is config.network:
-        return config
-    if config.rule.serves() is not None:
-        raise UserError(
-            f"the network is one of several, but {type(config.rule).__name__} has rates for the parameters of one: use"
-            " a rule for any network, such as ScheduledAdam"
-        )
-    return replace(config, network=network, adapted=frozenset(n for n, _ in network.named_parameters()))
-
-
-def grouped(config: InnerLoopConfig, tasks: Episode) -> list[tuple[InnerLoopConfig, list[int]]]:
-    """The places of the meta-batch that share a network, with what adapts there."""
-    if not isinstance(config.network, OneOfSeveral):
-        return [(config, list(range(tasks.n_tasks)))]
-    places: dict[nn.Module, list[int]] = {}
-    for place, index in enumerate(tasks.task_index.tolist()):
-        places.setdefault(config.network.member_of(index), []).append(place)
-    return [(of_network(config, member), of) for member, of in places.items()]
-
-
-def _in_order(found: Found, groups: list[tuple[InnerLoopConfig, list[int]]]) -> Found:
-    """What was found of the groups' tasks, one group after the other, in the order of the meta-batch."""
-    order = torch.tensor([place for _, places in groups for place in places]).argsort().to(found.outputs.device)
-    return replace(
-        found,
-        support_losses=found.support_losses[order],
-        query_losses=found.query_losses[order],
-        outputs=found.outputs[order],
-        chosen={c: t[order] for c, t in found.chosen.items()},
-    )
-
-
-def _some(tasks: Episode, places: list[int]) -> Episode:
-    return Episode(*(field[places] for field in tasks))
-
-
-def _means(of_runs: Tensor) -> Tensor:
-    """Of each pair's two runs."""
-    return (of_runs[::2] + of_runs[1::2]) / 2
+        Raises:
+            UserError: names one.
+        """
+        names = [n for n, _ in rule.named_parameters()]
+        for n in self.fixed:
+            if n not in names:
+                raise UserError(
+                    f"fixed names {n!r}, but {type(rule).__name__} has {', '.join(names) or 'nothing learned'}"
+                )

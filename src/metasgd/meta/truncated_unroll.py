@@ -236,11 +236,13 @@ class _Stack:
         ]
 
 
-def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int) -> Tensor:
+def minibatches(steps: Tensor, n_way: int, k_shot: int, shots: int, sizes: Tensor | None = None) -> Tensor:
     """The rows of the support set that each run sees at its step, ``[B, N*shots]`` for ``steps [B]``.
 
     Every shot of a class comes once in an epoch; from epoch to epoch the classes are shifted against one another.
+    Of the shots of a class so many differ as ``sizes [B]`` has it, a divisor of ``shots``; all by default.
     """
     way = torch.arange(n_way, device=steps.device)[:, None]
-    at = steps[:, None, None] * shots + torch.arange(shots, device=steps.device)
+    size = (torch.full_like(steps, shots) if sizes is None else sizes)[:, None, None]
+    at = steps[:, None, None] * size + torch.arange(shots, device=steps.device) % size
     return (way * k_shot + (at + way * (at // k_shot)) % k_shot).flatten(1)

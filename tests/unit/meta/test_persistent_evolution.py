@@ -8,12 +8,13 @@ from support.by_hand import curves_of
 from torch import nn
 
 from metasgd.errors import UserError
+from metasgd.meta.evolved_unroll import EvolvedUnroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.model import MetaModel
 from metasgd.meta.paired_runs import Variety, new_pair, perturbations
-from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
+from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.meta.random_start import new_run
-from metasgd.meta.truncated_unroll import TruncatedUnroll
+from metasgd.meta.truncated_unroll import TruncatedUnroll, minibatches
 from metasgd.nn.networks import MLP
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.scheduled_adam import ScheduledAdam
@@ -59,8 +60,8 @@ def curves(n_tasks, first=0):
     return curves_of(n_tasks, 5, 6)._replace(task_index=torch.arange(first, first + n_tasks))
 
 
-def exact(config, tasks):
-    """The gradient of the sum of all segments' losses, through one graph of plain functions."""
+def exact(config, tasks, last_loss=False):
+    """The gradient of the sum of all segments' losses, or of the last, through one graph of plain functions."""
     by = config.rule.by.detach().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)
     for x, y, qx, qy in zip(*tasks[:4], strict=True):
@@ -68,26 +69,73 @@ def exact(config, tasks):
         for s in range(SEGMENTS * STEPS):
             one_x, one_y = x[s % len(x)][None], y[s % len(x)][None]
             w = w - 0.01 * (2 * one_x.T @ (one_x @ w - one_y)) - by
-            if (s + 1) % STEPS == 0:
+            if s + 1 == SEGMENTS * STEPS or ((s + 1) % STEPS == 0 and not last_loss):
                 total = total + (qx @ w - qy).square().mean()
     return torch.autograd.grad(total, by)[0].item()
 
 
-def test_its_mean_is_the_gradient_through_all_segments_and_not_that_of_short_ones():
-    config, n = line(0.7, 0.05), 60
-    one = curves(1)
+def estimates_of(config, one, estimator, n=60):
+    """Of ten batches of pairs, the mean over a batch of the sum over the segments of a run."""
     batches = []
     for batch in range(10):
         many = type(one)(*(field.expand(n, *field.shape[1:]) for field in one[:5]), torch.arange(n) + n * batch)
-        unroll = EvolvedUnroll(1, PersistentEvolution(0.1))
+        unroll = EvolvedUnroll(1, estimator)
         sums = [unroll.meta_gradient(config, many, STEPS, first_order=False).phi["by"].item() for _ in range(SEGMENTS)]
         batches.append(sum(sums) / n)
-    means = torch.tensor(batches)
-    error = means.std().item() / math.sqrt(len(batches))
-    assert abs(means.mean().item() - exact(config, one)) < 4 * error
+    return torch.tensor(batches)
+
+
+@pytest.mark.parametrize("last_loss", [False, True])
+@pytest.mark.parametrize("single", [False, True])
+def test_its_mean_is_the_gradient_through_all_segments_and_not_that_of_short_ones(single, last_loss):
+    config, one = line(0.7, 0.05), curves(1)
+    means = estimates_of(config, one, PersistentEvolution(0.1, single=single, last_loss=last_loss))
+    error = means.std().item() / math.sqrt(len(means))
+    assert abs(means.mean().item() - exact(config, one, last_loss)) < 4 * error
+    assert abs(exact(config, one) - exact(config, one, last_loss=True)) > 4 * error
     short = TruncatedUnroll(1)
     truncated = sum(short.meta_gradient(config, one, STEPS, False).phi["by"].item() for _ in range(SEGMENTS))
     assert abs(means.mean().item() - truncated) > 4 * error
+
+
+def test_what_is_fixed_has_no_gradient_and_no_part_in_the_others():
+    config, tasks = adam(), curves(2)
+    held = [n for n, _ in config.rule.named_parameters() if n.startswith("of_")]
+    found = EvolvedUnroll(1, PersistentEvolution(0.03, fixed=held)).meta_gradient(config, tasks, STEPS, False).phi
+    assert {n for n, g in found.items() if g.abs().max() > 0} == found.keys() - set(held)
+    for n, p in config.rule.named_parameters():
+        p.requires_grad_(n not in held)
+    alone = EvolvedUnroll(1, PersistentEvolution(0.03)).meta_gradient(config, tasks, STEPS, False).phi
+    assert alone.keys() == found.keys() - set(held)
+
+
+def test_a_name_that_the_rule_does_not_have_cannot_be_fixed():
+    with pytest.raises(UserError, match="fixed names 'of_none', but ScheduledAdam has exponent"):
+        MetaModel(
+            MLP(1, [8], 1), ScheduledAdam(), 2, segments=2, loss="mse", estimator=PersistentEvolution(fixed=["of_none"])
+        )
+
+
+def test_minibatches_of_several_sizes_are_walked_in_order_and_repeated_to_one_size():
+    sizes = torch.tensor([4, 2, 1])
+    for step in range(5):
+        rows = minibatches(torch.full((3,), step), 1, 8, 4, sizes).tolist()
+        for size, found in zip(sizes.tolist(), rows, strict=True):
+            assert found == [(step * size + i) % 8 for i in range(size)] * (4 // size)
+    seen = {new_pair(adam(), 1, task, 2, Variety(smallest_minibatch=3), shots=12).halvings for task in range(30)}
+    assert seen == {0, 1, 2}
+    assert {new_pair(adam(), 1, task, 2, Variety(), shots=12).halvings for task in range(30)} == {0}
+
+
+def test_a_run_of_halved_minibatches_is_one_of_half_the_shots():
+    config, tasks = adam(), curves(40)
+    halved = EvolvedUnroll(4, PersistentEvolution(0.03, smallest_minibatch=2))
+    found = halved.meta_gradient(config, tasks, STEPS, first_order=False)
+    alone = EvolvedUnroll(2, PersistentEvolution(0.03)).meta_gradient(config, tasks, STEPS, first_order=False)
+    two = torch.tensor([pair.halvings == 1 for pair in halved.pairs])
+    assert 5 < two.sum() < 35
+    torch.testing.assert_close(found.query_losses[two], alone.query_losses[two])
+    assert not torch.isclose(found.query_losses[~two], alone.query_losses[~two]).any()
 
 
 def test_of_an_even_function_the_two_runs_cancel():

@@ -14,9 +14,10 @@ from torch import nn
 from metasgd.data.rng import task_stream
 from metasgd.data.task_shape import TaskShape
 from metasgd.errors import UserError
+from metasgd.meta.evolved_unroll import EvolvedUnroll
 from metasgd.meta.inner_loop import InnerLoopConfig
 from metasgd.meta.paired_runs import Variety, new_pair
-from metasgd.meta.persistent_evolution import EvolvedUnroll, PersistentEvolution
+from metasgd.meta.persistent_evolution import PersistentEvolution
 from metasgd.nn.networks import MLP
 from metasgd.nn.several import OneOfSeveral
 from metasgd.rules.scheduled_adam import ScheduledAdam
@@ -41,7 +42,8 @@ def test_meta_training_knows_nothing_of_the_suite():
     folder = ROOT / "src/metasgd/supervised/small_problems"
     files = sorted(folder.glob("*.py"))
     assert len(files) > 3
-    for file in (*files, ROOT / "src/metasgd/nn/several.py", ROOT / "src/metasgd/meta/persistent_evolution.py"):
+    others = ("nn/several.py", "meta/persistent_evolution.py", "meta/evolved_unroll.py")
+    for file in (*files, *(ROOT / "src/metasgd" / other for other in others)):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
