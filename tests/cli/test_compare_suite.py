@@ -107,6 +107,10 @@ def test_more_seeds_and_contenders_are_added_to_what_is_trained(metasgd, tmp_pat
         (again,) = [r for r in found["rows"] if r["contender"] == row["contender"]]
         assert (again["trials"], again["traces"][0]) == (row["trials"], row["traces"][0])
     trained.clear()
+    mine = ["--further", '{"mine": "optimizer_network_long"}']  # an option of its own: it need not be named again
+    succeeded(metasgd("compare", *without_time, "--contenders", "learned", *mine, "--seeds", "1"))
+    assert trained == [("mine on first", 1)]
+    trained.clear()
     more = SUITES["tiny"][0]
     monkeypatch.setitem(SUITES, "tiny", (replace(more, steps=7), *SUITES["tiny"][1:]))
     succeeded(metasgd("compare", *without_time, "--seeds", "1", "--contenders", "learned"))

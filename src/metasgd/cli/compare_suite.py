@@ -52,7 +52,7 @@ class CompareSuite:
         suite: ``small``, whose workloads nothing was chosen by, or ``choosing``, which is for that.
         config: all the options as YAML, which ``--config`` takes again.
         only: the workloads to use, as [letters_vit, brackets_gru] or letters_vit,brackets_gru; by default all.
-        contenders: the optimizers to use, written likewise; by default all.
+        contenders: the optimizers to use, written likewise, beside those of ``further``; by default all.
         optimizer_ckpt: the checkpoint of the learned optimizer.
         further: more learned optimizers, by the name to print: their checkpoints.
         seeds: trainings of each optimizer that count, each with initial weights and batches of its own.
@@ -146,8 +146,8 @@ class CompareSuite:
         """Those that can be had, and a line for each of the others."""
         known = all_contenders(self._checkpoints(), self.trust_checkpoint)
         found = _named("--contenders", _listed(self.contenders), known)
-        if known[REFERENCE] not in found:
-            found.append(known[REFERENCE])
+        # what is measured by, and what was asked for by an option of its own
+        found += [known[name] for name in (*self.further, REFERENCE) if known[name] not in found]
         missing = {contender.name: contender.missing() for contender in found}
         return [c for c in found if missing[c.name] is None], [line for line in missing.values() if line is not None]
 
