@@ -28,6 +28,8 @@ REQUIRED = re.compile(
     r"the following arguments are required: (?P<names>(?:(?P<command>fit|validate|test|predict)\.)?.*)"
 )
 NO_MODULE = re.compile(r"Import path (\S+) does not correspond to a subclass of Module")
+NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+NO_FILE = re.compile(r"Unable to load config ['\"](.*)['\"]")
 VALUE = re.compile(r"(?:Given value|Got value): (.*)")
 NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 LITERAL = re.compile(r"typing\.Literal(\[[^\]]*\])")
@@ -80,6 +82,13 @@ def explained(message: str, options: Sequence[str], classes: Sequence[str] = ())
             f"{problem.option} is {no_module[1]}: give a class of torch.nn.Module, or a function that is annotated to"
             " return one, as def make() -> torch.nn.Module"
         )
+    if absent := NO_ATTRIBUTE.search(problem.said):
+        module, name = absent.groups()
+        return f"{problem.option} is {module}.{name}: there is none.{_meant(name, dir(named(module)), f'{module}.')}"
+    own = [o for o in options if o.startswith(f"--{problem.option}.") and not o.endswith(".help")]
+    if own and (no_file := NO_FILE.search(problem.said)):
+        some = _listed(own[:2], "and")
+        return f"{problem.option} is {no_file[1]}, which is no file of options: give one, or single options, as {some}"
     return _not_allowed(problem, classes) or message
 
 
@@ -87,7 +96,7 @@ def class_help(message: str, options: Sequence[str]) -> str:
     """What follows the program for the help on the options of the class, or of the command, that a message is about."""
     problem = _innermost(message)
     option = f"--{option_in(message)}.help"
-    return f"{option} {problem.of}" if problem.of and option in options else "--help"
+    return f"{option} {problem.of}" if option in options and problem.of and named(problem.of) else "--help"
 
 
 def option_in(message: str) -> str:

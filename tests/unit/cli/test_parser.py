@@ -58,6 +58,12 @@ CONFIG = ["--config", "configs/glyphs.yaml"]
             ["fit", "--model.estimator", "foo"],
             "model.estimator is foo: use unrolled, reptile, implicit, pes, or a class",
         ),
+        (["fit", "--model.outer.optimizer", "torch.optim.Adamm"], "there is none. Did you mean torch.optim.Adam?\n"),
+        (
+            ["fit", "--model.outer", "cosine"],
+            "error: model.outer is cosine, which is no file of options: give one, or single options, as"
+            " --model.outer.optimizer and --model.outer.",
+        ),
         (["fit", "--trainer.callbacks+=EarlyStoping"], "Did you mean EarlyStopping?\n"),
         (
             ["fit", "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.patience=x"],
