@@ -129,8 +129,11 @@ def by_equation(
                 eta = eta * (500 / min(max(total, 500), 10_000)) ** 0.5
                 now = (t * g[n]).sum().abs() * t.numel() ** 0.5 / (t.norm() * g[n].norm())
                 aligned = aligned + (now - aligned) / (count + 1)
+                usual = c
                 if t.ndim > 1 and aligned < 0.03:
                     c = c * torch.exp(muon.log_stretch)
+                if kind == "head":
+                    c = torch.maximum(c, mean_square(t) ** 0.5 - usual)
                 taken = eta * muon.weight_decay * torch.exp(muon.log_decay[KINDS.index(kind)])
                 if n == "head.bias":
                     c, taken = c * (30 * mean_square(t) ** 0.5).clamp_min(3), torch.zeros_like(loss)

@@ -15,7 +15,7 @@ from metasgd.rules.loss_history import KEYS, read_number
 from metasgd.rules.schedule import schedule_factor
 from metasgd.rules.scheduled_adam import TINY, ScheduledAdam
 from metasgd.rules.scheduled_muon import GROWTH, INVARIANT, LEAST, MOST_STEPS, ROUNDING, USUAL_STEPS, ScheduledMuon
-from metasgd.rules.tensor_kinds import kinds_and_inputs
+from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
 
 Array = NDArray[np.float64]
 Shapes = Mapping[str, torch.Size]
@@ -71,7 +71,7 @@ class ScheduledAnswers:
         self._known = rule.tensors
         self._decay: Array | None = None
         self._stretch = 1.0
-        self._matrices, self._biases = np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
+        self._matrices, self._biases, self._heads = (np.zeros(0, dtype=bool) for _ in range(3))
         self._kinds, self._inputs, self._scale = np.zeros((0, 0)), np.zeros(0), np.zeros(0)
 
     def __call__(self, step: int, shapes: Shapes, loss: float, memory: Memory, of: Statistics) -> Numbers:
@@ -116,6 +116,8 @@ class ScheduledAnswers:
         if of.alignment is None or self._decay is None:
             return Numbers(rates, momenta, self._scale, None, history)
         stretch = np.where(self._matrices & (of.alignment < INVARIANT), self._stretch, 1.0)
+        grown = np.sqrt(of.weights) / self._scale - 1
+        stretch = np.where(self._heads, np.maximum(stretch, grown), stretch)
         biases = self._biases & (of.average > ROUNDING**2 * of.average.max())
         stretch[biases] = np.maximum(LEAST, GROWTH * np.sqrt(of.weights[biases]))
         decaying = ~biases & (of.gradient > 0)  # what has no gradient is no part of what is trained
@@ -132,6 +134,7 @@ class ScheduledAnswers:
             self._biases = np.array([n in tensors.head_biases for n in shapes])
             self._decay = self.rule.weight_decay * np.exp(kinds @ numbers_of(self.rule.log_decay))
             self._stretch = float(self.rule.log_stretch.exp())
+            self._heads = self._kinds[KINDS.index("head")] > 0
             self._matrices = np.array([len(shape) > 1 for shape in shapes.values()])
 
 

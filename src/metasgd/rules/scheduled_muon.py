@@ -13,7 +13,7 @@ from metasgd.errors import raise_problems
 from metasgd.rules.base import Params, State, Steps
 from metasgd.rules.initial_values import outside
 from metasgd.rules.orthogonal import is_orthogonalised, orthogonalised
-from metasgd.rules.scheduled_adam import Answer, ScheduledAdam
+from metasgd.rules.scheduled_adam import TINY, Answer, ScheduledAdam
 from metasgd.rules.tensor_kinds import KINDS, kinds_and_inputs
 from metasgd.rules.tensor_statistics import Statistics, inverse_root, means
 
@@ -49,7 +49,8 @@ class ScheduledMuon(ScheduledAdam):
       over the last steps, is below 0.03 where it would be 0.8 at random. Of a head's bias
       ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
       Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below 1e-5 of the largest of all
-      tensors), it is a vector as others are: it would grow without end.
+      tensors), it is a vector as others are: it would grow without end. Of a head's matrix ``k = max(1, ‖θ‖ / (c √n) − 1)``
+      beside that: steps to large targets grow with it.
     - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias and where there is no gradient.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
@@ -131,6 +132,8 @@ class ScheduledMuon(ScheduledAdam):
         invariant = matrices & (of.alignment < INVARIANT)
         stretch = (self.log_stretch.unsqueeze(-1) * invariant).exp().to(given)
         growing = (GROWTH**2 * of.weights).clamp_min(LEAST**2).sqrt()
+        grown = of.weights.clamp_min(TINY).sqrt() / answer.scale - 1
+        stretch = torch.where(kinds[:, KINDS.index("head")] > 0, torch.maximum(stretch, grown), stretch)
         scale = answer.scale * torch.where(biases, growing, stretch)
         # what has no gradient is no part of what is trained
         return answer._replace(scale=scale, decay=decay * (~biases & (of.gradient > 0))), history

@@ -53,9 +53,10 @@ def test_nothing_has_no_direction_and_a_finite_derivative():
     assert torch.equal(m.grad, torch.zeros_like(found))
 
 
-@pytest.mark.parametrize("n_tasks", [1, 3])
-def test_as_its_equation_unrolled_by_hand(n_tasks):
+@pytest.mark.parametrize(("n_tasks", "grown"), [(1, 1.0), (3, 1.0), (3, 6.0)])
+def test_as_its_equation_unrolled_by_hand(n_tasks, grown):
     network = MLP(1, [5, 4], 1)
+    network.head.weight.data.mul_(grown)
     config = config_of(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5), STEPS, loss=F.mse_loss)
     config.rule.load_state_dict(learned(network, ScheduledMuon(0.05, 0.8, 0.5, hidden=5)).state_dict())
     assert {n for n, p in network.named_parameters() if steps_orthogonally(config.rule.tensors.of(n), p.shape)} == {
@@ -71,8 +72,11 @@ def test_as_its_equation_unrolled_by_hand(n_tasks):
     assert all((g.abs().max() > 0) == (n not in unread) for n, g in ours.phi.items())
 
 
-def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
-    network = every_kind()
+@pytest.mark.parametrize("grown", [1.0, 6.0])
+def test_the_optimizer_steps_as_the_rule_of_the_inner_loop(grown):
+    network, other = every_kind(), every_kind()
+    for one in (network, other):
+        one.head.weight.data.mul_(grown)
     rule = learned(network, ScheduledMuon(hidden=5))
     assert [n for n, p in network.named_parameters() if steps_orthogonally(rule.tensors.of(n), p.shape)] == [
         "kernel.weight",
@@ -80,7 +84,7 @@ def test_the_optimizer_steps_as_the_rule_of_the_inner_loop():
     ]
     options = {"update_rule": rule, "max_update": math.inf, "total_steps": STEPS}
     trained(network, LearnedOptimizer(network.named_parameters(), **options))
-    expected = trained_by_the_rule(every_kind(), rule)
+    expected = trained_by_the_rule(other, rule)
     for n, p in network.named_parameters():
         torch.testing.assert_close(p.detach(), expected[n], rtol=0, atol=1e-9)
 
@@ -203,6 +207,22 @@ def test_a_head_finds_the_mean_of_targets_however_large_and_is_not_decayed_there
     assert losses["head"] < 1 < 100 < losses["last"]  # a name that no head has: the steps of any other layer
 
 
+@pytest.mark.parametrize(("size", "longer"), [(0.0, 1.0), (0.5, 1.0), (0.7, 1.8), (1.75, 6.0)])
+def test_steps_of_a_head_grow_with_it(size, longer):
+    moved = {}
+    for name in ("head.weight", "body.weight"):
+        theta = nn.Parameter(torch.full((3, 16), size))
+        rule = ScheduledMuon(weight_decay=0.0)
+        rule.log_scale.data.zero_()  # c is 1/√16
+        optimizer = LearnedOptimizer([(name, theta)], update_rule=rule, total_steps=100, max_update=math.inf)
+        theta.grad = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).sign()
+        optimizer.step(1.0)
+        moved[name] = (theta.detach() - size).abs()
+    usual = 0.13 / 5 / 4  # in the first of five steps up
+    torch.testing.assert_close(moved["head.weight"], torch.full((3, 16), longer * usual))
+    assert moved["body.weight"].max() < 3 * usual
+
+
 def test_v_is_one_number_where_steps_are_orthogonal_and_of_an_earlier_version_its_mean():
     torch.manual_seed(0)
     weights = nn.Parameter(torch.randn(6, 9))
@@ -243,7 +263,7 @@ def test_too_large_matrices_embeddings_and_heads_step_as_those_of_scheduled_adam
     muon.log_scale.data.copy_(adam.log_scale)
     for rule in (adam, muon):
         generator = torch.Generator().manual_seed(0)
-        thetas = {n: nn.Parameter(torch.randn(shape, generator=generator)) for n, shape in shapes.items()}
+        thetas = {n: nn.Parameter(0.3 * torch.randn(shape, generator=generator)) for n, shape in shapes.items()}
         optimizer = LearnedOptimizer(thetas.items(), update_rule=rule, total_steps=10)
         for _ in range(3):
             for p in thetas.values():
