@@ -49,8 +49,8 @@ class ScheduledMuon(ScheduledAdam):
       over the last steps, is below 0.03 where it would be 0.8 at random. Of a head's bias
       ``k = max(3, 30 ‖θ‖ / √n)``: the mean of what is to be predicted is there, however large, and is soon reached.
       Where the loss does not see it, and its gradients are rounding (``√mean(v̂)`` below 1e-5 of the largest of all
-      tensors), it is a vector as others are: it would grow without end. Of a head's matrix ``k = max(1, ‖θ‖ / (c √n) − 1)``
-      beside that: steps to large targets grow with it.
+      tensors), it is a vector as others are: it would grow without end. Of a head's matrix ``k`` is at least
+      ``‖θ‖ / (c √n) − 1``: the steps to large targets grow with it.
     - ``λ_kind`` is learned for each kind of tensor, and 0 for a head's bias and where there is no gradient.
     - ``η₀`` counts times ``√(500 / steps)`` in runs of 500 to 10,000 steps, and times 0.22 in longer ones.
 
