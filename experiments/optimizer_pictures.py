@@ -1,4 +1,4 @@
-"""Draw what the learned optimizer has learned, for docs/optimizer.md: python experiments/optimizer_pictures.py."""
+"""Draw what the learned optimizers have learned, for the documentation: python experiments/optimizer_pictures.py."""
 
 from pathlib import Path
 
@@ -8,9 +8,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import metasgd
+from metasgd import LearnedOptimizer
+from metasgd.data.task_shape import TaskShape
 from metasgd.rules.base import Coefficients
 from metasgd.rules.scaled_network import OF_A_VECTOR, ScaledOptimizerNetwork, scale_of
 from metasgd.rules.schedule import schedule_factor
+from metasgd.rules.scheduled_muon import ScheduledMuon
+from metasgd.rules.tensor_kinds import KINDS, TensorKinds
+from metasgd.supervised.small_problems.networks import SmallNetworks
+from metasgd.supervised.small_problems.objective import mixed_loss
+from metasgd.supervised.small_problems.source import SmallProblems
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 4.9
@@ -71,6 +78,55 @@ def scaled_network() -> None:
     figure.savefig(IMAGES / "learned_rates.png", dpi=100)
 
 
+def training(rule: ScheduledMuon, steps: int) -> dict[str, NDArray[np.float64]]:
+    """η and μ of each kind of tensor, ``[steps, 2]``, in a training of a small attention network."""
+    torch.manual_seed(0)
+    problem = SmallProblems().sampler("test", Path(), Path(), 0, TaskShape(1, 2048, 1)).draw(np.arange(3, 4))
+    network = SmallNetworks().members[3]
+    optimizer = LearnedOptimizer(network.named_parameters(), update_rule=rule, total_steps=steps)
+    found = []
+    for s in range(steps):
+        rows = (16 * s + torch.arange(16)) % 2048
+        optimizer.zero_grad()
+        loss = mixed_loss(network(problem.support_x[0, rows]), problem.support_y[0, rows])
+        loss.backward()
+        optimizer.step(loss)
+        found.append([optimizer.chosen[name] for name in ("learning_rate", "momentum")])
+    of_each = np.array(found)  # [steps, 2, tensors]
+    of = TensorKinds({n: p.shape for n, p in network.named_parameters()}).of
+    kinds = np.array([of(n) for n, _ in network.named_parameters()])
+    return {kind: of_each[:, :, kinds == kind].mean(axis=2) for kind in KINDS if (kinds == kind).any()}
+
+
+def scheduled_muon() -> None:
+    """η and μ of ``scheduled_muon`` over a training, and the factor c of each kind, learned and as it starts."""
+    learned = metasgd.load("scheduled_muon").model.update_rule
+    assert isinstance(learned, ScheduledMuon)
+    start = ScheduledMuon()
+    start.bind(dict(SmallNetworks().members[3].named_parameters()), 400)
+    figure = Figure(figsize=(WIDTH, 7), layout="constrained")
+    rates, momenta, factors = figure.subplots(3, 1)
+    colors = dict(zip(KINDS, ("tab:blue", "tab:cyan", "tab:green", "tab:purple", "tab:red"), strict=True))
+    inputs = np.array([1, 4, 16, 64, 256, 1024, 4096])
+    for rule, line in ((start, ":"), (learned, "-")):
+        for kind, values in training(rule, 400).items():
+            done = np.arange(len(values)) / len(values)
+            rates.plot(done, values[:, 0], line, color=colors[kind], label=kind if rule is learned else None)
+            momenta.plot(done, values[:, 1], line, color=colors[kind])
+        for i, kind in enumerate(KINDS):
+            a, b = float(rule.exponent[i].detach()), float(rule.log_scale[i].detach())
+            factors.loglog(
+                inputs, np.exp(b) * inputs**-a, line, color=colors[kind], label=kind if rule is learned else None
+            )
+    rates.set(ylabel="learning rate η", xlabel="share of the training", ylim=(0, None), title="dotted: at the start")
+    rates.legend(fontsize=8)
+    momenta.set(ylabel="momentum μ", xlabel="share of the training")
+    factors.set(ylabel="factor c", xlabel="inputs of a unit (fan-in)")
+    factors.legend(fontsize=8)
+    figure.savefig(IMAGES / "learned_scheduler.png", dpi=100)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     scaled_network()
+    scheduled_muon()

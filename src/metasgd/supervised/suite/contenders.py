@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from metasgd.optim.learned_optimizer import LearnedOptimizer
+from metasgd.supervised.suite.dog import AveragedDoG
 from metasgd.supervised.suite.muon import MuonWithAdamW
 from metasgd.supervised.trainer import WARM_UP, Candidate, Named, Schedule
 
@@ -88,6 +89,7 @@ MOMENTUM = _of(torch.optim.SGD, momentum=0.9)
 MUON = _of(MuonWithAdamW, weight_decay=WEIGHT_DECAY)
 PRODIGY = _of(partial(_packaged, "prodigyopt", "Prodigy"))
 D_ADAPTATION = _of(partial(_packaged, "dadaptation", "DAdaptAdam"), decouple=True)
+DOG = _of(AveragedDoG)
 OTHERS = (
     Contender(REFERENCE, ADAMW, FIXED_RATE, "warmup_cosine", tuned=True),
     Contender("SGD_tuned", MOMENTUM, 0.03, "warmup_cosine", tuned=True),
@@ -96,6 +98,7 @@ OTHERS = (
     Contender("ScheduleFree", _schedule_free, 0.0025, needs=("schedulefree", "AdamWScheduleFree")),
     Contender("Prodigy", PRODIGY, 1.0, "cosine", needs=("prodigyopt", "Prodigy")),
     Contender("DAdaptation", D_ADAPTATION, 1.0, "cosine", needs=("dadaptation", "DAdaptAdam")),
+    Contender("DoG", DOG, 1.0, needs=("dog", "DoG")),
     Contender("Muon", MUON, FIXED_RATE, "warmup_cosine"),
 )
 """At their packages' default rates, and under the schedule that their authors give."""

@@ -14,7 +14,8 @@ from metasgd.nn.networks import MLP
 from metasgd.supervised.comparison import Effort
 from metasgd.supervised.suite import cost
 from metasgd.supervised.suite.contenders import Contender, all_contenders
-from metasgd.supervised.suite.cost import costs
+from metasgd.supervised.suite.cost import bytes_of, costs
+from metasgd.supervised.suite.dog import AveragedDoG
 from metasgd.supervised.suite.muon import Muon, MuonWithAdamW, orthogonalised
 from metasgd.supervised.suite.running import final_loss, lower, run_suite
 from metasgd.supervised.trainer import Candidate, SupervisedTrainer, Trace, scheduled
@@ -91,6 +92,30 @@ def test_muon_steps_hidden_matrices_alone_and_a_schedule_changes_both_parts():
             name.endswith("bias") or name.startswith("head")
         ), name
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05]
+
+
+def test_dog_evaluates_the_average_of_its_weights_as_its_package_has_it():
+    dog = pytest.importorskip("dog")
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer, of_package = AveragedDoG(ours.named_parameters(), 1.0), dog.DoG(theirs.parameters())
+    averager = dog.PolynomialDecayAverager(theirs)
+    optimizer.eval()  # before there is an average
+    for _ in range(6):
+        optimizer.train()
+        x = torch.randn(8, 4)
+        for network, one in ((ours, optimizer), (theirs, of_package)):
+            one.zero_grad()
+            (network(x) - 1).square().mean().backward()
+            one.step()
+        averager.step()
+        assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+        optimizer.eval()
+        optimizer.eval()
+        for p, q in zip(ours.parameters(), averager.averaged_model.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+    assert bytes_of(optimizer) == 2 * 4 * sum(p.numel() for p in ours.parameters())
 
 
 def test_warm_up_rises_over_a_twentieth_and_falls_to_zero():
