@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -37,6 +38,12 @@ def fingerprint(
     }
     package = contender.needs[0]
     if not package.startswith("torch."):  # torch's version is among the terms of every training
-        parts["version"] = metadata.version(package)
+        parts["version"] = _version_of(package)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
     return f"{contender.name} on {workload.name}, {digest}"
+
+
+@cache
+def _version_of(package: str) -> str:
+    """Of what a package was installed as, which may have another name: ``dog`` is in ``dog-optimizer``."""
+    return metadata.version(metadata.packages_distributions()[package][0])
