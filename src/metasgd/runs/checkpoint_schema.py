@@ -65,6 +65,7 @@ def _is_run(value: Any) -> bool:
     of_pair: dict[str, Check] = {"accumulated": _is_tensors, "scales": _is_tensors}
     of_pair |= {"total_steps": is_count, "repeat": is_count}
     parts |= of_pair if isinstance(value, dict) and "accumulated" in value else {}
+    parts |= {"halvings": is_count} if "accumulated" in parts and "halvings" in value else {}  # of later versions
     return _has(value, **parts) and set(value) == set(parts)
 
 

@@ -18,6 +18,7 @@ from metasgd.meta.truncated_unroll import TruncatedUnroll, minibatches
 from metasgd.nn.networks import MLP
 from metasgd.rules.base import UpdateRule
 from metasgd.rules.scheduled_adam import ScheduledAdam
+from metasgd.runs.checkpoint_schema import RUNS_KEY, SCHEMA
 from metasgd.training.module import MetaSGDModule
 from metasgd.training.outer import OuterProblem
 
@@ -211,6 +212,22 @@ def test_resumed_to_the_bit():
     for _ in range(2):
         ours, theirs = (u.meta_gradient(config, tasks, STEPS, first_order=False) for u in (first, second))
         assert all(torch.equal(g, theirs.phi[n]) for n, g in ours.phi.items())
+
+
+def test_what_is_saved_is_what_a_checkpoint_may_hold():
+    config, tasks = adam(), curves(2)
+    fits, _ = SCHEMA[RUNS_KEY]
+    for unroll in (EvolvedUnroll(1, PersistentEvolution()), TruncatedUnroll(1)):
+        unroll.meta_gradient(config, tasks, STEPS, first_order=False)
+        assert fits(unroll.state_dict())
+        assert not fits([run | {"other": 1} for run in unroll.state_dict()])
+    pairs = EvolvedUnroll(1, PersistentEvolution())
+    pairs.meta_gradient(config, tasks, STEPS, first_order=False)
+    earlier = [{n: t for n, t in pair.items() if n != "halvings"} for pair in pairs.state_dict()]
+    assert fits(earlier)
+    resumed = EvolvedUnroll(1, PersistentEvolution())
+    resumed.load_state_dict(earlier)
+    assert [pair.halvings for pair in resumed.pairs] == [0, 0]
 
 
 def test_a_new_task_starts_new_runs():
