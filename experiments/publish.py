@@ -56,8 +56,8 @@ python -m metasgd test --config checkpoints/{name}/config.yaml --ckpt_path check
 def published_config(text: str, shipped: dict[str, Any], test: str) -> str:
     """The run's configuration, with the folders of the shipped one, where another's paths mean nothing.
 
-    It draws the tasks of the card's first test, and trains all of the network, on such tasks; how it was trained is in
-    the card.
+    It draws the tasks of the card's first test, and trains all of the network, on such tasks, where it trains any of
+    it; how it was trained is in the card.
 
     Args:
         text: the run's configuration.
@@ -67,7 +67,7 @@ def published_config(text: str, shipped: dict[str, Any], test: str) -> str:
     config = yaml.safe_load(text)
     config["data"] |= {"n_way": shipped["data"]["n_way"], "train_shapes": None}
     config["data"] |= {option: int(value) for option, value in re.findall(r"--data\.(n_way|k_shot) (\d+)", test)}
-    config["model"]["outer"]["freeze_network"] = False
+    config["model"]["outer"]["freeze_network"] = config["model"]["segments"] > 1  # as long runs need it
     config["data"]["root"] = shipped["data"].get("root", "data")
     config["data"]["cache_dir"] = None
     config["trainer"]["logger"]["init_args"]["save_dir"] = "runs"
