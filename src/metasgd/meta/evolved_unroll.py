@@ -85,8 +85,7 @@ class EvolvedUnroll(TruncatedUnroll):
         sd, single = self.settings.perturbation, self.settings.single
         numbers = [(pair.task_index, pair.repeat, 0 if single else pair.step) for pair in pairs]
         drawn = perturbations(phi, sd, numbers)
-        for n in self.settings.fixed:
-            drawn[n] = torch.zeros_like(drawn[n])
+        drawn |= {n: torch.zeros_like(drawn[n]) for n in self.settings.fixed if n in drawn}  # or not learned at all
         # of a single ε for the whole run the difference is divided by that one alone
         summed = drawn
         if not single:

@@ -106,8 +106,9 @@ def test_what_is_fixed_has_no_gradient_and_no_part_in_the_others():
     assert {n for n, g in found.items() if g.abs().max() > 0} == found.keys() - set(held)
     for n, p in config.rule.named_parameters():
         p.requires_grad_(n not in held)
-    alone = EvolvedUnroll(1, PersistentEvolution(0.03)).meta_gradient(config, tasks, STEPS, False).phi
-    assert alone.keys() == found.keys() - set(held)
+    for fixed in ((), held):  # what is not learned at all may be named
+        alone = EvolvedUnroll(1, PersistentEvolution(0.03, fixed=fixed)).meta_gradient(config, tasks, STEPS, False).phi
+        assert alone.keys() == found.keys() - set(held)
 
 
 def test_a_name_that_the_rule_does_not_have_cannot_be_fixed():
