@@ -49,8 +49,9 @@ def test_a_checkpoint_does_on_its_first_test_tasks_what_its_card_says(folder, tm
     assert done.returncode == 0, done.stderr
     results = next(tmp_path.rglob("tasks.csv")).read_text().splitlines()[1:]
     found = [float(row.split(",")[1]) for row in results]
-    # another machine rounds otherwise, which may turn a close call
-    assert sum(found) / n == pytest.approx(sum(stated["first_tasks"][:n]) / n, rel=0.005)
+    # another machine rounds otherwise, which may turn a close call, and which hundreds of inner steps make more of
+    close = 0.02 if config["model"].get("segments", 1) > 1 else 0.005
+    assert sum(found) / n == pytest.approx(sum(stated["first_tasks"][:n]) / n, rel=close)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
