@@ -149,15 +149,15 @@ class PairedRuns:
         self.params = {n: torch.cat([pair.params[n] for pair in pairs]).to(device) for n in pairs[0].params}
         self.state = {n: torch.cat([pair.state[n] for pair in pairs]).to(device) for n in pairs[0].state}
         self.scales = {n: torch.cat([pair.scales[n] for pair in pairs]).to(device) for n in pairs[0].scales}
-        self.halvings = torch.tensor([pair.halvings for pair in pairs], device=device).repeat_interleave(2)
+        sizes = [minibatch_shots >> pair.halvings for pair in pairs]
+        self.sizes = torch.tensor(sizes, device=device).repeat_interleave(2)
         self.total_steps = torch.tensor([pair.total_steps for pair in pairs], device=device).repeat_interleave(2)
 
     def step(self) -> Tensor:
         """One inner step of every run; the losses before it, ``[P]``."""
         config, (x, y) = self.config, self.tasks[:2]
         n_way = self.tasks.n_way
-        sizes = self.minibatch_shots >> self.halvings
-        rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots, sizes)
+        rows = minibatches(self.steps, n_way, x.shape[1] // n_way, self.minibatch_shots, self.sizes)
         place = torch.arange(len(x), device=x.device)[:, None]
         with torch.enable_grad():
             params = leaves(self.params)

@@ -41,22 +41,22 @@ class AveragedDoG(Optimizer):
         [group] = self.of_package.param_groups
         for p, start in zip(group["params"], group["init_buffer"], strict=True):
             state = self.state[p]
-            state["start"] = start  # the package holds it elsewhere
-            state.setdefault("average", torch.zeros_like(p)).lerp_(p, (1 + GAMMA) / (self.n_steps + GAMMA))
+            if not state:
+                state |= {"start": start, "average": torch.zeros_like(p)}  # the package holds the start elsewhere
+            state["average"].lerp_(p, (1 + GAMMA) / (self.n_steps + GAMMA))
 
     @torch.no_grad()
     def eval(self) -> None:
         """Give the parameters the average of their weights."""
-        if self.n_steps and not self._trained:
-            params = self.of_package.param_groups[0]["params"]
-            self._trained = [p.detach().clone() for p in params]
-            for p in params:
-                p.copy_(self.state[p]["average"])
+        if not self._trained:
+            self._trained = [p.detach().clone() for p in self.state]
+            for p, state in self.state.items():
+                p.copy_(state["average"])
 
     @torch.no_grad()
     def train(self) -> None:
         """Give them back the weights that are trained."""
         if self._trained:
-            for p, trained in zip(self.of_package.param_groups[0]["params"], self._trained, strict=True):
+            for p, trained in zip(self.state, self._trained, strict=True):
                 p.copy_(trained)
             self._trained = []

@@ -69,7 +69,10 @@ class Muon(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"]
                 buffer.lerp_(p.grad, 1 - MOMENTUM)
                 update = orthogonalised(p.grad.lerp(buffer, MOMENTUM))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
